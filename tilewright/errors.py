@@ -1,0 +1,111 @@
+"""Every mistake a user can make has one exception class here.
+
+Each error carries a message in the terms of the user's model or program, an optional location (a model node, a file, a piece
+of IR) and an optional hint that says what to do. The command line prints them without a traceback and exits with
+:attr:`TilewrightError.exit_code`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class TilewrightError(Exception):
+    """Base of all errors raised on purpose.
+
+    Attributes:
+        message: one sentence that says what is wrong.
+        location: where it was found (model node, file, source line), or None.
+        hint: what would help, or None.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, *, location: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.location = location
+        self.hint = hint
+
+    def __str__(self) -> str:
+        text = self.message
+        if self.location:
+            text += f"\n  at: {self.location}"
+        if self.hint:
+            text += f"\n  hint: {self.hint}"
+        return text
+
+
+class ModelFileError(TilewrightError):
+    """The model file is missing, empty, truncated, cyclic or not of the claimed format."""
+
+
+class UnsupportedError(TilewrightError):
+    """Something in the model is not supported. All such things of one model are reported at once.
+
+    Attributes:
+        items: one line for each unsupported thing.
+    """
+
+    def __init__(self, message: str, items: Sequence[str] = (), *, location: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message, location=location, hint=hint)
+        self.items = tuple(items)
+
+    def __str__(self) -> str:
+        lines = "".join(f"\n  - {item}" for item in self.items)
+        head, *rest = super().__str__().split("\n")
+        return "\n".join([head + lines, *rest])
+
+
+class GraphError(TilewrightError):
+    """A node's inputs, attributes, shapes or dtypes contradict its operator's definition."""
+
+
+class ShapeError(TilewrightError):
+    """A shape given by the user does not fit the model, or a dimension that is needed was left open."""
+
+
+class InputError(TilewrightError):
+    """Wrong input names, shapes or dtypes at run time, or an unreadable input file."""
+
+
+class TargetError(TilewrightError):
+    """The target is unknown, or this machine cannot run code for it."""
+
+
+class CacheError(TilewrightError):
+    """The on-disk cache cannot be read or written (full disk, permissions)."""
+
+
+class ArtifactError(TilewrightError):
+    """An artifact is truncated, corrupt, of an unknown version, or for another target."""
+
+
+class OptionError(TilewrightError):
+    """An option has a value outside its domain."""
+
+
+class MissingDependencyError(TilewrightError):
+    """An optional package is needed for what was asked; the hint names the extra that installs it."""
+
+
+class ScheduleError(TilewrightError):
+    """A schedule primitive was applied where it is not legal. The message says which condition failed."""
+
+
+class ParseError(TilewrightError):
+    """Text IR that is not a program."""
+
+
+class VerifyError(TilewrightError):
+    """A program breaks a rule of the IR; raised after a pass, it is a defect of that pass."""
+
+
+class CompileError(TilewrightError):
+    """The code generator or a compile worker failed; a defect of tilewright unless resources ran out."""
+
+
+class CheckFailed(TilewrightError):
+    """A numeric comparison with the reference did not hold."""
+
+    exit_code = 1

@@ -1,0 +1,1 @@
+"""The expression and statement IR."""

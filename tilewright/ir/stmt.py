@@ -1,0 +1,254 @@
+"""Statements, buffers, blocks and PrimFuncs: loop programs over buffers.
+
+All nodes are immutable; equality is identity (``ir.printer.structural_equal`` compares up to renaming).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, TypeAlias, Union
+
+from tilewright.ir.expr import TRUE, Const, Expr, ExprLike, Var, as_expr
+
+Attr: TypeAlias = Union[int, float, str, bool, None, tuple["Attr", ...], Mapping[str, "Attr"]]
+
+#: For kinds. ``thread:<axis>`` binds a GPU axis; ``virtual`` is a virtual thread.
+LOOP_KINDS: Final = ("serial", "parallel", "vectorized", "unrolled")
+
+_node = dataclasses.dataclass(frozen=True, slots=True, eq=False)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class Buffer:
+    """A dense array in memory.
+
+    Attributes:
+        name: for people; identity is what counts.
+        shape: one int64 expression per dimension.
+        dtype: element type.
+        scope: ``global`` (memory), ``register`` (promoted to registers), ``shared``, or a backend's own.
+        strides: elements between neighbours per dimension; None means row-major and compact.
+    """
+
+    name: str
+    shape: tuple[Expr, ...]
+    dtype: str
+    scope: str = "global"
+    strides: tuple[Expr, ...] | None = None
+
+    @staticmethod
+    def make(name: str, shape: Sequence[ExprLike], dtype: str, scope: str = "global") -> Buffer:
+        return Buffer(name, tuple(as_expr(s) for s in shape), dtype, scope)
+
+    def with_(self, **changes: Any) -> Buffer:
+        """A new buffer that differs in the given fields."""
+        return dataclasses.replace(self, **changes)
+
+    @property
+    def static_shape(self) -> tuple[int, ...] | None:
+        """The shape as ints, or None when any dimension is symbolic."""
+        dims = [s.value for s in self.shape if isinstance(s, Const)]
+        return tuple(int(d) for d in dims) if len(dims) == len(self.shape) else None
+
+    def row_major_strides(self) -> tuple[Expr, ...]:
+        """Strides in elements: the declared ones, or those of the compact row-major layout."""
+        if self.strides is not None:
+            return self.strides
+        strides: list[Expr] = []
+        step: Expr = as_expr(1)
+        for dim in reversed(self.shape):
+            strides.append(step)
+            step = step * dim
+        return tuple(reversed(strides))
+
+    def __repr__(self) -> str:
+        return f"Buffer({self.name}: {self.dtype}[{', '.join(map(repr, self.shape))}] {self.scope})"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Range:
+    """``extent`` values from ``lo`` on, in one dimension."""
+
+    lo: Expr
+    extent: Expr
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Region:
+    """A rectangular part of a buffer, one range per dimension."""
+
+    buffer: Buffer
+    ranges: tuple[Range, ...]
+
+
+class Stmt:
+    """Base class of statements."""
+
+    __slots__ = ()
+
+
+@_node
+class Store(Stmt):
+    """``buffer[indices] = value``."""
+
+    buffer: Buffer
+    indices: tuple[Expr, ...]
+    value: Expr
+
+
+@_node
+class For(Stmt):
+    """A loop of ``var`` over ``0 .. extent-1``.
+
+    ``kind`` is serial, parallel (iterations independent, any order, any thread), vectorized, unrolled, ``thread:<axis>`` or
+    ``virtual``. ``annotations`` are hints that never change meaning.
+    """
+
+    var: Var
+    extent: Expr
+    body: Stmt
+    kind: str = "serial"
+    annotations: tuple[tuple[str, Attr], ...] = ()
+
+
+@_node
+class If(Stmt):
+    cond: Expr
+    then: Stmt
+    orelse: Stmt | None = None
+
+
+@_node
+class Seq(Stmt):
+    """Statements one after the other."""
+
+    stmts: tuple[Stmt, ...]
+
+
+@_node
+class Alloc(Stmt):
+    """``buffer`` exists, with undefined content, while ``body`` runs."""
+
+    buffer: Buffer
+    body: Stmt
+
+
+@_node
+class Evaluate(Stmt):
+    """An expression run for its effect (intrinsics such as ``fence``)."""
+
+    value: Expr
+
+
+@_node
+class Annotate(Stmt):
+    """A hint on ``body`` that never changes meaning."""
+
+    key: str
+    value: Attr
+    body: Stmt
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class IterVar:
+    """An iterator of a block: ``var`` over ``0 .. extent-1``, bound to ``binding`` (an expression over the loops outside).
+
+    ``kind`` is ``spatial`` (iterations write disjoint elements, any order) or ``reduce``.
+    """
+
+    var: Var
+    extent: Expr
+    kind: str
+    binding: Expr
+
+
+@_node
+class Block(Stmt):
+    """The unit of scheduling: a body over block iterators that does not see the loops around it except through bindings.
+
+    Attributes:
+        name: unique in the function.
+        iters: block iterators with their bindings.
+        reads, writes: regions touched by one instance, over the iterators.
+        body: what one instance does.
+        init: what the first instance along the reduce iterators does before its body, or None.
+        predicate: an instance runs only where it holds (over the loops outside).
+        annotations: hints that never change meaning.
+    """
+
+    name: str
+    iters: tuple[IterVar, ...]
+    reads: tuple[Region, ...]
+    writes: tuple[Region, ...]
+    body: Stmt
+    init: Stmt | None = None
+    predicate: Expr = TRUE
+    annotations: tuple[tuple[str, Attr], ...] = ()
+
+    def with_(self, **changes: Any) -> Block:
+        return dataclasses.replace(self, **changes)
+
+
+@_node
+class PrimFunc:
+    """A loop program.
+
+    ``params`` are Buffers (and int64 Vars for run-time dimensions); the last ``attrs["outputs"]`` of them are written, the rest
+    are only read. ``attrs["const_params"]`` names the parameters whose data is known at compile time.
+    """
+
+    name: str
+    params: tuple[Buffer | Var, ...]
+    body: Stmt
+    attrs: tuple[tuple[str, Attr], ...] = ()
+
+    def attr(self, key: str, default: Any = None) -> Any:
+        return dict(self.attrs).get(key, default)
+
+    def with_attr(self, key: str, value: Attr) -> PrimFunc:
+        attrs = {**dict(self.attrs), key: value}
+        return dataclasses.replace(self, attrs=tuple(sorted(attrs.items())))
+
+    def with_(self, **changes: Any) -> PrimFunc:
+        return dataclasses.replace(self, **changes)
+
+    @property
+    def outputs(self) -> tuple[Buffer, ...]:
+        """The parameters that are written."""
+        count = int(self.attr("outputs", 1))
+        return tuple(p for p in self.params[len(self.params) - count :] if isinstance(p, Buffer))
+
+    @property
+    def inputs(self) -> tuple[Buffer | Var, ...]:
+        """The parameters that are only read."""
+        return self.params[: len(self.params) - int(self.attr("outputs", 1))]
+
+    def __repr__(self) -> str:
+        from tilewright.ir.printer import to_text
+
+        return to_text(self)
+
+
+def seq(stmts: Sequence[Stmt]) -> Stmt:
+    """One statement for several: flattened, a single one stays itself."""
+    flat: list[Stmt] = []
+    for stmt in stmts:
+        flat.extend(stmt.stmts if isinstance(stmt, Seq) else [stmt])
+    return flat[0] if len(flat) == 1 else Seq(tuple(flat))
+
+
+def child_stmts(stmt: Stmt) -> Iterator[Stmt]:
+    """The statements directly inside ``stmt``."""
+    if isinstance(stmt, For | Alloc | Annotate):
+        yield stmt.body
+    elif isinstance(stmt, Block):
+        if stmt.init is not None:
+            yield stmt.init
+        yield stmt.body
+    elif isinstance(stmt, If):
+        yield stmt.then
+        if stmt.orelse is not None:
+            yield stmt.orelse
+    elif isinstance(stmt, Seq):
+        yield from stmt.stmts

@@ -1,0 +1,164 @@
+"""Tensor expressions: how operators say what they mean.
+
+    A = te.placeholder((M, K), "float32", "A")
+    B = te.placeholder((K, N), "float32", "B")
+    C = te.compute((M, N), lambda i, j: te.reduce("sum", (K,), lambda k: A[i, k] * B[k, j]), "C")
+    f = te.primfunc("matmul", [A, B], [C], const_inputs=[B])
+
+``primfunc`` turns the tensors into a loop program with one block per ``compute``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from tilewright.ir import expr as ex
+from tilewright.ir.expr import Expr, ExprLike, Reduce, Var, as_expr
+from tilewright.ir.regions import block_regions
+from tilewright.ir.stmt import Alloc, Block, Buffer, For, IterVar, PrimFunc, Stmt, Store, seq
+from tilewright.ir.visit import loads_of, rewrite_expr, substitute_expr, walk_expr
+
+
+class Tensor:
+    """A named array given by an expression over its indices, or a placeholder (``body`` None)."""
+
+    __slots__ = ("axes", "body", "buffer")
+
+    def __init__(self, buffer: Buffer, axes: tuple[Var, ...] = (), body: Expr | None = None) -> None:
+        self.buffer = buffer
+        self.axes = axes
+        self.body = body
+
+    @property
+    def shape(self) -> tuple[Expr, ...]:
+        return self.buffer.shape
+
+    @property
+    def dtype(self) -> str:
+        return self.buffer.dtype
+
+    @property
+    def name(self) -> str:
+        return self.buffer.name
+
+    @property
+    def ndim(self) -> int:
+        return len(self.buffer.shape)
+
+    def __getitem__(self, indices: ExprLike | tuple[ExprLike, ...]) -> Expr:
+        if not isinstance(indices, tuple):
+            indices = (indices,)
+        return ex.load(self.buffer, [as_expr(i) for i in indices])
+
+    def __repr__(self) -> str:
+        return f"Tensor({self.buffer!r})"
+
+
+def placeholder(shape: Sequence[ExprLike], dtype: str, name: str) -> Tensor:
+    """An input tensor."""
+    return Tensor(Buffer.make(name, shape, dtype))
+
+
+def compute(shape: Sequence[ExprLike], fn: Callable[..., ExprLike], name: str) -> Tensor:
+    """A tensor of ``shape`` whose element at indices ``i...`` is ``fn(*i)``; the dtype is the body's."""
+    dims = tuple(as_expr(s) for s in shape)
+    axes = tuple(_axis(f"i{n}", dim) for n, dim in enumerate(dims))
+    body = as_expr(fn(*axes))
+    if not isinstance(body, Reduce) and any(isinstance(n, Reduce) for n in walk_expr(body)):
+        raise ValueError(f"the reduction in '{name}' is not the whole body; compute it in a tensor of its own")
+    return Tensor(Buffer.make(name, dims, body.dtype), axes, body)
+
+
+def reduce(op: str, extents: Sequence[ExprLike], fn: Callable[..., ExprLike]) -> Expr:
+    """``op`` (sum prod max min) of ``fn(*r)`` over all ``r`` below ``extents``; must be the whole body of a compute."""
+    dims = tuple(as_expr(e) for e in extents)
+    axes = tuple(_axis(f"r{n}", dim) for n, dim in enumerate(dims))
+    return ex.reduce(op, axes, dims, as_expr(fn(*axes)))
+
+
+def _axis(name: str, extent: Expr) -> Var:
+    high = extent.value - 1 if isinstance(extent, ex.Const) else None
+    return Var(name, lo=0, hi=None if high is None else int(high))
+
+
+def primfunc(
+    name: str,
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    const_inputs: Sequence[Tensor] = (),
+    tensors: Sequence[Tensor] = (),
+    dims: Sequence[Var] = (),
+) -> PrimFunc:
+    """The loop program that computes ``outputs`` from ``inputs``.
+
+    ``tensors`` are all intermediate tensors, in any order that has producers before consumers. Every compute becomes a block
+    named after its tensor (made unique), every intermediate an allocation at the root. ``dims`` are run-time dimensions, passed
+    first. Raises ValueError when a tensor that is read has no definition.
+    """
+    stages = [t for t in [*tensors, *(o for o in outputs if o not in tensors)] if t.body is not None]
+    renamed = _unique_buffers([*inputs, *stages])
+    known = {t.buffer for t in [*inputs, *stages]}
+    for stage in stages:
+        assert stage.body is not None
+        for node in loads_of(stage.body):
+            if node.buffer not in known:
+                raise ValueError(f"'{stage.name}' reads '{node.buffer.name}', which is neither an input nor computed here")
+    body = seq([_nest(stage, renamed) for stage in stages])
+    for stage in reversed(stages):
+        if stage not in outputs:
+            body = Alloc(renamed[stage.buffer], body)
+    params: list[Buffer | Var] = [*dims, *(renamed[t.buffer] for t in inputs), *(renamed[t.buffer] for t in outputs)]
+    consts = tuple(renamed[t.buffer].name for t in const_inputs)
+    return PrimFunc(name, tuple(params), body, (("const_params", consts), ("outputs", len(outputs))))
+
+
+def _unique_buffers(tensors: Sequence[Tensor]) -> dict[Buffer, Buffer]:
+    taken: set[str] = set()
+    renamed: dict[Buffer, Buffer] = {}
+    for tensor in tensors:
+        name, n = tensor.name, 1
+        while name in taken:
+            name, n = f"{tensor.name}_{n}", n + 1
+        taken.add(name)
+        renamed[tensor.buffer] = tensor.buffer if name == tensor.name else tensor.buffer.with_(name=name)
+    return renamed
+
+
+def _nest(stage: Tensor, renamed: dict[Buffer, Buffer]) -> Stmt:
+    """The loops and the block of one compute."""
+    assert stage.body is not None
+    buffer = renamed[stage.buffer]
+
+    def visit(node: Expr) -> Expr | None:
+        if isinstance(node, ex.Load) and renamed.get(node.buffer, node.buffer) is not node.buffer:
+            return ex.load(renamed[node.buffer], node.indices)
+        return None
+
+    value = rewrite_expr(stage.body, visit)
+    reduction = value if isinstance(value, Reduce) else None
+    dims = list(zip(stage.axes, stage.shape, strict=True))
+    kinds = ["spatial"] * len(dims)
+    if reduction is not None:
+        dims += list(zip(reduction.axes, reduction.extents, strict=True))
+        kinds += ["reduce"] * len(reduction.axes)
+    loops: list[Var] = []
+    iters: list[IterVar] = []
+    mapping: dict[Expr, Expr] = {}
+    for (axis, extent), kind in zip(dims, kinds, strict=True):
+        loop, var = _axis(axis.name, extent), _axis(f"v{axis.name}", extent)
+        loops.append(loop)
+        iters.append(IterVar(var, extent, kind, loop))
+        mapping[axis] = var
+    indices = tuple(mapping[a] for a in stage.axes)
+    init: Stmt | None = None
+    if reduction is None:
+        update = Store(buffer, indices, substitute_expr(value, mapping))
+    else:
+        init = Store(buffer, indices, ex.reduce_identity(reduction.op, buffer.dtype))
+        term = substitute_expr(reduction.value, mapping)
+        update = Store(buffer, indices, ex.binop(ex.REDUCE_OPS[reduction.op], ex.load(buffer, indices), term))
+    reads, writes = block_regions(update, init)
+    nest: Stmt = Block(buffer.name, tuple(iters), reads, writes, update, init)
+    for loop, (_, extent) in reversed(list(zip(loops, dims, strict=True))):
+        nest = For(loop, extent, nest)
+    return nest

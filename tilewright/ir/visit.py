@@ -1,0 +1,228 @@
+"""Walking and rewriting expressions and statements.
+
+``rewrite_expr`` and ``rewrite_stmt`` rebuild only what changed, so untouched subtrees keep their identity.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+
+from tilewright.ir.expr import Const, Expr, Load, Reduce, Var, as_expr, load
+from tilewright.ir.stmt import (
+    Alloc,
+    Annotate,
+    Block,
+    Buffer,
+    Evaluate,
+    For,
+    If,
+    IterVar,
+    Range,
+    Region,
+    Seq,
+    Stmt,
+    Store,
+    child_stmts,
+    seq,
+)
+
+
+def walk_expr(e: Expr) -> Iterator[Expr]:
+    """Every distinct node of ``e``, children before parents."""
+    seen: set[Expr] = set()
+    stack: list[tuple[Expr, bool]] = [(e, False)]
+    while stack:
+        node, expanded = stack.pop()
+        if node in seen:
+            continue
+        if expanded:
+            seen.add(node)
+            yield node
+            continue
+        stack.append((node, True))
+        stack.extend((child, False) for child in reversed(node.children) if child not in seen)
+
+
+def free_vars(e: Expr) -> set[Var]:
+    """Variables of ``e`` that no Reduce inside binds."""
+    bound = {v for node in walk_expr(e) if isinstance(node, Reduce) for v in node.axes}
+    return {node for node in walk_expr(e) if isinstance(node, Var)} - bound
+
+
+def uses(e: Expr, variables: set[Var]) -> bool:
+    """Whether any of ``variables`` occurs in ``e``."""
+    return any(node in variables for node in walk_expr(e) if isinstance(node, Var))
+
+
+def loads_of(e: Expr) -> Iterator[Load]:
+    return (node for node in walk_expr(e) if isinstance(node, Load))
+
+
+def rewrite_expr(e: Expr, fn: Callable[[Expr], Expr | None], memo: dict[Expr, Expr] | None = None) -> Expr:
+    """Rebuild ``e`` bottom-up. ``fn`` sees each node after its children were rewritten and returns a replacement or None."""
+    memo = {} if memo is None else memo
+    for node in walk_expr(e):
+        if node in memo:
+            continue
+        children = node.children
+        fresh = node
+        if children:
+            mapped = [memo[c] for c in children]
+            if any(m is not c for m, c in zip(mapped, children, strict=True)):
+                fresh = node.rebuild(mapped)
+        replaced = fn(fresh)
+        memo[node] = fresh if replaced is None else replaced
+    return memo[e]
+
+
+def substitute_expr(e: Expr, mapping: Mapping[Expr, Expr]) -> Expr:
+    """Replace whole sub-expressions (variables or any interned node) by others."""
+    if not mapping:
+        return e
+    memo: dict[Expr, Expr] = dict(mapping)
+    return rewrite_expr(e, lambda _: None, memo)
+
+
+def walk_stmt(s: Stmt) -> Iterator[Stmt]:
+    """``s`` and every statement inside, parents first."""
+    stack = [s]
+    while stack:
+        node = stack.pop()
+        yield node
+        stack.extend(reversed(list(child_stmts(node))))
+
+
+def own_exprs(s: Stmt) -> Iterator[Expr]:
+    """Expressions that belong to ``s`` itself, not to statements inside it (regions of a block excluded)."""
+    if isinstance(s, Store):
+        yield from s.indices
+        yield s.value
+    elif isinstance(s, For):
+        yield s.extent
+    elif isinstance(s, If):
+        yield s.cond
+    elif isinstance(s, Evaluate):
+        yield s.value
+    elif isinstance(s, Block):
+        for it in s.iters:
+            yield it.extent
+            yield it.binding
+        yield s.predicate
+
+
+def all_exprs(s: Stmt) -> Iterator[Expr]:
+    """Top-level expressions of every statement in ``s``."""
+    for node in walk_stmt(s):
+        yield from own_exprs(node)
+
+
+def stores_of(s: Stmt) -> Iterator[Store]:
+    return (node for node in walk_stmt(s) if isinstance(node, Store))
+
+
+def find_blocks(s: Stmt) -> list[Block]:
+    """All blocks in ``s`` in program order."""
+    return [node for node in walk_stmt(s) if isinstance(node, Block)]
+
+
+def map_stmt(
+    s: Stmt,
+    expr: Callable[[Expr], Expr],
+    buffer: Callable[[Buffer], Buffer] = lambda b: b,
+) -> Stmt:
+    """Apply ``expr`` to every expression and ``buffer`` to every buffer named by a statement (Store, Alloc, regions).
+
+    Buffers inside Load expressions are ``expr``'s business.
+    """
+    if isinstance(s, Store):
+        fresh = (buffer(s.buffer), tuple(expr(i) for i in s.indices), expr(s.value))
+        same = fresh[0] is s.buffer and fresh[2] is s.value and all(a is b for a, b in zip(fresh[1], s.indices, strict=True))
+        return s if same else Store(*fresh)
+    if isinstance(s, For):
+        body, extent = map_stmt(s.body, expr, buffer), expr(s.extent)
+        return s if body is s.body and extent is s.extent else dataclasses.replace(s, extent=extent, body=body)
+    if isinstance(s, If):
+        orelse = None if s.orelse is None else map_stmt(s.orelse, expr, buffer)
+        return If(expr(s.cond), map_stmt(s.then, expr, buffer), orelse)
+    if isinstance(s, Seq):
+        stmts = tuple(map_stmt(x, expr, buffer) for x in s.stmts)
+        return s if all(a is b for a, b in zip(stmts, s.stmts, strict=True)) else seq(stmts)
+    if isinstance(s, Alloc):
+        return Alloc(buffer(s.buffer), map_stmt(s.body, expr, buffer))
+    if isinstance(s, Annotate):
+        return Annotate(s.key, s.value, map_stmt(s.body, expr, buffer))
+    if isinstance(s, Evaluate):
+        return Evaluate(expr(s.value))
+    assert isinstance(s, Block)
+
+    def region(r: Region) -> Region:
+        return Region(buffer(r.buffer), tuple(Range(expr(x.lo), expr(x.extent)) for x in r.ranges))
+
+    return dataclasses.replace(
+        s,
+        iters=tuple(IterVar(i.var, expr(i.extent), i.kind, expr(i.binding)) for i in s.iters),
+        reads=tuple(region(r) for r in s.reads),
+        writes=tuple(region(r) for r in s.writes),
+        body=map_stmt(s.body, expr, buffer),
+        init=None if s.init is None else map_stmt(s.init, expr, buffer),
+        predicate=expr(s.predicate),
+    )
+
+
+def substitute(s: Stmt, mapping: Mapping[Expr, Expr]) -> Stmt:
+    """Replace sub-expressions everywhere in ``s``; the memo is shared, so one pass costs one visit a node."""
+    if not mapping:
+        return s
+    memo: dict[Expr, Expr] = dict(mapping)
+    return map_stmt(s, lambda e: rewrite_expr(e, lambda _: None, memo))
+
+
+def replace_buffers(s: Stmt, mapping: Mapping[Buffer, Buffer]) -> Stmt:
+    """Swap buffers for others of the same rank in loads, stores, allocations and regions."""
+    memo: dict[Expr, Expr] = {}
+
+    def visit(node: Expr) -> Expr | None:
+        if isinstance(node, Load) and node.buffer in mapping:
+            return load(mapping[node.buffer], node.indices)
+        return None
+
+    return map_stmt(s, lambda e: rewrite_expr(e, visit, memo), lambda b: mapping.get(b, b))
+
+
+def transform_stmt(s: Stmt, fn: Callable[[Stmt], Stmt | None]) -> Stmt:
+    """Rebuild statements bottom-up; ``fn`` sees each after its children and returns a replacement or None."""
+    fresh: Stmt = s
+    if isinstance(s, For | Alloc | Annotate):
+        body = transform_stmt(s.body, fn)
+        if body is not s.body:
+            fresh = dataclasses.replace(s, body=body)
+    elif isinstance(s, If):
+        then = transform_stmt(s.then, fn)
+        orelse = None if s.orelse is None else transform_stmt(s.orelse, fn)
+        if then is not s.then or orelse is not s.orelse:
+            fresh = If(s.cond, then, orelse)
+    elif isinstance(s, Seq):
+        stmts = [transform_stmt(x, fn) for x in s.stmts]
+        if any(a is not b for a, b in zip(stmts, s.stmts, strict=True)):
+            fresh = seq(stmts)
+    elif isinstance(s, Block):
+        body = transform_stmt(s.body, fn)
+        init = None if s.init is None else transform_stmt(s.init, fn)
+        if body is not s.body or init is not s.init:
+            fresh = dataclasses.replace(s, body=body, init=init)
+    replaced = fn(fresh)
+    return fresh if replaced is None else replaced
+
+
+def const_int(e: Expr) -> int | None:
+    """The value of an integer constant, else None."""
+    return int(e.value) if isinstance(e, Const) else None
+
+
+def const_extent(e: Expr, what: str) -> int:
+    """The value of a constant extent. Raises ValueError naming ``what`` when it is not constant."""
+    value = const_int(as_expr(e))
+    if value is None:
+        raise ValueError(f"{what} is not a constant: {e!r}")
+    return value
