@@ -10,24 +10,35 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 
 from tilewright.ir import expr as ex
 from tilewright.ir.expr import Expr, ExprLike, Reduce, Var, as_expr
 from tilewright.ir.regions import block_regions
 from tilewright.ir.stmt import Alloc, Block, Buffer, For, IterVar, PrimFunc, Stmt, Store, seq
-from tilewright.ir.visit import loads_of, rewrite_expr, substitute_expr, walk_expr
+from tilewright.ir.visit import rewrite_expr, substitute_expr, walk_expr
 
 
 class Tensor:
-    """A named array given by an expression over its indices, or a placeholder (``body`` None)."""
+    """A named array given by an expression over its indices, or a placeholder (``body`` None).
 
-    __slots__ = ("axes", "body", "buffer")
+    ``sources`` are the tensors that the body reads.
+    """
 
-    def __init__(self, buffer: Buffer, axes: tuple[Var, ...] = (), body: Expr | None = None) -> None:
+    __slots__ = ("axes", "body", "buffer", "sources")
+
+    def __init__(
+        self,
+        buffer: Buffer,
+        axes: tuple[Var, ...] = (),
+        body: Expr | None = None,
+        sources: tuple[Tensor, ...] = (),
+    ) -> None:
         self.buffer = buffer
         self.axes = axes
         self.body = body
+        self.sources = sources
 
     @property
     def shape(self) -> tuple[Expr, ...]:
@@ -48,10 +59,21 @@ class Tensor:
     def __getitem__(self, indices: ExprLike | tuple[ExprLike, ...]) -> Expr:
         if not isinstance(indices, tuple):
             indices = (indices,)
+        _reading.tensors[self] = None
         return ex.load(self.buffer, [as_expr(i) for i in indices])
 
     def __repr__(self) -> str:
         return f"Tensor({self.buffer!r})"
+
+
+class _Reading(threading.local):
+    """The tensors read since the innermost ``compute`` began, in order."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[Tensor, None] = {}
+
+
+_reading = _Reading()
 
 
 def placeholder(shape: Sequence[ExprLike], dtype: str, name: str) -> Tensor:
@@ -63,10 +85,15 @@ def compute(shape: Sequence[ExprLike], fn: Callable[..., ExprLike], name: str) -
     """A tensor of ``shape`` whose element at indices ``i...`` is ``fn(*i)``; the dtype is the body's."""
     dims = tuple(as_expr(s) for s in shape)
     axes = tuple(_axis(f"i{n}", dim) for n, dim in enumerate(dims))
-    body = as_expr(fn(*axes))
+    outer, _reading.tensors = _reading.tensors, {}
+    try:
+        body = as_expr(fn(*axes))
+        sources = tuple(_reading.tensors)
+    finally:
+        _reading.tensors = outer
     if not isinstance(body, Reduce) and any(isinstance(n, Reduce) for n in walk_expr(body)):
         raise ValueError(f"the reduction in '{name}' is not the whole body; compute it in a tensor of its own")
-    return Tensor(Buffer.make(name, dims, body.dtype), axes, body)
+    return Tensor(Buffer.make(name, dims, body.dtype), axes, body, sources)
 
 
 def reduce(op: str, extents: Sequence[ExprLike], fn: Callable[..., ExprLike]) -> Expr:
@@ -86,23 +113,16 @@ def primfunc(
     inputs: Sequence[Tensor],
     outputs: Sequence[Tensor],
     const_inputs: Sequence[Tensor] = (),
-    tensors: Sequence[Tensor] = (),
     dims: Sequence[Var] = (),
 ) -> PrimFunc:
     """The loop program that computes ``outputs`` from ``inputs``.
 
-    ``tensors`` are all intermediate tensors, in any order that has producers before consumers. Every compute becomes a block
-    named after its tensor (made unique), every intermediate an allocation at the root. ``dims`` are run-time dimensions, passed
-    first. Raises ValueError when a tensor that is read has no definition.
+    Every compute between them becomes a block named after its tensor (made unique), every intermediate an allocation at the
+    root. ``const_inputs`` are the inputs whose data is known at compile time, ``dims`` run-time dimensions, passed first.
+    Raises ValueError when a placeholder is read that is not an input.
     """
-    stages = [t for t in [*tensors, *(o for o in outputs if o not in tensors)] if t.body is not None]
+    stages = _stages(outputs, set(inputs))
     renamed = _unique_buffers([*inputs, *stages])
-    known = {t.buffer for t in [*inputs, *stages]}
-    for stage in stages:
-        assert stage.body is not None
-        for node in loads_of(stage.body):
-            if node.buffer not in known:
-                raise ValueError(f"'{stage.name}' reads '{node.buffer.name}', which is neither an input nor computed here")
     body = seq([_nest(stage, renamed) for stage in stages])
     for stage in reversed(stages):
         if stage not in outputs:
@@ -110,6 +130,26 @@ def primfunc(
     params: list[Buffer | Var] = [*dims, *(renamed[t.buffer] for t in inputs), *(renamed[t.buffer] for t in outputs)]
     consts = tuple(renamed[t.buffer].name for t in const_inputs)
     return PrimFunc(name, tuple(params), body, (("const_params", consts), ("outputs", len(outputs))))
+
+
+def _stages(outputs: Sequence[Tensor], inputs: set[Tensor]) -> list[Tensor]:
+    """Computed tensors that ``outputs`` need, producers first."""
+    order: list[Tensor] = []
+    done = set(inputs)
+    stack = [(t, False) for t in reversed(outputs)]
+    while stack:
+        tensor, ready = stack.pop()
+        if tensor in done:
+            continue
+        if tensor.body is None:
+            raise ValueError(f"'{tensor.name}' is read, but it is neither an input nor computed")
+        if ready:
+            done.add(tensor)
+            order.append(tensor)
+        else:
+            stack.append((tensor, True))
+            stack.extend((source, False) for source in reversed(tensor.sources))
+    return order
 
 
 def _unique_buffers(tensors: Sequence[Tensor]) -> dict[Buffer, Buffer]:
