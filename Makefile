@@ -1,0 +1,48 @@
+# Every target works on a fresh clone: it makes the virtual environment it needs. No C compiler is used.
+PYTHON ?= python3
+VENV   ?= .venv
+JOBS   ?= 2
+BIN    := $(VENV)/bin
+SHELL  := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint format bench clean
+
+help:  ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# One stamp for each set of extras; it is renewed when the dependencies change.
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.bench: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@touch $@
+
+demo: $(VENV)/.bench  ## fetch a small real model, compile it, check it and time it against onnxruntime
+	$(BIN)/python -m benchmarks.demo
+
+test: $(VENV)/.dev  ## the default test suite
+	$(BIN)/python -m pytest -n $(JOBS) -m 'not slow'
+
+test-slow: $(VENV)/.dev  ## the tests left out of the default suite
+	$(BIN)/python -m pytest -n $(JOBS) -m slow
+
+lint: $(VENV)/.dev  ## ruff, mypy and the import contracts
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev  ## sort imports and apply safe fixes
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.bench  ## operators and whole models against onnxruntime and OpenVINO
+	$(BIN)/python -m benchmarks.operators --threads 1
+	$(BIN)/python -m benchmarks.models --threads 1,2
+
+clean:  ## remove the virtual environment and the tools' caches (not the compile cache)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

@@ -1,0 +1,63 @@
+"""tilewright: an end-to-end optimizing compiler for deep learning.
+
+    import tilewright as tw
+
+    model = tw.compile("model.onnx", shapes={"x": (1, 3, 640, 640)})
+    outputs = model.run({"x": x})
+    model.save("model.tw")
+
+Every public name is imported when it is first used, so that ``import tilewright`` itself costs almost nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from tilewright.api import Model, compile, load
+    from tilewright.benching import bench
+    from tilewright.checking import check
+    from tilewright.config import Options
+    from tilewright.errors import TilewrightError
+    from tilewright.graph import Graph
+    from tilewright.target import Target
+
+_HOME = {
+    "Graph": "tilewright.graph",
+    "Model": "tilewright.api",
+    "Options": "tilewright.config",
+    "Target": "tilewright.target",
+    "TilewrightError": "tilewright.errors",
+    "bench": "tilewright.benching",
+    "check": "tilewright.checking",
+    "compile": "tilewright.api",
+    "load": "tilewright.api",
+}
+
+__all__ = [
+    "Graph",
+    "Model",
+    "Options",
+    "Target",
+    "TilewrightError",
+    "bench",
+    "check",
+    "compile",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'tilewright' has no attribute '{name}'")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])
