@@ -6,7 +6,7 @@
     outputs = model.run({"x": x})
     model.save("model.tw")
 
-Every public name is imported when it is first used, so that ``import tilewright`` itself costs almost nothing.
+Public names are imported when they are first used: ``import tilewright`` itself costs almost nothing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""The options of one process. Command-line flags, environment variables and their documentation all come from here.
+"""The options of one process: command-line flags, environment variables and their documentation.
 
-There is one frozen :class:`Options`. Each field carries the name of its environment variable and one line of help; the
-command line builds its global flags from the same fields. Nothing else in the package reads an environment variable.
+There is one frozen :class:`Options`. Each field carries the name of its environment variable and one line
+of help; the command line builds its global flags from the same fields. Nothing else in the package reads
+an environment variable.
 """
 
 from __future__ import annotations
@@ -51,9 +52,8 @@ def _default_jobs() -> int:
         return os.cpu_count() or 1
 
 
-def _option(default: Callable[[], Any], *, env: str, parse: Callable[[str], Any], help: str, shown: str) -> Any:
-    metadata = {"env": env, "parse": parse, "help": help, "default": shown}
-    return dataclasses.field(default_factory=default, metadata=metadata)
+def _source(env: str, parse: Callable[[str], Any], help: str, default: str) -> dict[str, Any]:
+    return {"env": env, "parse": parse, "help": help, "default": default}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,26 +66,29 @@ class Options:
         debug: show Python tracebacks for expected errors, verify the program after every pass.
     """
 
-    cache_dir: Path = _option(
-        _default_cache_dir,
-        env="TILEWRIGHT_CACHE_DIR",
-        parse=_parse_path,
-        help="Folder of the compile cache.",
-        shown="the user's cache folder",
+    cache_dir: Path = dataclasses.field(
+        default_factory=_default_cache_dir,
+        metadata=_source(
+            "TILEWRIGHT_CACHE_DIR", _parse_path, "Folder of the compile cache.", "the user's cache folder"
+        ),
     )
-    jobs: int = _option(
-        _default_jobs,
-        env="TILEWRIGHT_JOBS",
-        parse=_parse_count,
-        help="Kernels compiled at the same time.",
-        shown="the number of usable cores",
+    jobs: int = dataclasses.field(
+        default_factory=_default_jobs,
+        metadata=_source(
+            "TILEWRIGHT_JOBS",
+            _parse_count,
+            "Kernels compiled at the same time.",
+            "the number of usable cores",
+        ),
     )
-    debug: bool = _option(
-        bool,
-        env="TILEWRIGHT_DEBUG",
-        parse=_parse_bool,
-        help="Show Python tracebacks and verify the program after every pass.",
-        shown="off",
+    debug: bool = dataclasses.field(
+        default_factory=bool,
+        metadata=_source(
+            "TILEWRIGHT_DEBUG",
+            _parse_bool,
+            "Show Python tracebacks; verify programs after every pass.",
+            "off",
+        ),
     )
 
     @staticmethod
@@ -142,7 +145,7 @@ def use(new: Options) -> None:
 
 @contextmanager
 def overriding(**changes: Any) -> Iterator[Options]:
-    """Put the current options with ``changes`` in force inside a ``with`` block (for the whole process, not a thread)."""
+    """Put the current options with ``changes`` in force inside a ``with`` block, for the whole process."""
     before = options()
     changed = dataclasses.replace(before, **changes)
     use(changed)
