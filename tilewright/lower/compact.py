@@ -1,0 +1,193 @@
+"""Shrink temporaries to what one iteration of their scope touches, and allocate them there."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from tilewright.ir.bounds import Interval, interval, linear
+from tilewright.ir.expr import Expr, Load, Var, as_expr, load
+from tilewright.ir.simplify import simplify
+from tilewright.ir.stmt import Alloc, Buffer, Evaluate, For, If, PrimFunc, Seq, Stmt, Store
+from tilewright.ir.visit import (
+    child_stmts,
+    const_int,
+    free_vars,
+    loads_of,
+    map_stmt,
+    own_exprs,
+    rewrite_expr,
+    transform_stmt,
+)
+
+Path = tuple[Stmt, ...]
+
+
+def compact_buffers(func: PrimFunc) -> PrimFunc:
+    """Move each allocation to the innermost place that covers all its accesses, and shrink it to the accessed region.
+
+    The region is the hull, per dimension, of all indices as loops inside that place run; where the indices are not affine in those
+    loops the whole dimension stays. Allocations never move into vectorized loops: a lane has no memory of its own.
+    """
+    buffers = [s.buffer for s in _allocs(func.body)]
+    if not buffers:
+        return func
+    body = transform_stmt(func.body, lambda s: s.body if isinstance(s, Alloc) else None)
+    accesses = _collect_accesses(body, set(buffers))
+    places: dict[Stmt, list[Buffer]] = {}
+    fresh: dict[Buffer, tuple[Buffer, tuple[Expr, ...]]] = {}
+    for buffer in buffers:
+        found = accesses.get(buffer)
+        if not found:
+            continue
+        place, outer = _common_scope([path for path, _ in found])
+        places.setdefault(place, []).append(buffer)
+        fresh[buffer] = _shrink(buffer, [(path, indices) for path, indices in found], outer)
+    return func.with_(body=_rebuild(body, places, fresh))
+
+
+def _allocs(stmt: Stmt) -> list[Alloc]:
+    found = [stmt] if isinstance(stmt, Alloc) else []
+    for child in child_stmts(stmt):
+        found.extend(_allocs(child))
+    return found
+
+
+def _collect_accesses(body: Stmt, wanted: set[Buffer]) -> dict[Buffer, list[tuple[Path, tuple[Expr, ...]]]]:
+    """For every buffer its accesses, each with the statements around it from the root down."""
+    found: dict[Buffer, list[tuple[Path, tuple[Expr, ...]]]] = {}
+
+    def visit(stmt: Stmt, path: Path) -> None:
+        path = (*path, stmt)
+        if isinstance(stmt, Store) and stmt.buffer in wanted:
+            found.setdefault(stmt.buffer, []).append((path, stmt.indices))
+        for e in own_exprs(stmt):
+            for node in loads_of(e):
+                if node.buffer in wanted:
+                    found.setdefault(node.buffer, []).append((path, node.indices))
+        for child in child_stmts(stmt):
+            visit(child, path)
+
+    visit(body, ())
+    return found
+
+
+def _common_scope(paths: list[Path]) -> tuple[Stmt, list[For]]:
+    """The innermost statement that contains all paths and may own an allocation, and the loops around it."""
+    prefix = list(paths[0])
+    for path in paths[1:]:
+        n = 0
+        while n < min(len(prefix), len(path)) and prefix[n] is path[n]:
+            n += 1
+        prefix = prefix[:n]
+    for depth, stmt in enumerate(prefix):
+        if isinstance(stmt, For) and stmt.kind == "vectorized":
+            prefix = prefix[: depth + 1]
+            break
+    while len(prefix) > 1 and isinstance(prefix[-1], Store | Evaluate):
+        prefix.pop()
+    place = prefix[-1]
+    outer = prefix[:-1]
+    if isinstance(place, For) and place.kind != "vectorized":
+        # All accesses are in the loop's body: the body is the place.
+        outer, place = prefix, place.body
+    return place, [s for s in outer if isinstance(s, For)]
+
+
+def _shrink(
+    buffer: Buffer, accesses: list[tuple[Path, tuple[Expr, ...]]], outer: list[For]
+) -> tuple[Buffer, tuple[Expr, ...]]:
+    """The smaller buffer and, per dimension, the index in the old one where it begins."""
+    outside = {loop.var for loop in outer}
+    bases: list[Expr] = []
+    extents: list[Expr] = []
+    for dim, size in enumerate(buffer.shape):
+        hull = _hull([(path, indices[dim]) for path, indices in accesses], outside)
+        full = const_int(size)
+        if hull is None or (full is not None and hull[2] - hull[1] + 1 >= full and not free_vars(hull[0])):
+            bases.append(as_expr(0))
+            extents.append(size)
+        else:
+            bases.append(simplify(hull[0] + hull[1]))
+            extents.append(as_expr(hull[2] - hull[1] + 1))
+    return buffer.with_(shape=tuple(extents)), tuple(bases)
+
+
+def _hull(indices: list[tuple[Path, Expr]], outside: set[Var]) -> tuple[Expr, int, int] | None:
+    """``(base, lo, hi)`` such that every index lies in ``base + [lo, hi]`` with ``base`` over outer loops only."""
+    base: Expr | None = None
+    low = high = 0
+    for path, index in indices:
+        bounds: dict[Var, Interval] = {}
+        for stmt in path:
+            if isinstance(stmt, For) and stmt.var not in outside:
+                extent = const_int(stmt.extent)
+                bounds[stmt.var] = Interval(0, None if extent is None else max(extent - 1, 0))
+        form = linear(simplify(index))
+        if form is None:
+            return None
+        own: Expr = as_expr(0)
+        lo = hi = form.const
+        for atom, coefficient in form.terms.items():
+            variables = free_vars(atom)
+            if any(True for _ in loads_of(atom)):
+                return None
+            if not variables & bounds.keys():
+                own = own + atom * coefficient
+                continue
+            if variables - bounds.keys():
+                return None
+            span = interval(atom * coefficient, bounds)
+            if span.lo is None or span.hi is None:
+                return None
+            lo, hi = lo + span.lo, hi + span.hi
+        own = simplify(own)
+        if base is None:
+            base, low, high = own, lo, hi
+        elif own is base:
+            low, high = min(low, lo), max(high, hi)
+        else:
+            return None
+    return None if base is None else (base, low, high)
+
+
+def _rebuild(
+    stmt: Stmt, places: dict[Stmt, list[Buffer]], fresh: dict[Buffer, tuple[Buffer, tuple[Expr, ...]]]
+) -> Stmt:
+    memo: dict[Expr, Expr] = {}
+
+    def shift(buffer: Buffer, indices: tuple[Expr, ...]) -> tuple[Expr, ...]:
+        return tuple(
+            index if const_int(base) == 0 else simplify(index - base)
+            for index, base in zip(indices, fresh[buffer][1], strict=True)
+        )
+
+    def visit(node: Expr) -> Expr | None:
+        if isinstance(node, Load) and node.buffer in fresh:
+            return load(fresh[node.buffer][0], shift(node.buffer, node.indices))
+        return None
+
+    def rewrite(e: Expr) -> Expr:
+        return rewrite_expr(e, visit, memo)
+
+    def walk(node: Stmt) -> Stmt:
+        if isinstance(node, Store):
+            value = rewrite(node.value)
+            indices = tuple(rewrite(i) for i in node.indices)
+            if node.buffer in fresh:
+                result: Stmt = Store(fresh[node.buffer][0], shift(node.buffer, indices), value)
+            else:
+                result = Store(node.buffer, indices, value)
+        elif isinstance(node, For):
+            result = dataclasses.replace(node, extent=rewrite(node.extent), body=walk(node.body))
+        elif isinstance(node, If):
+            orelse = None if node.orelse is None else walk(node.orelse)
+            result = If(rewrite(node.cond), walk(node.then), orelse)
+        elif isinstance(node, Seq):
+            result = Seq(tuple(walk(s) for s in node.stmts))
+        else:
+            result = map_stmt(node, rewrite)
+        for buffer in places.get(node, ()):
+            result = Alloc(fresh[buffer][0], result)
+        return result
+
+    return walk(stmt)

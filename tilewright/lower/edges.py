@@ -1,0 +1,209 @@
+"""Separate the interior of a loop from its edges.
+
+Guards remain where tiles overrun a tensor or touch its padding. They hold for nearly all iterations of an outer loop; this pass
+makes one copy of the loop's body for those, without guards, and one for each edge value with that value put in as a
+constant, so that the guards inside fold (or become constant vector masks) once inner loops are unrolled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+from tilewright.ir import dtype as dt
+from tilewright.ir.bounds import Interval, interval, linear
+from tilewright.ir.expr import Cmp, Expr, Var, all_of, as_expr, conjuncts
+from tilewright.ir.simplify import simplify, simplify_stmt
+from tilewright.ir.stmt import Alloc, Annotate, For, If, PrimFunc, Seq, Stmt, child_stmts, seq
+from tilewright.ir.visit import const_int, free_vars, loads_of, substitute, transform_stmt, walk_stmt
+
+#: Most copies of one loop body that edges may cost, and most edge values of one tile index.
+MAX_VERSIONS = 12
+MAX_EDGES = 3
+#: Serial loops up to this length are unrolled in an edge copy when a guard depends on them.
+MAX_EDGE_UNROLL = 16
+
+Bounds = Mapping[Var, Interval]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Guard:
+    """``cond`` holds whenever ``atom`` lies in ``[lo, hi]`` (None: unbounded), whatever the inner loops do."""
+
+    cond: Expr
+    atom: Expr
+    lo: int | None
+    hi: int | None
+
+
+def split_edges(func: PrimFunc) -> PrimFunc:
+    """Version loop bodies by their tile indices, see the module's text."""
+    return func.with_(body=_walk(func.body, {}, MAX_VERSIONS))
+
+
+def _walk(stmt: Stmt, bounds: Bounds, budget: int) -> Stmt:
+    if isinstance(stmt, For):
+        extent = const_int(stmt.extent)
+        inner = {**bounds, stmt.var: Interval(0, None if extent is None else max(extent - 1, 0))}
+        if stmt.kind in ("serial", "parallel"):
+            body = _version(stmt.body, stmt.var, inner, budget)
+        else:
+            body = _walk(stmt.body, inner, budget)
+        return dataclasses.replace(stmt, body=body)
+    if isinstance(stmt, If):
+        orelse = None if stmt.orelse is None else _walk(stmt.orelse, bounds, budget)
+        return If(stmt.cond, _walk(stmt.then, bounds, budget), orelse)
+    return _map_children(stmt, lambda s: _walk(s, bounds, budget))
+
+
+def _map_children(stmt: Stmt, fn: Callable[[Stmt], Stmt]) -> Stmt:
+    if isinstance(stmt, Seq):
+        return seq([fn(s) for s in stmt.stmts])
+    if isinstance(stmt, Alloc | Annotate):
+        return dataclasses.replace(stmt, body=fn(stmt.body))
+    return stmt
+
+
+def _version(body: Stmt, var: Var, bounds: Bounds, budget: int) -> Stmt:
+    """``body`` of the loop over ``var``, split into an interior and edges for every tile index that ``var`` completes."""
+    guards = _guards(body, var, bounds)
+    if not guards:
+        return _walk(body, bounds, budget)
+    atom = guards[0].atom
+    mine = [g for g in guards if g.atom is atom]
+    span = interval(atom, bounds)
+    assert span.lo is not None and span.hi is not None
+    lo = max([span.lo, *(g.lo for g in mine if g.lo is not None)])
+    hi = min([span.hi, *(g.hi for g in mine if g.hi is not None)])
+    low_edge = list(range(span.lo, min(lo, span.hi + 1)))
+    high_edge = list(range(max(hi + 1, lo, span.lo), span.hi + 1))
+    edges = low_edge + high_edge
+    copies = len(edges) + (1 if lo <= hi else 0)
+    if copies > budget or len(edges) > 2 * MAX_EDGES:
+        return _without(body, var, bounds, budget, atom)
+    share = max(budget // copies, 1)
+    result: Stmt | None = None
+    for value in edges:
+        fixed = _unroll_guarded(simplify_stmt(substitute(body, {atom: as_expr(value)}), bounds))
+        piece = _version(fixed, var, bounds, share)
+        result = piece if result is None else If(atom.eq(value), piece, result)
+    if lo > hi:
+        assert result is not None
+        return result
+    known = {g.cond for g in mine}
+    interior = _version(simplify_stmt(_drop_guards(body, known), bounds), var, bounds, share)
+    if result is None:
+        return interior
+    inside = []
+    if low_edge:
+        inside.append(as_expr(lo) <= atom)
+    if high_edge:
+        inside.append(atom <= hi)
+    return If(all_of(inside), interior, result)
+
+
+def _without(body: Stmt, var: Var, bounds: Bounds, budget: int, atom: Expr) -> Stmt:
+    """Leave the guards on ``atom`` to run time; version the others."""
+    others = [g for g in _guards(body, var, bounds) if g.atom is not atom]
+    if not others:
+        return _walk(body, bounds, budget)
+    return _walk(body, bounds, 1)
+
+
+def _guards(body: Stmt, var: Var, bounds: Bounds) -> list[_Guard]:
+    found: dict[Expr, _Guard] = {}
+
+    def visit(stmt: Stmt, inner: dict[Var, Interval]) -> None:
+        if isinstance(stmt, For):
+            top = const_int(stmt.extent)
+            if top is None:
+                top_interval = interval(stmt.extent, {**bounds, **inner}).hi
+                top = top_interval
+            visit(stmt.body, {**inner, stmt.var: Interval(0, None if top is None else max(top - 1, 0))})
+        elif isinstance(stmt, If):
+            for cond in conjuncts(stmt.cond):
+                if cond not in found:
+                    guard = _analyse(cond, var, inner, bounds)
+                    if guard is not None:
+                        found[cond] = guard
+            visit(stmt.then, inner)
+            if stmt.orelse is not None:
+                visit(stmt.orelse, inner)
+        else:
+            for child in child_stmts(stmt):
+                visit(child, inner)
+
+    visit(body, {})
+    return list(found.values())
+
+
+def _analyse(cond: Expr, var: Var, inner: Bounds, bounds: Bounds) -> _Guard | None:
+    """``cond`` as a guard on one atom that ``var`` completes, when it has that form and edges are worth it."""
+    if not isinstance(cond, Cmp) or cond.op not in ("lt", "le") or cond.a.dtype != dt.INDEX:
+        return None
+    # cond: slack >= 0
+    slack = simplify(cond.b - cond.a - (1 if cond.op == "lt" else 0))
+    form = linear(slack)
+    if form is None:
+        return None
+    atom: Expr | None = None
+    worst = form.const
+    coefficient = 0
+    for term, factor in form.terms.items():
+        variables = free_vars(term)
+        if any(True for _ in loads_of(term)):
+            return None
+        if variables & inner.keys():
+            if variables - inner.keys():
+                return None
+            span = interval(term * factor, inner)
+            if span.lo is None:
+                return None
+            worst += span.lo
+        elif atom is None:
+            atom, coefficient = term, factor
+        else:
+            return None
+    if atom is None or var not in free_vars(atom):
+        return None
+    limits = interval(atom, bounds)
+    if limits.lo is None or limits.hi is None:
+        return None
+    # coefficient * atom + worst >= 0
+    if coefficient > 0:
+        return _Guard(cond, atom, -(worst // coefficient), None)
+    return _Guard(cond, atom, None, worst // -coefficient)
+
+
+def _drop_guards(body: Stmt, known: set[Expr]) -> Stmt:
+    def visit(stmt: Stmt) -> Stmt | None:
+        if isinstance(stmt, If):
+            parts = conjuncts(stmt.cond)
+            kept = [c for c in parts if c not in known]
+            if len(kept) < len(parts):
+                return If(all_of(kept), stmt.then, stmt.orelse) if kept else stmt.then
+        return None
+
+    return transform_stmt(body, visit)
+
+
+def _unroll_guarded(body: Stmt) -> Stmt:
+    """Unroll short serial loops that a remaining guard with unrolled neighbours depends on: the guard then folds."""
+
+    def visit(stmt: Stmt) -> Stmt | None:
+        if not isinstance(stmt, For) or stmt.kind != "serial":
+            return None
+        extent = const_int(stmt.extent)
+        if extent is None or extent > MAX_EDGE_UNROLL:
+            return None
+        unrolled = {s.var for s in walk_stmt(stmt.body) if isinstance(s, For) and s.kind in ("unrolled", "vectorized")}
+        for inner in walk_stmt(stmt.body):
+            if isinstance(inner, If):
+                for cond in conjuncts(inner.cond):
+                    variables = free_vars(cond)
+                    if stmt.var in variables and variables & unrolled:
+                        return dataclasses.replace(stmt, kind="unrolled")
+        return None
+
+    return transform_stmt(body, visit)
+

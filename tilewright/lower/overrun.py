@@ -1,0 +1,75 @@
+"""Drop guards against overrunning a temporary where nothing is lost by overrunning it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from tilewright.ir.bounds import Interval, interval
+from tilewright.ir.expr import Expr, Var, all_of, conjuncts
+from tilewright.ir.simplify import simplify
+from tilewright.ir.stmt import Alloc, Buffer, For, If, PrimFunc, Seq, Stmt, Store
+from tilewright.ir.visit import const_int, free_vars, loads_of, own_exprs, stores_of, walk_stmt
+
+
+def drop_overrun_guards(func: PrimFunc) -> PrimFunc:
+    """Compute a tile in full where its overrun stays inside the buffers it touches.
+
+    Consumers of a temporary are guarded themselves, so elements beyond the valid part are never read; computing them is cheaper
+    than masking. Runs before padding becomes guards: at this point a guard only says which instances of a block exist. A guard
+    stays when an access under it may leave its buffer, or when it limits a reduction (its loops do not move the stored element).
+    """
+    return func.with_(body=_walk(func.body, {}, {}))
+
+
+def _walk(stmt: Stmt, bounds: dict[Var, Interval], inside: dict[Buffer, set[Var]]) -> Stmt:
+    """``inside``: for every temporary in scope, the loop variables between its allocation and here."""
+    if isinstance(stmt, For):
+        top = const_int(stmt.extent)
+        span = Interval(0, None if top is None else max(top - 1, 0))
+        below = {b: {*v, stmt.var} for b, v in inside.items()}
+        return dataclasses.replace(stmt, body=_walk(stmt.body, {**bounds, stmt.var: span}, below))
+    if isinstance(stmt, Alloc):
+        return dataclasses.replace(stmt, body=_walk(stmt.body, bounds, {**inside, stmt.buffer: set()}))
+    if isinstance(stmt, Seq):
+        return Seq(tuple(_walk(s, bounds, inside) for s in stmt.stmts))
+    if isinstance(stmt, If) and stmt.orelse is None:
+        parts = conjuncts(stmt.cond)
+        kept = [c for c in parts if not _harmless(c, stmt.then, bounds, inside)]
+        then = _walk(stmt.then, bounds, inside)
+        return If(all_of(kept), then) if kept else then
+    return stmt
+
+
+def _harmless(cond: Expr, body: Stmt, bounds: dict[Var, Interval], inside: dict[Buffer, set[Var]]) -> bool:
+    guarded = free_vars(cond)
+    inner: dict[Var, Interval] = dict(bounds)
+    for stmt in walk_stmt(body):
+        if isinstance(stmt, For):
+            top = const_int(stmt.extent)
+            inner[stmt.var] = Interval(0, None if top is None else max(top - 1, 0))
+    for store in stores_of(body):
+        if store.buffer not in inside:
+            return False
+        moved = {v for index in store.indices for v in free_vars(index)}
+        if (guarded & inside[store.buffer]) - moved:
+            return False
+    for buffer, index, size in _indices(body):
+        if not free_vars(index) & guarded:
+            continue
+        span = interval(simplify(index), inner)
+        limit = const_int(size)
+        if limit is None or span.lo is None or span.hi is None or span.lo < 0 or span.hi >= limit:
+            return False
+    return True
+
+
+def _indices(body: Stmt) -> Iterator[tuple[Buffer, Expr, Expr]]:
+    for stmt in walk_stmt(body):
+        if isinstance(stmt, Store):
+            for index, size in zip(stmt.indices, stmt.buffer.shape, strict=True):
+                yield stmt.buffer, index, size
+        for e in own_exprs(stmt):
+            for node in loads_of(e):
+                for index, size in zip(node.indices, node.buffer.shape, strict=True):
+                    yield node.buffer, index, size

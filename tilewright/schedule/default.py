@@ -1,0 +1,68 @@
+"""The schedule that is used when nothing better is known: rules over blocks, for any PrimFunc."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from tilewright.errors import ScheduleError
+from tilewright.ir.stmt import PrimFunc
+from tilewright.ir.visit import find_blocks
+from tilewright.schedule.rules import multi_level_tiling, row_reduction
+from tilewright.schedule.rules.analysis import block_info, is_injective
+from tilewright.schedule.rules.common import block_named
+from tilewright.schedule.rules.inline import auto_inline
+from tilewright.schedule.rules.injective import schedule_injective
+from tilewright.schedule.schedule import BlockRef, Schedule
+from tilewright.target import Target
+
+
+def default_schedule(func: PrimFunc, target: Target) -> Schedule:
+    """Schedule ``func`` for ``target`` without any measurement.
+
+    A rule that meets a program it cannot schedule leaves those blocks to the next one; in the end plain loops are always legal.
+    """
+    sch = Schedule(func)
+    auto_inline(sch)
+    refs = [BlockRef(b.name) for b in find_blocks(sch.func.body)]
+    infos = [block_info(block_named(sch, r.name)) for r in refs]
+    known = [i for i in infos if i is not None]
+    if len(known) == len(infos) and len(func.outputs) == 1 and row_reduction.applies(known):
+        rows = _attempt(sch, partial(row_reduction.schedule_rows, refs=refs, target=target))
+        if rows is not None:
+            return rows
+    original = {r.name for r in refs}
+    done: set[str] = set()
+    for ref, info in zip(refs, infos, strict=True):
+        if info is None or not info.reduce:
+            continue
+        scheduled: Schedule | None = None
+        if multi_level_tiling.applies(info):
+            scheduled = _attempt(sch, partial(multi_level_tiling.tile_reduction, ref=ref, target=target))
+        if scheduled is None:
+            scheduled = _attempt(sch, partial(row_reduction.schedule_rows, refs=[ref], target=target))
+        if scheduled is not None:
+            sch = scheduled
+            done |= {b.name for b in find_blocks(sch.func.body) if b.name not in original or _shares_nest(sch, b.name, ref)}
+    for block in find_blocks(sch.func.body):
+        if block.name not in done and is_injective(block):
+            sch = _attempt(sch, partial(schedule_injective, ref=BlockRef(block.name), target=target)) or sch
+    return sch
+
+
+def _attempt(sch: Schedule, rule: Callable[[Schedule], None]) -> Schedule | None:
+    """A copy of ``sch`` with ``rule`` applied, or None when a step of it is not legal here."""
+    trial = sch.copy()
+    try:
+        rule(trial)
+    except ScheduleError:
+        return None
+    return trial
+
+
+def _shares_nest(sch: Schedule, name: str, ref: BlockRef) -> bool:
+    """Whether block ``name`` stands under the same outermost loop as ``ref``."""
+    if name == ref.name:
+        return True
+    mine, theirs = sch.get_loops(BlockRef(name)), sch.get_loops(ref)
+    return bool(mine) and bool(theirs) and mine[0].var is theirs[0].var

@@ -1,0 +1,60 @@
+"""Small helpers that all rules share."""
+
+from __future__ import annotations
+
+from tilewright.errors import ScheduleError
+from tilewright.ir.expr import Var
+from tilewright.ir.stmt import Block, For
+from tilewright.ir.visit import const_int, find_blocks, free_vars, walk_stmt
+from tilewright.schedule.schedule import BlockRef, LoopRef, Schedule
+from tilewright.target import Target
+
+#: Work below which a second thread costs more than it gives, in floating-point operations.
+PARALLEL_FLOPS = 200_000
+#: Work that one claim of a thread should at least have.
+CHUNK_FLOPS = 1_000_000
+
+
+def block_named(sch: Schedule, name: str) -> Block:
+    """The block of that name. Raises ScheduleError when there is none."""
+    for block in find_blocks(sch.func.body):
+        if block.name == name:
+            return block
+    raise ScheduleError(f"no block named '{name}'")
+
+
+def extent_of(sch: Schedule, loop: LoopRef) -> int:
+    """Constant extent of a loop. Raises ScheduleError when it is symbolic or gone."""
+    for stmt in walk_stmt(sch.func.body):
+        if isinstance(stmt, For) and stmt.var is loop.var:
+            extent = const_int(stmt.extent)
+            if extent is not None:
+                return extent
+    raise ScheduleError(f"loop '{loop.var.name}' has no constant extent")
+
+
+def loops_by_iter(sch: Schedule, ref: BlockRef, below: LoopRef | None = None) -> dict[Var, LoopRef]:
+    """For each iterator of the block the one loop (inside ``below``) that moves it; iterators that stand still are left out."""
+    loops = sch.get_loops(ref)
+    if below is not None:
+        position = next(n for n, loop in enumerate(loops) if loop.var is below.var)
+        loops = loops[position + 1 :]
+    by_var = {loop.var: loop for loop in loops}
+    found: dict[Var, LoopRef] = {}
+    for it in block_named(sch, ref.name).iters:
+        moving = [v for v in free_vars(it.binding) if v in by_var]
+        if len(moving) > 1:
+            raise ScheduleError(f"iterator '{it.var.name}' of '{ref.name}' is moved by several loops")
+        if moving and extent_of(sch, by_var[moving[0]]) > 1:
+            found[it.var] = by_var[moving[0]]
+    return found
+
+
+def parallelize(sch: Schedule, loop: LoopRef, flops: int, target: Target) -> None:
+    """Run ``loop`` on threads when there is enough work, in chunks that are worth claiming."""
+    extent = extent_of(sch, loop)
+    if extent < 2 or flops < PARALLEL_FLOPS:
+        return
+    sch.parallel(loop)
+    wanted = max(extent * CHUNK_FLOPS // max(flops, 1), 1)
+    sch.annotate(loop, "grain", int(min(wanted, max(extent // 8, 1))))

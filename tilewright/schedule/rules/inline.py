@@ -1,0 +1,60 @@
+"""Which injective blocks disappear into their consumers."""
+
+from __future__ import annotations
+
+from tilewright.errors import ScheduleError
+from tilewright.ir.expr import Var
+from tilewright.ir.stmt import Block
+from tilewright.ir.visit import find_blocks
+from tilewright.schedule.rules.analysis import BlockInfo, block_info, is_data_movement, is_injective
+from tilewright.schedule.schedule import Schedule
+
+
+def auto_inline(sch: Schedule) -> None:
+    """Inline injective blocks into their consumers where that does not repeat work or spoil access patterns.
+
+    Into an injective consumer: always when it is the only one, else only pure copies. Into a reduction: padding and copies whose
+    vector axis stays contiguous; arithmetic only when each element is used once.
+    """
+    for block in find_blocks(sch.func.body):
+        if not is_injective(block):
+            continue
+        ref = sch.get_block(block.name)
+        names = [c.name for c in sch.get_consumers(ref)]
+        if not names:
+            continue
+        consumers = [b for b in find_blocks(sch.func.body) if b.name in names]
+        if all(_worth(block, consumer, len(names)) for consumer in consumers):
+            try:
+                sch.compute_inline(ref)
+            except ScheduleError:
+                continue
+
+
+def _worth(block: Block, consumer: Block, uses: int) -> bool:
+    movement = is_data_movement(block)
+    if is_injective(consumer):
+        return uses == 1 or movement
+    own, user = block_info(block), block_info(consumer)
+    if own is None or user is None or not (movement or _used_once(own, user)):
+        return False
+    return _keeps_contiguity(own, user)
+
+
+def _used_once(own: BlockInfo, user: BlockInfo) -> bool:
+    """Whether the reduction reads each element once: its access moves with every iterator."""
+    accesses = [a for a in user.loads if a.buffer is own.store.buffer]
+    iters = user.spatial + user.reduce
+    return len(accesses) == 1 and all(accesses[0].stride(v) not in (0, None) for v in iters if user.extent(v) > 1)
+
+
+def _keeps_contiguity(own: BlockInfo, user: BlockInfo) -> bool:
+    """Whether the iterator that walks the buffer contiguously still walks the source contiguously (or not at all)."""
+    for access in user.loads:
+        if access.buffer is not own.store.buffer:
+            continue
+        if any(access.stride(v) == 1 for v in user.spatial + user.reduce):
+            inner: Var | None = next((v for v in own.spatial if own.out.stride(v) == 1), None)
+            if inner is not None and any(a.stride(inner) not in (0, 1) for a in own.loads):
+                return False
+    return True

@@ -1,0 +1,217 @@
+"""Register-tiled reductions: matrix products, convolutions, depthwise convolutions, pooling, column reductions.
+
+One rule serves them all. The output's contiguous axis is the vector axis; another spatial axis gives the rows of a register
+tile, so that a vector operand (weights) is loaded once for all rows and a scalar operand (activations) once for all
+vectors. The block that follows, if it is elementwise, is the tile's write-back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from tilewright.errors import ScheduleError
+from tilewright.ir import dtype as dt
+from tilewright.ir.expr import Var
+from tilewright.schedule.layout import IndexMap
+from tilewright.schedule.rules.analysis import Access, BlockInfo, block_info, is_injective, reads_elementwise
+from tilewright.schedule.rules.common import block_named, extent_of, loops_by_iter, parallelize
+from tilewright.schedule.rules.tiles import Tile, TileProblem, choose_tile
+from tilewright.schedule.schedule import BlockRef, LoopRef, Schedule
+from tilewright.target import Target
+
+#: Reduce loops up to this length directly around the tile are unrolled when there is no deeper reduction (stencils).
+STENCIL_UNROLL = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class _Axes:
+    vector: Var
+    row: Var | None
+
+
+def applies(info: BlockInfo) -> bool:
+    """A reduction whose output has a contiguous axis that some operand walks contiguously (or not at all)."""
+    axes = _axes(info)
+    if axes is None or not info.reduce:
+        return False
+    moving = [a for a in info.loads if a.stride(axes.vector) != 0]
+    return all(a.stride(axes.vector) == 1 for a in moving)
+
+
+def _axes(info: BlockInfo) -> _Axes | None:
+    vector = next((v for v in info.spatial if info.out.stride(v) == 1 and info.extent(v) > 1), None)
+    if vector is None:
+        return None
+    others = [v for v in info.spatial if v is not vector and info.extent(v) > 1]
+    sharing = [v for v in others if any(a.stride(vector) != 0 and a.stride(v) == 0 for a in info.loads)]
+    candidates = sharing or others
+    wide = [v for v in candidates if info.extent(v) >= 4]
+    row = wide[-1] if wide else max(candidates, key=info.extent, default=None)
+    return _Axes(vector, row)
+
+
+def tile_reduction(sch: Schedule, ref: BlockRef, target: Target) -> None:
+    """Schedule the reduction block ``ref`` and its elementwise consumer. Raises ScheduleError where a step is not legal."""
+    info = block_info(block_named(sch, ref.name))
+    assert info is not None
+    axes = _axes(info)
+    assert axes is not None
+    lanes = target.lanes(dt.bits(info.store.buffer.dtype))
+    tile = _choose(info, axes, lanes, target)
+    width = tile.vectors * lanes
+    write_back = _write_back(sch, ref, info)
+    _pack_weights(sch, ref, info, axes, width)
+    inner = _tile_write_back(sch, write_back, ref, info, axes, tile, lanes, target)
+    sch.compute_at(ref, inner)
+    sch.set_scope(ref, "register")
+    _tile_accumulation(sch, ref, inner, info, axes, tile, lanes)
+
+
+def _choose(info: BlockInfo, axes: _Axes, lanes: int, target: Target) -> Tile:
+    row = axes.row
+    streams = [a for a in info.loads if row is not None and a.stride(row) not in (0, None)]
+    scalar = [a for a in streams if a.stride(axes.vector) == 0]
+    row_stride = 0
+    if row is not None and scalar:
+        row_stride = max(abs(a.stride(row) or 0) * dt.nbytes(a.buffer.dtype) for a in scalar)
+    shared = not any(a.stride(axes.vector) != 0 for a in streams)
+    problem = TileProblem(
+        rows=1 if row is None else info.extent(row),
+        columns=info.extent(axes.vector),
+        lanes=lanes,
+        depth=info.points(info.reduce),
+        shared_vector=shared,
+        row_stride=row_stride,
+        outer=info.points([v for v in info.spatial if v not in (row, axes.vector)]),
+    )
+    return choose_tile(problem, target)
+
+
+def _write_back(sch: Schedule, ref: BlockRef, info: BlockInfo) -> BlockRef:
+    """The elementwise block that consumes the accumulators; a copy is made where there is none."""
+    consumers = sch.get_consumers(ref)
+    if len(consumers) == 1:
+        block = block_named(sch, consumers[0].name)
+        user = block_info(block)
+        if is_injective(block) and user is not None and reads_elementwise(user, info.store.buffer):
+            return consumers[0]
+    return sch.cache_write(ref, "register")
+
+
+def _pack_weights(sch: Schedule, ref: BlockRef, info: BlockInfo, axes: _Axes, width: int) -> None:
+    """Re-lay constant vector operands into panels as wide as the tile, padded: contiguous, aligned, never masked."""
+    const_params = set(sch.func.attr("const_params", ()))
+    packed: set[str] = set()
+    for access in info.loads:
+        name = access.buffer.name
+        if name not in const_params or name in packed or access.stride(axes.vector) != 1:
+            continue
+        if any(access.stride(v) != 0 for v in info.spatial if v is not axes.vector):
+            continue
+        if sum(1 for a in info.loads if a.buffer is access.buffer) > 1 or _read_elsewhere(sch, access, ref):
+            continue
+        dim = next(d for d, index in enumerate(access.indices) if index is axes.vector)
+        size = access.buffer.static_shape
+        assert size is not None
+        if size[dim] == width:
+            continue
+        packed.add(name)
+        rank = len(size)
+        order = [(dim, "outer"), *((d, "whole") for d in range(rank) if d != dim), (dim, "inner")]
+        sch.transform_layout(ref, "read", _read_index(sch, ref, access), IndexMap.tile(rank, dim, width, order))
+
+
+def _read_elsewhere(sch: Schedule, access: Access, ref: BlockRef) -> bool:
+    return any(
+        region.buffer is access.buffer
+        for other in sch.get_blocks()
+        if other.name != ref.name
+        for region in block_named(sch, other.name).reads
+    )
+
+
+def _read_index(sch: Schedule, ref: BlockRef, access: Access) -> int:
+    reads = block_named(sch, ref.name).reads
+    return next(n for n, region in enumerate(reads) if region.buffer.name == access.buffer.name)
+
+
+def _tile_write_back(
+    sch: Schedule, write_back: BlockRef, ref: BlockRef, info: BlockInfo, axes: _Axes, tile: Tile, lanes: int, target: Target
+) -> LoopRef:
+    """Tile the write-back's loops; returns the loop below which one tile is computed."""
+    consumer = block_info(block_named(sch, write_back.name))
+    assert consumer is not None
+    loops = loops_by_iter(sch, write_back)
+    role: dict[Var, Var] = {}
+    for mine, theirs in zip(consumer.store.indices, info.store.indices, strict=True):
+        if isinstance(mine, Var) and isinstance(theirs, Var):
+            role[mine] = theirs
+    outer: list[LoopRef] = []
+    row_inner: list[LoopRef] = []
+    columns: tuple[LoopRef, LoopRef, LoopRef] | None = None
+    for var in consumer.spatial:
+        loop = loops[var]
+        if role.get(var) is axes.vector:
+            panel, vector, lane = sch.split(loop, [None, tile.vectors, lanes])
+            columns = (panel, vector, lane)
+        elif axes.row is not None and role.get(var) is axes.row:
+            row_outer, row = sch.split(loop, [None, tile.rows])
+            outer.append(row_outer)
+            row_inner.append(row)
+        else:
+            outer.append(loop)
+    assert columns is not None
+    panel, vector, lane = columns
+    panel_bytes = sum(_bytes(a) for a in info.loads if a.stride(axes.vector) != 0)
+    if panel_bytes > target.l2_bytes // 2:
+        outer.insert(0, panel)  # one panel of weights stays in cache while all rows pass
+    else:
+        outer.append(panel)
+    sch.reorder(*outer, *row_inner, vector, lane)
+    fused = sch.fuse(*outer) if len(outer) > 1 else outer[0]
+    flops = 2 * info.points(info.spatial + info.reduce)
+    parallelize(sch, fused, flops, target)
+    for loop in [*row_inner, vector]:
+        sch.unroll(loop)
+    sch.vectorize(lane)
+    return fused
+
+
+def _bytes(access: Access) -> int:
+    shape = access.buffer.static_shape or ()
+    return math.prod(shape) * dt.nbytes(access.buffer.dtype)
+
+
+def _tile_accumulation(
+    sch: Schedule, ref: BlockRef, inner: LoopRef, info: BlockInfo, axes: _Axes, tile: Tile, lanes: int
+) -> None:
+    """Order the accumulation's loops: reduce loops outside, the unrolled register tile inside."""
+    loops = loops_by_iter(sch, ref, below=inner)
+    block = block_named(sch, ref.name)
+    if [it.var.name for it in block.iters] != [it.var.name for it in info.block.iters]:
+        raise ScheduleError(f"block '{ref.name}' changed its iterators")
+    now = dict(zip([it.var for it in info.block.iters], [it.var for it in block.iters], strict=True))
+    tile_loops: list[LoopRef] = []
+    if axes.row is not None and now[axes.row] in loops:
+        tile_loops.append(loops[now[axes.row]])
+    vector: LoopRef | None = None
+    if now[axes.vector] in loops:
+        columns = loops[now[axes.vector]]
+        if extent_of(sch, columns) != tile.vectors * lanes:
+            raise ScheduleError(f"the tile of '{ref.name}' is not {tile.vectors} vectors wide")
+        vectors, vector = sch.split(columns, [tile.vectors, lanes])
+        tile_loops.append(vectors)
+    reduce_loops = [loops[now[v]] for v in info.reduce if now[v] in loops]
+    order = [*reduce_loops, *tile_loops, *([vector] if vector is not None else [])]
+    if len(order) > 1:
+        sch.reorder(*order)
+    for loop in tile_loops:
+        sch.unroll(loop)
+    if vector is not None:
+        sch.vectorize(vector)
+    stencil = all(a.stride(axes.vector) != 0 for a in info.loads)
+    if stencil and len(reduce_loops) > 1 and extent_of(sch, reduce_loops[-1]) <= STENCIL_UNROLL:
+        sch.unroll(reduce_loops[-1])
+    if reduce_loops:
+        sch.decompose_reduction(ref, reduce_loops[0])

@@ -1,0 +1,104 @@
+"""Reductions along the contiguous axis, with everything that shares their rows: softmax, layer normalisation, row sums."""
+
+from __future__ import annotations
+
+from tilewright.errors import ScheduleError
+from tilewright.ir import dtype as dt
+from tilewright.ir.expr import Var
+from tilewright.schedule.rules.analysis import BlockInfo, block_info
+from tilewright.schedule.rules.common import block_named, extent_of, loops_by_iter, parallelize
+from tilewright.schedule.rules.injective import vectorize_inner
+from tilewright.schedule.schedule import BlockRef, LoopRef, Schedule
+from tilewright.target import Target
+
+#: Independent accumulator vectors of a row reduction: hides the latency of the add.
+ACCUMULATORS = 2
+
+
+def applies(infos: list[BlockInfo]) -> bool:
+    """Whether some reduction walks an operand contiguously with a reduce iterator."""
+    return any(a.stride(v) == 1 for info in infos for v in info.reduce for a in info.loads)
+
+
+def schedule_rows(sch: Schedule, refs: list[BlockRef], target: Target) -> None:
+    """Compute all blocks of ``refs`` (the last one is the output) row by row under one parallel loop.
+
+    Raises ScheduleError where the blocks do not share their rows.
+    """
+    infos = [_info(sch, ref) for ref in refs]
+    rows = min((len(i.spatial) for i in infos if i.reduce), default=0)
+    last = refs[-1]
+    loops = [loop for loop in sch.get_loops(last)]
+    if len(loops) < rows or (rows == 0 and len(refs) > 1):
+        raise ScheduleError(f"'{last.name}' has fewer loops than its reductions have rows")
+    flops = sum(i.flops() for i in infos) * 4
+    if rows:
+        outer = sch.fuse(*loops[:rows]) if rows > 1 else loops[0]
+        parallelize(sch, outer, flops, target)
+        for ref in reversed(refs[:-1]):
+            sch.compute_at(ref, outer)
+    else:
+        outer = None
+    for ref in refs:
+        _schedule_row_block(sch, ref, outer, target)
+
+
+def _info(sch: Schedule, ref: BlockRef) -> BlockInfo:
+    info = block_info(block_named(sch, ref.name))
+    if info is None:
+        raise ScheduleError(f"'{ref.name}' has more than one store")
+    return info
+
+
+def _schedule_row_block(sch: Schedule, ref: BlockRef, outer: LoopRef | None, target: Target) -> None:
+    info = _info(sch, ref)
+    loops = loops_by_iter(sch, ref, below=outer)
+    lanes = target.lanes(dt.bits(info.store.buffer.dtype))
+    if not info.reduce:
+        inner = [loops[v] for v in info.spatial if v in loops]
+        if inner:
+            vectorize_inner(sch, inner[-1], lanes)
+        return
+    contiguous: Var | None = next(
+        (v for v in info.reduce if v in loops and any(a.stride(v) == 1 for a in info.loads)), None
+    )
+    if contiguous is None:
+        return
+    loop = loops[contiguous]
+    extent = extent_of(sch, loop)
+    if extent < 2 * lanes:
+        return
+    width = lanes * (ACCUMULATORS if extent >= 4 * lanes * ACCUMULATORS else 1)
+    _, part = sch.split(loop, [None, width])
+    partial = sch.rfactor(part, 0)
+    sch.set_scope(partial, "register")
+    _vectorize_partial(sch, partial, lanes)
+    final_loops = loops_by_iter(sch, ref, below=outer)
+    final = _info(sch, ref)
+    for var in final.reduce:
+        if var in final_loops:
+            _horizontal(sch, final_loops[var], lanes)
+
+
+def _vectorize_partial(sch: Schedule, partial: BlockRef, lanes: int) -> None:
+    """The lanes of the partial result are the vector; the long loop stays outside it."""
+    info = _info(sch, partial)
+    loops = loops_by_iter(sch, partial)
+    lane_var = next(v for v in info.spatial if v in loops and info.out.stride(v) == 1)
+    lane = loops[lane_var]
+    reduce_loops = [loops[v] for v in info.reduce if v in loops]
+    if reduce_loops:
+        sch.reorder(*reduce_loops, lane)
+    if extent_of(sch, lane) > lanes:
+        many, lane = sch.split(lane, [None, lanes])
+        sch.unroll(many)
+    sch.vectorize(lane)
+    if reduce_loops:
+        sch.decompose_reduction(partial, reduce_loops[0])
+
+
+def _horizontal(sch: Schedule, loop: LoopRef, lanes: int) -> None:
+    if extent_of(sch, loop) > lanes:
+        many, loop = sch.split(loop, [None, lanes])
+        sch.unroll(many)
+    sch.vectorize(loop)
