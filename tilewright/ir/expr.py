@@ -9,6 +9,7 @@ Integer division and remainder are the floor kind, as in Python. Index arithmeti
 
 from __future__ import annotations
 
+import itertools
 import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,7 @@ CMPS: Final = frozenset(["lt", "le", "eq", "ne"])
 #: Reductions: name -> (binary operator, identity for a dtype).
 REDUCE_OPS: Final = {"sum": "add", "prod": "mul", "max": "max", "min": "min"}
 
+_var_order = itertools.count()
 _table: weakref.WeakValueDictionary[tuple[Any, ...], Expr] = weakref.WeakValueDictionary()
 
 
@@ -134,10 +136,11 @@ class Const(Expr):
 class Var(Expr):
     """A variable: loop index, block iterator or symbolic dimension.
 
-    ``lo``/``hi`` are inclusive bounds (None: unknown), ``multiple_of`` a known divisor. Each construction makes a new variable.
+    ``lo``/``hi`` are inclusive bounds (None: unknown), ``multiple_of`` a known divisor. Each construction makes a new variable;
+    ``order`` counts constructions and gives canonical forms a deterministic order of terms.
     """
 
-    __slots__ = ("hi", "lo", "multiple_of", "name")
+    __slots__ = ("hi", "lo", "multiple_of", "name", "order")
 
     def __init__(
         self, name: str, dtype: str = dt.INDEX, lo: int | None = None, hi: int | None = None, multiple_of: int = 1
@@ -147,6 +150,7 @@ class Var(Expr):
         self.lo = lo
         self.hi = hi
         self.multiple_of = multiple_of
+        self.order = next(_var_order)
 
 
 class BinOp(Expr):

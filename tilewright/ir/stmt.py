@@ -16,8 +16,6 @@ Attr: TypeAlias = Union[int, float, str, bool, None, tuple["Attr", ...], Mapping
 #: For kinds. ``thread:<axis>`` binds a GPU axis; ``virtual`` is a virtual thread.
 LOOP_KINDS: Final = ("serial", "parallel", "vectorized", "unrolled")
 
-_node = dataclasses.dataclass(frozen=True, slots=True, eq=False)
-
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Buffer:
@@ -88,7 +86,7 @@ class Stmt:
     __slots__ = ()
 
 
-@_node
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Store(Stmt):
     """``buffer[indices] = value``."""
 
@@ -97,7 +95,7 @@ class Store(Stmt):
     value: Expr
 
 
-@_node
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class For(Stmt):
     """A loop of ``var`` over ``0 .. extent-1``.
 
@@ -112,21 +110,21 @@ class For(Stmt):
     annotations: tuple[tuple[str, Attr], ...] = ()
 
 
-@_node
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class If(Stmt):
     cond: Expr
     then: Stmt
     orelse: Stmt | None = None
 
 
-@_node
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Seq(Stmt):
     """Statements one after the other."""
 
     stmts: tuple[Stmt, ...]
 
 
-@_node
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Alloc(Stmt):
     """``buffer`` exists, with undefined content, while ``body`` runs."""
 
@@ -134,14 +132,14 @@ class Alloc(Stmt):
     body: Stmt
 
 
-@_node
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Evaluate(Stmt):
     """An expression run for its effect (intrinsics such as ``fence``)."""
 
     value: Expr
 
 
-@_node
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Annotate(Stmt):
     """A hint on ``body`` that never changes meaning."""
 
@@ -163,7 +161,7 @@ class IterVar:
     binding: Expr
 
 
-@_node
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Block(Stmt):
     """The unit of scheduling: a body over block iterators that does not see the loops around it except through bindings.
 
@@ -190,7 +188,7 @@ class Block(Stmt):
         return dataclasses.replace(self, **changes)
 
 
-@_node
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class PrimFunc:
     """A loop program.
 

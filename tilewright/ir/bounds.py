@@ -1,0 +1,459 @@
+"""What is known about the value of an integer expression: ranges, divisors and linear forms.
+
+Index arithmetic (int64) is taken not to overflow, as in C; narrower integers wrap, so their ranges fall back to the dtype's
+whenever an operation could leave it.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from tilewright.ir import dtype as dt
+from tilewright.ir.expr import BinOp, Call, Cast, Cmp, Const, Expr, Load, Select, Var, binop, const
+from tilewright.ir.visit import uses
+
+Terms: TypeAlias = dict[Expr, int]
+
+#: Products of sums are expanded up to this many terms; longer ones stay products.
+_MAX_EXPANDED_TERMS: Final = 16
+
+
+class Interval(NamedTuple):
+    """Integers from ``lo`` to ``hi``, both inclusive; None is unbounded."""
+
+    lo: int | None
+    hi: int | None
+
+    @property
+    def is_point(self) -> bool:
+        return self.lo is not None and self.lo == self.hi
+
+    def intersect(self, other: Interval) -> Interval:
+        """The integers in both (``lo > hi`` when there are none)."""
+        lo = self.lo if other.lo is None else other.lo if self.lo is None else max(self.lo, other.lo)
+        hi = self.hi if other.hi is None else other.hi if self.hi is None else min(self.hi, other.hi)
+        return Interval(lo, hi)
+
+    def union(self, other: Interval) -> Interval:
+        """The smallest interval that holds both."""
+        lo = None if self.lo is None or other.lo is None else min(self.lo, other.lo)
+        hi = None if self.hi is None or other.hi is None else max(self.hi, other.hi)
+        return Interval(lo, hi)
+
+    def plus(self, other: Interval) -> Interval:
+        lo = None if self.lo is None or other.lo is None else self.lo + other.lo
+        hi = None if self.hi is None or other.hi is None else self.hi + other.hi
+        return Interval(lo, hi)
+
+    def scaled(self, k: int) -> Interval:
+        """Every member times ``k``."""
+        if k == 0:
+            return Interval(0, 0)
+        lo = None if self.lo is None else self.lo * k
+        hi = None if self.hi is None else self.hi * k
+        return Interval(lo, hi) if k > 0 else Interval(hi, lo)
+
+
+UNBOUNDED: Final = Interval(None, None)
+BIT: Final = Interval(0, 1)
+
+
+class LinearForm(NamedTuple):
+    """``sum(coefficient * atom) + const``. Atoms are variables, divisions, remainders, products of variables, ..."""
+
+    terms: Terms
+    const: int
+
+
+def linear(e: Expr) -> LinearForm | None:
+    """``e`` as a linear form over its own sub-expressions; None unless it is an int64 expression.
+
+    Nothing inside an atom is simplified. Coefficients are never 0; products of sums are multiplied out while short.
+    """
+    if e.dtype != dt.INDEX:
+        return None
+    return LinearForm(*linear_terms(e))
+
+
+def linear_terms(e: Expr) -> tuple[Terms, int]:
+    """As :func:`linear`, for an expression known to be int64."""
+    if type(e) is BinOp:
+        if e.op == "add":
+            terms, base = linear_terms(e.a)
+            more, offset = linear_terms(e.b)
+            return add_terms(terms, more, 1), base + offset
+        if e.op == "sub":
+            terms, base = linear_terms(e.a)
+            more, offset = linear_terms(e.b)
+            return add_terms(terms, more, -1), base - offset
+        if e.op == "mul":
+            return mul_terms(linear_terms(e.a), linear_terms(e.b))
+        return {e: 1}, 0
+    if type(e) is Const:
+        return {}, int(e.value)
+    return {e: 1}, 0
+
+
+def add_terms(a: Terms, b: Terms, factor: int) -> Terms:
+    """``a + factor * b``."""
+    if not b or factor == 0:
+        return a
+    result = dict(a)
+    for atom, k in b.items():
+        total = result.get(atom, 0) + factor * k
+        if total:
+            result[atom] = total
+        else:
+            del result[atom]
+    return result
+
+
+def scale_terms(terms: Terms, factor: int) -> Terms:
+    """``factor * terms``."""
+    if factor == 1:
+        return terms
+    return {atom: k * factor for atom, k in terms.items()} if factor else {}
+
+
+def mul_terms(a: tuple[Terms, int], b: tuple[Terms, int]) -> tuple[Terms, int]:
+    """The product of two linear forms as a sum of products of atoms."""
+    if not b[0]:
+        return scale_terms(a[0], b[1]), a[1] * b[1]
+    if not a[0]:
+        return scale_terms(b[0], a[1]), a[1] * b[1]
+    if (len(a[0]) + 1) * (len(b[0]) + 1) > _MAX_EXPANDED_TERMS:
+        return {product([*factors(from_terms(*a)), *factors(from_terms(*b))]): 1}, 0
+    result = add_terms(scale_terms(a[0], b[1]), b[0], a[1])
+    for x, kx in a[0].items():
+        for y, ky in b[0].items():
+            result = add_terms(result, {product([*factors(x), *factors(y)]): kx * ky}, 1)
+    return result, a[1] * b[1]
+
+
+def factors(e: Expr) -> list[Expr]:
+    """The operands of nested products of non-constants."""
+    if type(e) is BinOp and e.op == "mul" and type(e.b) is not Const:
+        return factors(e.a) + factors(e.b)
+    return [e]
+
+
+def product(operands: list[Expr]) -> Expr:
+    """The product of ``operands`` in canonical order."""
+    first, *rest = sorted(operands, key=sort_key)
+    for operand in rest:
+        first = binop("mul", first, operand)
+    return first
+
+
+_sort_keys: weakref.WeakKeyDictionary[Expr, tuple[Any, ...]] = weakref.WeakKeyDictionary()
+_RANKS: Final[dict[type[Expr], int]] = {BinOp: 2, Cmp: 3, Select: 4, Cast: 5, Call: 6, Load: 7}
+
+
+def sort_key(e: Expr) -> tuple[Any, ...]:
+    """A deterministic total order (up to buffers of one name) of expressions: variables by age, then the rest by structure."""
+    if type(e) is Var:
+        return (0, e.order)
+    if type(e) is Const:
+        return (1, e.dtype, e.value)
+    key = _sort_keys.get(e)
+    if key is None:
+        label = getattr(e, "op", None) or getattr(e, "name", None) or e.dtype
+        if type(e) is Load:
+            label = e.buffer.name
+        key = (_RANKS.get(type(e), 8), label, len(e.children), *(sort_key(c) for c in e.children))
+        _sort_keys[e] = key
+    return key
+
+
+def from_terms(terms: Terms, base: int) -> Expr:
+    """The canonical expression of a linear form: equal forms give the same object.
+
+    Positive terms come first, in canonical order, then the subtracted ones, then the constant.
+    """
+    if not terms:
+        return const(base)
+    atoms = list(terms) if len(terms) == 1 else sorted(terms, key=sort_key)
+    result: Expr | None = None
+    for atom in atoms:
+        k = terms[atom]
+        if k > 0:
+            term = atom if k == 1 else binop("mul", atom, k)
+            result = term if result is None else binop("add", result, term)
+    for atom in atoms:
+        k = terms[atom]
+        if k < 0:
+            term = atom if k == -1 else binop("mul", atom, -k)
+            if result is not None:
+                result = binop("sub", result, term)
+            elif base:
+                result, base = binop("sub", const(base), term), 0
+            else:
+                result = binop("mul", atom, k)
+    assert result is not None
+    return binop("add", result, base) if base else result
+
+
+def known_divisor(e: Expr) -> int:
+    """A positive integer that divides every value of ``e`` (0 when ``e`` is the constant 0)."""
+    if type(e) is Const:
+        return abs(int(e.value))
+    if type(e) is Var:
+        return e.multiple_of
+    if type(e) is BinOp:
+        if e.op in ("add", "sub", "min", "max"):
+            return math.gcd(known_divisor(e.a), known_divisor(e.b))
+        if e.op == "mul":
+            return known_divisor(e.a) * known_divisor(e.b)
+        if e.op == "mod":
+            return math.gcd(known_divisor(e.a), known_divisor(e.b))
+        if e.op == "floordiv" and type(e.b) is Const and e.b.value > 0:
+            d = known_divisor(e.a)
+            return d // int(e.b.value) if d % int(e.b.value) == 0 else 1
+    if type(e) is Select:
+        return math.gcd(known_divisor(e.a), known_divisor(e.b))
+    return 1
+
+
+def interval(e: Expr, bounds: Mapping[Var, Interval] | None = None) -> Interval:
+    """The range of an integer or bool expression when every variable is in its ``bounds`` (default: the variable's own).
+
+    Float expressions are UNBOUNDED.
+    """
+    return Ranges(bounds).interval(e)
+
+
+class Ranges:
+    """Ranges of expressions under fixed assumptions, remembered per expression.
+
+    Assumptions are ranges of atoms (variables, or any integer sub-expression) and of linear combinations of atoms.
+    """
+
+    def __init__(self, atoms: Mapping[Any, Interval] | None = None) -> None:
+        self.atoms: dict[Expr, Interval] = dict(atoms or {})
+        self.forms: dict[frozenset[tuple[Expr, int]], tuple[Terms, Interval]] = {}
+        self._intervals: dict[Expr, Interval] = {}
+
+    def interval(self, e: Expr) -> Interval:
+        """The range of ``e``."""
+        known = self._intervals.get(e)
+        if known is None:
+            known = self._compute(e)
+            if e in self.atoms and type(e) is not Var:
+                known = known.intersect(self.atoms[e])
+            self._intervals[e] = known
+        return known
+
+    def assume_nonnegative(self, terms: Terms, base: int) -> None:
+        """Add the assumption ``terms + base >= 0``. Ranges already computed for its atoms are forgotten."""
+        g = math.gcd(*terms.values()) if terms else 0
+        if g == 0:
+            return
+        low = -(base // g)
+        if len(terms) == 1:
+            ((atom, k),) = terms.items()
+            limit = Interval(low, None) if k > 0 else Interval(None, -low)
+            self.atoms[atom] = self.interval(atom).intersect(limit)
+        else:
+            primitive = {atom: k // g for atom, k in terms.items()}
+            for form, limit in (
+                (primitive, Interval(low, None)),
+                (scale_terms(primitive, -1), Interval(None, -low)),
+            ):
+                key = frozenset(form.items())
+                _, old = self.forms.get(key, (form, UNBOUNDED))
+                self.forms[key] = (form, old.intersect(limit))
+        self._intervals.clear()
+
+    def form_interval(self, terms: Terms, base: int) -> Interval:
+        """The range of a linear form."""
+        result = self._sum_interval(terms, base)
+        if self.forms and len(terms) > 1:
+            for form, limit in self.forms.values():
+                for atom, k in terms.items():
+                    divisor = form.get(atom)
+                    if divisor is None or k % divisor or k // divisor < 0:
+                        continue
+                    times = k // divisor
+                    rest = self._sum_interval(add_terms(terms, form, -times), base)
+                    result = result.intersect(limit.scaled(times).plus(rest))
+                    break
+        return result
+
+    def _sum_interval(self, terms: Terms, base: int) -> Interval:
+        lo: int | None = base
+        hi: int | None = base
+        for atom, k in terms.items():
+            a, b = self.interval(atom)
+            if k < 0:
+                a, b = b, a
+            lo = None if lo is None or a is None else lo + a * k
+            hi = None if hi is None or b is None else hi + b * k
+        return Interval(lo, hi)
+
+    def _compute(self, e: Expr) -> Interval:
+        kind = type(e)
+        if kind is Var:
+            assert isinstance(e, Var)
+            return self.atoms[e] if e in self.atoms else _clip(Interval(e.lo, e.hi), e.dtype)
+        if kind is Const:
+            assert isinstance(e, Const)
+            if dt.is_float(e.dtype):
+                return UNBOUNDED
+            return Interval(int(e.value), int(e.value))
+        if dt.is_float(e.dtype):
+            return UNBOUNDED
+        if kind is BinOp:
+            assert isinstance(e, BinOp)
+            if e.dtype == "bool":
+                return BIT
+            if e.dtype == dt.INDEX and e.op in ("add", "sub", "mul"):
+                terms, base = linear_terms(e)
+                if e in terms or not terms:
+                    return self._product_interval(e) if terms else Interval(base, base)
+                return self.form_interval(terms, base)
+            return _clip(_binop_interval(e.op, self.interval(e.a), self.interval(e.b)), e.dtype)
+        if kind is Select:
+            assert isinstance(e, Select)
+            return self.interval(e.a).union(self.interval(e.b))
+        if kind is Cast:
+            assert isinstance(e, Cast)
+            if dt.is_float(e.value.dtype):
+                return _dtype_interval(e.dtype)
+            if e.dtype == "bool":
+                return BIT
+            return _clip(self.interval(e.value), e.dtype)
+        return _dtype_interval(e.dtype)
+
+    def _product_interval(self, e: Expr) -> Interval:
+        operands = factors(e)
+        result = Interval(1, 1)
+        for operand in operands:
+            result = _mul(result, self.interval(operand))
+        # An even power of one operand is no smaller than 0.
+        if all(operands.count(operand) % 2 == 0 for operand in operands):
+            result = result.intersect(Interval(0, None))
+        return result
+
+
+def _dtype_interval(dtype: str) -> Interval:
+    return UNBOUNDED if dtype == dt.INDEX or dt.is_float(dtype) else Interval(*dt.int_range(dtype))
+
+
+def _clip(value: Interval, dtype: str) -> Interval:
+    """``value`` if every member fits ``dtype``, else the dtype's range (the operation may wrap)."""
+    if dtype == dt.INDEX:
+        return value
+    lo, hi = dt.int_range(dtype)
+    fits = value.lo is not None and value.hi is not None and lo <= value.lo and value.hi <= hi
+    return value if fits else Interval(lo, hi)
+
+
+def _ends(x: Interval) -> tuple[float, float]:
+    return (-math.inf if x.lo is None else x.lo, math.inf if x.hi is None else x.hi)
+
+
+def _from_ends(values: list[float]) -> Interval:
+    lo, hi = min(values), max(values)
+    return Interval(None if lo == -math.inf else int(lo), None if hi == math.inf else int(hi))
+
+
+def _mul(a: Interval, b: Interval) -> Interval:
+    return _from_ends([0 if 0 in (x, y) else x * y for x in _ends(a) for y in _ends(b)])
+
+
+def _floordiv(a: Interval, b: Interval) -> Interval:
+    if b.lo is None or b.lo <= 0:
+        if b.hi is None or b.hi >= 0:
+            # The quotient is no further from 0 than the dividend, except that rounding down can reach -1.
+            magnitude = None if None in a else max(abs(a.lo or 0), abs(a.hi or 0), 1)
+            return Interval(None if magnitude is None else -magnitude, magnitude)
+        return _floordiv(a.scaled(-1), b.scaled(-1))
+
+    def divide(x: float, y: float) -> float:
+        if math.isinf(x):
+            return x
+        if math.isinf(y):
+            return 0 if x >= 0 else -1
+        return x // y
+
+    return _from_ends([divide(x, y) for x in _ends(a) for y in _ends(b)])
+
+
+def _mod(a: Interval, b: Interval) -> Interval:
+    if b.lo is not None and b.lo > 0:
+        if b.is_point and a.lo is not None and a.hi is not None and a.lo // b.lo == a.hi // b.lo:
+            return Interval(a.lo % b.lo, a.hi % b.lo)
+        hi = None if b.hi is None else b.hi - 1
+        if a.lo is not None and a.lo >= 0 and a.hi is not None:
+            hi = a.hi if hi is None else min(hi, a.hi)
+        return Interval(0, hi)
+    lo = None if b.lo is None else min(b.lo + 1, 0)
+    hi = None if b.hi is None else max(b.hi - 1, 0)
+    return Interval(lo, hi)
+
+
+def _bitwise(op: str, a: Interval, b: Interval) -> Interval:
+    nonneg = [x for x in (a, b) if x.lo is not None and x.lo >= 0]
+    if op == "and" and nonneg:
+        his = [x.hi for x in nonneg if x.hi is not None]
+        return Interval(0, min(his) if his else None)
+    if len(nonneg) == 2:
+        if a.hi is None or b.hi is None:
+            return Interval(0, None)
+        return Interval(0, (1 << max(a.hi.bit_length(), b.hi.bit_length())) - 1)
+    return UNBOUNDED
+
+
+def _binop_interval(op: str, a: Interval, b: Interval) -> Interval:
+    if op == "add":
+        return a.plus(b)
+    if op == "sub":
+        return a.plus(b.scaled(-1))
+    if op == "mul":
+        return _mul(a, b)
+    if op == "floordiv":
+        return _floordiv(a, b)
+    if op == "mod":
+        return _mod(a, b)
+    if op == "min":
+        lo = None if a.lo is None or b.lo is None else min(a.lo, b.lo)
+        return Interval(lo, a.hi if b.hi is None else b.hi if a.hi is None else min(a.hi, b.hi))
+    if op == "max":
+        hi = None if a.hi is None or b.hi is None else max(a.hi, b.hi)
+        return Interval(a.lo if b.lo is None else b.lo if a.lo is None else max(a.lo, b.lo), hi)
+    if op in ("and", "or", "xor"):
+        return _bitwise(op, a, b)
+    if op in ("shl", "shr") and b.is_point and b.lo is not None and 0 <= b.lo < 64:
+        power = Interval(1 << b.lo, 1 << b.lo)
+        return _mul(a, power) if op == "shl" else _floordiv(a, power)
+    return UNBOUNDED
+
+
+def comparison_form(cond: Expr) -> tuple[Terms, int] | None:
+    """The linear form that is >= 0 exactly when an int64 ``lt`` or ``le`` holds; None for other conditions."""
+    if type(cond) is not Cmp or cond.op not in ("lt", "le") or cond.a.dtype != dt.INDEX:
+        return None
+    terms, base = linear_terms(cond.b)
+    less, offset = linear_terms(cond.a)
+    return add_terms(terms, less, -1), base - offset - (cond.op == "lt")
+
+
+def upper_bounds(extent: Expr) -> list[Expr]:
+    """Expressions that ``extent`` does not exceed: the operands of nested ``min``, else itself."""
+    if type(extent) is BinOp and extent.op == "min":
+        return upper_bounds(extent.a) + upper_bounds(extent.b)
+    return [extent]
+
+
+def detect_affine(e: Expr, variables: set[Var]) -> LinearForm | None:
+    """``e`` as a linear form whose only atoms over ``variables`` are those variables themselves.
+
+    Atoms without any of ``variables`` count as symbolic constants and stay in the form. None when ``e`` is not affine in them.
+    """
+    form = linear(e)
+    if form is None or any(atom not in variables and uses(atom, variables) for atom in form.terms):
+        return None
+    return form
