@@ -1,0 +1,139 @@
+"""The entry function of a compiled graph: one native call that runs all kernels of a variant in order.
+
+Its signature is ``i32 entry(ptr pool, ptr inputs, ptr outputs, ptr weights, ptr arena, ptr prof)``; see
+docs/runtime.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tilewright.runtime.plan import KernelCall, Operand, Space
+
+STATUS_BITS = 16
+"""A failing run returns ``(kernel number + 1) << STATUS_BITS | kernel's status``."""
+
+
+def entry_ir(symbol: str, kernels: Sequence[KernelCall], triple: str) -> str:
+    """LLVM IR text of the entry function ``symbol`` that runs ``kernels`` in order.
+
+    If ``prof`` is not null it is an array of ``len(kernels) + 1`` int64 that receives the time in ns at the
+    start and after each kernel. The function stops at the first kernel with a nonzero status and returns
+    which one it was.
+    """
+    slots = max((len(k.operands) for k in kernels if k.symbol), default=0)
+    parallel = any(k.parallel and k.symbol for k in kernels)
+    declared = dict.fromkeys(k.symbol for k in kernels if k.symbol)
+    lines = [
+        f'target triple = "{triple}"',
+        "declare i64 @tw_now()",
+        "declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)",
+        *(["declare void @tw_pool_enter(ptr)", "declare void @tw_pool_exit(ptr)"] if parallel else []),
+        *(f"declare i32 @{name}(ptr, ptr, ptr)" for name in declared),
+        _MARK,
+        f"define i32 @{symbol}(ptr %pool, ptr %inputs, ptr %outputs, ptr %weights, ptr %arena, ptr %prof) {{",
+        "entry:",
+        f"  %args = alloca [{max(slots, 1)} x ptr], align 16",
+        *(["  call void @tw_pool_enter(ptr %pool)"] if parallel else []),
+        "  call void @mark(ptr %prof, i64 0)",
+        "  br label %k0",
+    ]
+    fails = []
+    for number, call in enumerate(kernels):
+        lines.append(f"k{number}:")
+        if call.symbol:
+            lines += _kernel(number, call)
+            fails.append(number)
+        else:
+            lines += _copy(number, call)
+            lines.append(f"  br label %m{number}")
+        lines += [
+            f"m{number}:",
+            f"  call void @mark(ptr %prof, i64 {number + 1})",
+            f"  br label %k{number + 1}",
+        ]
+    lines.append(f"k{len(kernels)}:")
+    lines.append("  br label %done")
+    if fails:
+        lines.append("failed:")
+        sources = ", ".join(f"[ {(n + 1) << STATUS_BITS}, %k{n} ]" for n in fails)
+        status = ", ".join(f"[ %s{n}, %k{n} ]" for n in fails)
+        lines += [
+            f"  %where = phi i32 {sources}",
+            f"  %status = phi i32 {status}",
+            f"  %low = and i32 %status, {(1 << STATUS_BITS) - 1}",
+            "  %code = or i32 %where, %low",
+            "  br label %done",
+        ]
+    lines += [
+        "done:",
+        f"  %result = phi i32 [ 0, %k{len(kernels)} ]" + (", [ %code, %failed ]" if fails else ""),
+        *(["  call void @tw_pool_exit(ptr %pool)"] if parallel else []),
+        "  ret i32 %result",
+        "}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+_MARK = """
+define internal void @mark(ptr %prof, i64 %slot) {
+entry:
+  %off = icmp eq ptr %prof, null
+  br i1 %off, label %done, label %on
+on:
+  %now = call i64 @tw_now()
+  %p = getelementptr i64, ptr %prof, i64 %slot
+  store i64 %now, ptr %p
+  br label %done
+done:
+  ret void
+}
+"""
+
+
+def _kernel(number: int, call: KernelCall) -> list[str]:
+    lines = []
+    for slot, operand in enumerate(call.operands):
+        name = f"%a{number}.{slot}"
+        lines.append(f"  {name}.p = getelementptr ptr, ptr %args, i64 {slot}")
+        if operand.space is Space.SCALAR:
+            lines.append(f"  store i64 {operand.value}, ptr {name}.p")
+        else:
+            text, address = _address(operand, name)
+            lines += [*text, f"  store ptr {address}, ptr {name}.p"]
+    workspace = "null"
+    if call.workspace is not None:
+        workspace = f"%w{number}"
+        lines.append(f"  {workspace} = getelementptr i8, ptr %arena, i64 {call.workspace}")
+    lines += [
+        f"  %s{number} = call i32 @{call.symbol}(ptr %pool, ptr %args, ptr {workspace})",
+        f"  %f{number} = icmp ne i32 %s{number}, 0",
+        f"  br i1 %f{number}, label %failed, label %m{number}",
+    ]
+    return lines
+
+
+def _copy(number: int, call: KernelCall) -> list[str]:
+    source, read = _address(call.operands[0], f"%c{number}.s")
+    target, written = _address(call.operands[1], f"%c{number}.t")
+    size = call.bytes // 2
+    return [
+        *source,
+        *target,
+        f"  call void @llvm.memcpy.p0.p0.i64(ptr {written}, ptr {read}, i64 {size}, i1 false)",
+    ]
+
+
+def _address(operand: Operand, name: str) -> tuple[list[str], str]:
+    """Instructions that compute the operand's address, and the value that holds it."""
+    if operand.space in (Space.WEIGHT, Space.ARENA):
+        base = "%weights" if operand.space is Space.WEIGHT else "%arena"
+        return [f"  {name} = getelementptr i8, ptr {base}, i64 {operand.value}"], name
+    base = "%inputs" if operand.space is Space.INPUT else "%outputs"
+    lines = [
+        f"  {name}.b = getelementptr ptr, ptr {base}, i64 {operand.value}",
+        f"  {name} = load ptr, ptr {name}.b",
+    ]
+    if not operand.offset:
+        return lines, name
+    return [*lines, f"  {name}.o = getelementptr i8, ptr {name}, i64 {operand.offset}"], f"{name}.o"

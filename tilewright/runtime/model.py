@@ -1,0 +1,323 @@
+"""Running compiled models: :class:`Executable`."""
+
+from __future__ import annotations
+
+import ctypes
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ml_dtypes  # noqa: F401 - gives NumPy the names bfloat16, float8_e4m3fn, int4 ...
+import numpy as np
+
+from tilewright.errors import ArtifactError, InputError, OptionError, ShapeError
+from tilewright.runtime.artifact import Artifact
+from tilewright.runtime.host import check_host
+from tilewright.runtime.loader import Library, load, load_runtime
+from tilewright.runtime.memory import address_of, allocate, empty_aligned
+from tilewright.runtime.plan import Signature, TensorSpec, Variant
+from tilewright.runtime.pool import ThreadPool
+from tilewright.runtime.profiler import Profile, summarize
+
+_ENTRY = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_void_p] * 6)
+_STATUS_BITS = 16
+_KEPT_CONTEXTS = 8
+
+
+class MissingVariantError(ShapeError):
+    """The inputs fit the signature, but no variant was compiled for their shapes.
+
+    Attributes:
+        binding: the value of each symbolic dimension that the inputs ask for.
+    """
+
+    def __init__(self, message: str, binding: Mapping[str, int], *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.binding = dict(binding)
+
+
+class _Context:
+    """What one run needs for itself: an arena and the argument arrays. Reused, never shared by two runs at
+    a time.
+    """
+
+    def __init__(self, variant: Variant) -> None:
+        self._memory = allocate(variant.arena_bytes)
+        self.arena = address_of(self._memory)
+        self.inputs = (ctypes.c_void_p * max(len(variant.input_shapes), 1))()
+        self.outputs = (ctypes.c_void_p * max(len(variant.output_shapes), 1))()
+
+
+class _Loaded:
+    """A variant whose code is in memory. Holds all that a run uses, so it outlives `close` while a run is
+    under way.
+    """
+
+    def __init__(
+        self, variant: Variant, library: Library, weights: Any, outputs: Sequence[TensorSpec]
+    ) -> None:
+        self.variant = variant
+        self._library = library
+        self._weights = weights
+        self._weights_address = address_of(weights) if weights.nbytes else 0
+        self._entry = _ENTRY(library.addresses[variant.entry])
+        self._outputs = [
+            (shape, np.dtype(spec.dtype)) for shape, spec in zip(variant.output_shapes, outputs, strict=True)
+        ]
+        self._contexts: deque[_Context] = deque()
+
+    def run(self, arrays: Sequence[np.ndarray], pool: ThreadPool, stamps: Any = None) -> list[np.ndarray]:
+        """Run on checked inputs; ``stamps`` is an int64 ctypes array for the times, or None."""
+        try:
+            context = self._contexts.pop()
+        except IndexError:
+            context = _Context(self.variant)
+        for i, array in enumerate(arrays):
+            context.inputs[i] = array.__array_interface__["data"][0]
+        results = []
+        for i, (shape, dtype) in enumerate(self._outputs):
+            result = empty_aligned(shape, dtype)
+            context.outputs[i] = result.__array_interface__["data"][0]
+            results.append(result)
+        status = self._entry(
+            pool.address, context.inputs, context.outputs, self._weights_address, context.arena, stamps
+        )
+        if len(self._contexts) < _KEPT_CONTEXTS:
+            self._contexts.append(context)
+        if status:
+            self._fail(status)
+        return results
+
+    def _fail(self, status: int) -> None:
+        kernel = self.variant.kernels[(status >> _STATUS_BITS) - 1]
+        raise InputError(
+            f"kernel '{kernel.name}' stopped with status {status & ((1 << _STATUS_BITS) - 1)}",
+            location=", ".join(kernel.origins) or None,
+        )
+
+
+class Executable:
+    """A compiled model that runs. All methods may be called from several threads at a time.
+
+    Args:
+        artifact: the compiled model.
+        threads: threads of a run, at most the number that the artifact was compiled for (the default).
+
+    Raises:
+        TargetError: this machine cannot run the artifact's code.
+        OptionError: ``threads`` is out of range.
+        ArtifactError: the code cannot be loaded.
+    """
+
+    def __init__(self, artifact: Artifact, threads: int | None = None) -> None:
+        check_host(artifact.target)
+        if threads is not None and not 1 <= threads <= artifact.threads:
+            raise OptionError(
+                f"threads={threads} is not possible: the model was compiled for up to {artifact.threads}",
+                hint=None if threads < 1 else f"compile it again with threads={threads}",
+            )
+        self.threads = threads or artifact.threads
+        self._functions = load_runtime(artifact.runtime)
+        self._pool: ThreadPool | None = ThreadPool.shared(self._functions, self.threads)
+        self._artifact = artifact
+        self._dtypes = [_dtype(spec) for spec in artifact.signature.inputs]
+        self._names = [spec.name for spec in artifact.signature.inputs]
+        self._output_names = [spec.name for spec in artifact.signature.outputs]
+        for spec in artifact.signature.outputs:
+            _dtype(spec)
+        self._variants: dict[tuple[tuple[int, ...], ...], _Loaded] = {}
+        for variant in artifact.variants:
+            self._load(variant)
+
+    @property
+    def artifact(self) -> Artifact:
+        """What it was made from; :meth:`Artifact.save` writes it to a file."""
+        return self._artifact
+
+    @property
+    def signature(self) -> Signature:
+        """Inputs, outputs and symbolic dimensions."""
+        return self._artifact.signature
+
+    def extend(self, artifact: Artifact) -> None:
+        """Take over a version of the artifact that has more variants (:meth:`Artifact.with_variant`)."""
+        if artifact.signature != self._artifact.signature or artifact.runtime != self._artifact.runtime:
+            raise ArtifactError("a model can only be extended by variants of itself")
+        known = {id(loaded.variant) for loaded in self._variants.values()}
+        for variant in artifact.variants:
+            if id(variant) not in known:
+                self._load(variant, artifact)
+        self._artifact = artifact
+
+    def _load(self, variant: Variant, artifact: Artifact | None = None) -> None:
+        artifact = artifact or self._artifact
+        library = load((artifact.objects[key] for key in variant.objects()), [variant.entry], self._functions)
+        self._variants[variant.input_shapes] = _Loaded(
+            variant, library, artifact.weights, artifact.signature.outputs
+        )
+
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Run the model.
+
+        Args:
+            inputs: an array for each input name: NumPy arrays, or anything with ``__dlpack__`` on the CPU.
+                They are not copied, unless they are not contiguous or not aligned to their elements.
+
+        Returns:
+            A new array for each output, aligned to 64 bytes.
+
+        Raises:
+            InputError: wrong names, dtypes or shapes.
+            MissingVariantError: the shapes fit the signature but were not compiled for.
+        """
+        arrays = self._arrays(inputs)
+        results = self._find(arrays).run(arrays, self._open())
+        return dict(zip(self._output_names, results, strict=True))
+
+    def __call__(self, *inputs: Any) -> list[np.ndarray]:
+        """Run with the inputs in the signature's order; returns the outputs in the signature's order.
+        Raises as :meth:`run`.
+        """
+        if len(inputs) != len(self._names):
+            raise InputError(
+                f"the model has {len(self._names)} inputs, {len(inputs)} were given",
+                hint=f"the model's inputs are {', '.join(self._names) or 'none'}",
+            )
+        arrays = self._arrays(dict(zip(self._names, inputs, strict=True)))
+        return self._find(arrays).run(arrays, self._open())
+
+    def profile(self, inputs: Mapping[str, Any], runs: int = 20, warmup: int = 3) -> Profile:
+        """Run ``runs`` times with a time stamp after each kernel. Raises as :meth:`run`."""
+        arrays = self._arrays(inputs)
+        loaded, pool = self._find(arrays), self._open()
+        kernels = loaded.variant.kernels
+        stamps = (ctypes.c_int64 * (len(kernels) + 1))()
+        rows = []
+        for number in range(warmup + max(runs, 1)):
+            loaded.run(arrays, pool, stamps)
+            if number >= warmup:
+                rows.append(list(stamps))
+        return summarize(kernels, rows, self.threads)
+
+    def variant_for(self, inputs: Mapping[str, Any]) -> Variant:
+        """The variant that :meth:`run` would use. Raises as :meth:`run`."""
+        return self._find(self._arrays(inputs)).variant
+
+    def close(self) -> None:
+        """Release code, memory and threads, as soon as no run is under way. Later runs raise InputError."""
+        self._variants = {}
+        self._pool = None
+
+    def __enter__(self) -> Executable:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _open(self) -> ThreadPool:
+        if self._pool is None:
+            raise InputError("the model was closed")
+        return self._pool
+
+    def _arrays(self, inputs: Mapping[str, Any]) -> list[np.ndarray]:
+        """The inputs in order, each a contiguous array of the right dtype."""
+        arrays = []
+        if len(inputs) != len(self._names):
+            self._wrong_names(inputs)
+        for name, dtype in zip(self._names, self._dtypes, strict=True):
+            if name not in inputs:
+                self._wrong_names(inputs)
+            value = inputs[name]
+            if type(value) is not np.ndarray:
+                value = _as_array(name, value)
+            if value.dtype != dtype:
+                raise InputError(f"input '{name}' has dtype {value.dtype}, expected {dtype}")
+            flags = value.flags
+            if not (flags.c_contiguous and flags.aligned):
+                value = np.array(value, order="C", copy=True)
+            arrays.append(value)
+        return arrays
+
+    def _wrong_names(self, inputs: Mapping[str, Any]) -> None:
+        missing = [name for name in self._names if name not in inputs]
+        unknown = [name for name in inputs if name not in self._names]
+        parts = [f"missing: {', '.join(missing)}"] if missing else []
+        parts += [f"unknown: {', '.join(map(str, unknown))}"] if unknown else []
+        raise InputError(
+            f"wrong inputs ({'; '.join(parts)})",
+            hint=f"the model's inputs are {', '.join(self._names) or 'none'}",
+        )
+
+    def _find(self, arrays: Sequence[np.ndarray]) -> _Loaded:
+        shapes = tuple([array.shape for array in arrays])
+        loaded = self._variants.get(shapes)
+        if loaded is not None:
+            return loaded
+        self._open()
+        binding = bind_shapes(self.signature, shapes)
+        compiled = "; ".join(_shapes(self._names, v) for v in self._variants) or "none"
+        raise MissingVariantError(
+            f"the model was not compiled for {_shapes(self._names, shapes)}",
+            binding,
+            hint=f"compiled for: {compiled}",
+        )
+
+
+def bind_shapes(signature: Signature, shapes: Sequence[Sequence[int]]) -> dict[str, int]:
+    """The value of each symbolic dimension for inputs of these shapes.
+
+    Raises:
+        InputError: a shape does not fit its input, two inputs disagree on a dimension, or a value is out of
+            its range.
+    """
+    binding: dict[str, int] = {}
+    bound_by: dict[str, str] = {}
+    for spec, shape in zip(signature.inputs, shapes, strict=True):
+        fits = len(shape) == len(spec.shape) and all(
+            isinstance(d, str) or d == extent for d, extent in zip(spec.shape, shape, strict=True)
+        )
+        if not fits:
+            raise InputError(f"input '{spec.name}' has shape {_shape(shape)}, expected {_shape(spec.shape)}")
+        for dim, extent in zip(spec.shape, shape, strict=True):
+            if isinstance(dim, int):
+                continue
+            if binding.setdefault(dim, extent) != extent:
+                raise InputError(
+                    f"dimension '{dim}' is {extent} in input '{spec.name}' of shape {_shape(shape)}, "
+                    f"but {binding[dim]} in input '{bound_by[dim]}'"
+                )
+            bound_by.setdefault(dim, spec.name)
+            low, high = signature.dims.get(dim, (0, None))
+            if extent < low or (high is not None and extent > high):
+                limit = f"at least {low}" if high is None else f"{low} to {high}"
+                raise InputError(f"dimension '{dim}' of input '{spec.name}' is {extent}, expected {limit}")
+    return binding
+
+
+def _as_array(name: str, value: Any) -> np.ndarray:
+    """A NumPy view of what is not a plain ndarray."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        return np.asarray(value)
+    if hasattr(value, "__dlpack__"):
+        try:
+            return np.from_dlpack(value)
+        except (BufferError, RuntimeError, TypeError) as error:
+            raise InputError(f"input '{name}' cannot be read through DLPack: {error}") from error
+    raise InputError(
+        f"input '{name}' is a {type(value).__name__}, expected an array", hint="convert it with numpy.asarray"
+    )
+
+
+def _dtype(spec: TensorSpec) -> np.dtype:
+    try:
+        return np.dtype(spec.dtype)
+    except TypeError:
+        raise ArtifactError(f"tensor '{spec.name}' has the unknown dtype '{spec.dtype}'") from None
+
+
+def _shape(shape: Sequence[int | str]) -> str:
+    return "[" + ", ".join(map(str, shape)) + "]"
+
+
+def _shapes(names: Sequence[str], shapes: Sequence[Sequence[int]]) -> str:
+    return ", ".join(f"{name}={_shape(shape)}" for name, shape in zip(names, shapes, strict=True))

@@ -1,0 +1,88 @@
+"""Where the time of a run goes, kernel by kernel."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from tilewright.runtime.plan import KernelCall
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelProfile:
+    """One kernel of a profile.
+
+    Attributes:
+        name: the kernel's name.
+        origins, op_types: the model's nodes that it computes, and their operator types.
+        median_ns: median time of one call, in ns.
+        share: its part of the run, 0 to 1.
+        flops, bytes: floating-point operations and operand bytes of one call.
+    """
+
+    name: str
+    origins: tuple[str, ...]
+    op_types: tuple[str, ...]
+    median_ns: float
+    share: float
+    flops: int
+    bytes: int
+
+    @property
+    def gflops(self) -> float:
+        """Floating-point operations per ns, which is GFLOP/s."""
+        return self.flops / self.median_ns if self.median_ns else 0.0
+
+    @property
+    def gbytes(self) -> float:
+        """Operand bytes per ns, which is GB/s."""
+        return self.bytes / self.median_ns if self.median_ns else 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+    """A profile of one variant.
+
+    Attributes:
+        kernels: in execution order.
+        total_ns: median time of a whole run, in ns.
+        runs: number of runs measured.
+        threads: threads of the pool.
+    """
+
+    kernels: tuple[KernelProfile, ...]
+    total_ns: float
+    runs: int
+    threads: int
+
+    def hottest(self) -> list[KernelProfile]:
+        """The kernels by falling time."""
+        return sorted(self.kernels, key=lambda k: -k.median_ns)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able dictionary."""
+        kernels = [
+            {**dataclasses.asdict(k), "gflops": round(k.gflops, 3), "gbytes": round(k.gbytes, 3)}
+            for k in self.kernels
+        ]
+        return {"total_ns": self.total_ns, "runs": self.runs, "threads": self.threads, "kernels": kernels}
+
+
+def summarize(kernels: Sequence[KernelCall], stamps: Sequence[Sequence[int]], threads: int) -> Profile:
+    """A profile from time stamps.
+
+    Args:
+        kernels: the steps of the variant.
+        stamps: for each run ``len(kernels) + 1`` times in ns: the start, then the end of each kernel.
+        threads: threads of the pool, for the record.
+    """
+    total = statistics.median(run[-1] - run[0] for run in stamps)
+    medians = [statistics.median(run[i + 1] - run[i] for run in stamps) for i in range(len(kernels))]
+    whole = sum(medians) or 1.0
+    rows = tuple(
+        KernelProfile(k.name, k.origins, k.op_types, float(m), m / whole, k.flops, k.bytes)
+        for k, m in zip(kernels, medians, strict=True)
+    )
+    return Profile(rows, float(total), len(stamps), threads)
