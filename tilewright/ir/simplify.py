@@ -315,10 +315,7 @@ class Simplifier:
             else:
                 d = c // math.gcd(k, c)
                 if known_divisor(atom) % d == 0:
-                    exact = self._form(binop("floordiv", atom, d))
-                    quotient = add_terms(quotient, exact[0], k * d // c)
-                    if exact[1]:
-                        return {}, form
+                    quotient = add_terms(quotient, {binop("floordiv", atom, d): k * d // c}, 1)
                 else:
                     rest[atom] = k
         return quotient, (rest, form[1])
