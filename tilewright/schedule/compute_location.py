@@ -1,0 +1,237 @@
+"""Primitives that move a block under a loop of its consumer or producer: compute_at and reverse_compute_at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tilewright.ir.expr import TRUE, BinOp, Const, Expr, Var, as_expr
+from tilewright.ir.simplify import simplify
+from tilewright.ir.stmt import Alloc, Annotate, Block, Buffer, For, IterVar, PrimFunc, Range, Seq, Stmt, child_stmts, seq
+from tilewright.ir.visit import const_int
+from tilewright.schedule import region
+from tilewright.schedule.dependence import recheck_kinds, require_covered, written_ranges
+from tilewright.schedule.diagnostics import failure
+from tilewright.schedule.itermap import determined_vars
+from tilewright.schedule.state import (
+    BlockRef,
+    LoopRef,
+    Tree,
+    binding_vars,
+    find_block,
+    find_loop,
+    loop_name,
+    loop_var,
+    replace,
+)
+
+
+def compute_at(func: PrimFunc, ref: BlockRef, loop: LoopRef) -> PrimFunc:
+    """Compute a block inside ``loop``, just before its first consumer there, only as far as the consumers below need it.
+
+    The block gets new loops, one per iterator in the block's order: over the region that one iteration of ``loop`` needs (a lower
+    bound in the loops outside, a constant extent where the accesses are affine, else the whole dimension), then over the whole
+    reduction. Where the region may leave the buffer, the block's predicate cuts it. The buffer keeps its shape; lowering shrinks it.
+    Raises ScheduleError when a consumer is not below ``loop``, the block writes a parameter, is split into initialisation and
+    update, or ``loop`` is vectorized.
+    """
+    tree = Tree(func)
+    block, target = find_block(tree, ref, "compute_at"), find_loop(tree, loop, "compute_at")
+    buffer = _moved_buffer(tree, block, target, "compute_at")
+    consumers = tree.consumers(block)
+    if tree.is_param(buffer) or not consumers:
+        raise failure(
+            tree,
+            f"compute_at: block '{block.name}' writes the output '{buffer.name}'; nothing below the loop needs it",
+            block,
+            hint="use reverse_compute_at to move an output block under its producer's loop",
+        )
+    outside = [c for c in consumers if not tree.is_below(c, target)]
+    if outside:
+        raise failure(
+            tree,
+            f"compute_at: consumer '{outside[0].name}' of block '{block.name}' is not below loop '{target.var.name}'",
+            outside[0],
+            target,
+            hint="choose a loop around all consumers, or inline the block into the others",
+        )
+    needed: list[Range | None] | None = None
+    for consumer in consumers:
+        loads = tree.accesses[consumer.name].loads[buffer]
+        found: list[Range | None] = list(region.loads_region(consumer, loads, tree.loops_between(target, consumer)))
+        needed = found if needed is None else [region.union(a, b) for a, b in zip(needed, found, strict=True)]
+    assert needed is not None
+    ranges = [region.clip(r, dim) for r, dim in zip(needed, buffer.shape, strict=True)]
+    domains = _domains(block, tree.store(block).indices, ranges)
+    first = min(consumers, key=lambda c: tree.order[c])
+    return _moved(tree, block, target, _regenerate(block, domains), first, before=True, what="compute_at")
+
+
+def reverse_compute_at(func: PrimFunc, ref: BlockRef, loop: LoopRef) -> PrimFunc:
+    """Compute a block inside ``loop`` of its producers, just after the last of them there, on what one iteration has produced.
+
+    The block reads each element at plain iterators; its loops then cover exactly the region written in one iteration.
+    Raises ScheduleError when no producer is below ``loop``, the producers' region is not a gapless box, a producer is still being
+    reduced there, or the block reads something that is complete only later.
+    """
+    tree = Tree(func)
+    what = "reverse_compute_at"
+    block, target = find_block(tree, ref, what), find_loop(tree, loop, what)
+    _moved_buffer(tree, block, target, what)
+    producers = [p for p in tree.producers(block) if tree.is_below(p, target)]
+    if not producers:
+        raise failure(
+            tree,
+            f"{what}: no producer of block '{block.name}' is below loop '{target.var.name}'",
+            target,
+            block,
+            hint="choose a loop around the block that computes its input",
+        )
+    domains: dict[Var, Range] = {}
+    for producer in producers:
+        _require_complete(tree, producer, target)
+        for buffer in tree.accesses[producer.name].written & tree.accesses[block.name].loads.keys():
+            ranges = written_ranges(tree, producer, tree.loops_between(target, producer))
+            if ranges is None:
+                raise failure(
+                    tree,
+                    f"{what}: block '{producer.name}' does not write a gapless box of '{buffer.name}' in one iteration of loop "
+                    f"'{target.var.name}'",
+                    target,
+                    producer,
+                )
+            for node in tree.accesses[block.name].loads[buffer]:
+                _restrict(tree, block, node.indices, ranges, buffer, domains)
+    last = max(producers, key=lambda p: tree.order[p])
+    return _moved(tree, block, target, _regenerate(block, domains), last, before=False, what=what)
+
+
+def _moved_buffer(tree: Tree, block: Block, target: For, what: str) -> Buffer:
+    """The buffer that ``block`` writes, when the block may be moved at all."""
+    buffer = tree.store(block).buffer
+    if tree.is_below(target, tree.own_nest(block)):
+        raise failure(
+            tree, f"{what}: loop '{target.var.name}' is the block's own", target, block, hint="choose a loop of another block"
+        )
+    for loop in [*tree.loops_above(target), target]:
+        if loop.kind == "vectorized":
+            raise failure(
+                tree,
+                f"{what}: loop '{loop.var.name}' is vectorized",
+                loop,
+                hint="choose a loop outside of it; lanes have no memory of their own",
+            )
+    if len(tree.writers(buffer)) > 1 or (block.init is None and tree.accesses[block.name].accumulates):
+        raise failure(
+            tree,
+            f"{what}: block '{block.name}' is split into initialisation and update",
+            block,
+            hint=f"{what} before decompose_reduction",
+        )
+    return buffer
+
+
+def _require_complete(tree: Tree, producer: Block, target: For) -> None:
+    reduced = binding_vars(producer, "reduce")
+    for loop in [*tree.loops_above(target), target]:
+        if loop.var in reduced:
+            raise failure(
+                tree,
+                f"reverse_compute_at: loop '{loop.var.name}' still reduces block '{producer.name}'; its elements are not complete in "
+                "one iteration",
+                loop,
+                producer,
+                hint="choose a loop outside of all reduce loops of the producer",
+            )
+
+
+def _restrict(
+    tree: Tree, block: Block, indices: Sequence[Expr], ranges: Sequence[Range], buffer: Buffer, domains: dict[Var, Range]
+) -> None:
+    """Limit the iterators that index ``buffer`` to the ranges written in one iteration."""
+    iters = {it.var: it for it in block.iters}
+    for index, r, dim in zip(indices, ranges, buffer.shape, strict=True):
+        it = iters.get(index) if isinstance(index, Var) else None
+        if it is not None and it.extent is dim:
+            previous = domains.setdefault(it.var, r)
+            if previous == r:
+                continue
+            raise failure(
+                tree,
+                f"reverse_compute_at: block '{block.name}' reads at '{it.var.name}' what different producers write at different places",
+                block,
+            )
+        if r == region.whole(dim):
+            continue
+        raise failure(
+            tree,
+            f"reverse_compute_at: block '{block.name}' reads '{buffer.name}' at {index!r}, which is not an iterator over that "
+            "dimension",
+            block,
+            hint="only blocks that read each produced element at its own position can follow their producer",
+        )
+
+
+def _domains(block: Block, indices: Sequence[Expr], ranges: Sequence[Range]) -> dict[Var, Range]:
+    """For the spatial iterators, the values that write into ``ranges`` (a superset where the store index is not invertible)."""
+    domains: dict[Var, Range] = {}
+    for it in block.iters:
+        if it.kind != "spatial":
+            continue
+        for index, r in zip(indices, ranges, strict=True):
+            if index is it.var:
+                domains[it.var] = r
+                break
+            if isinstance(index, BinOp) and index.op == "floordiv" and index.a is it.var and isinstance(index.b, Const):
+                domains[it.var] = Range(simplify(r.lo * index.b), simplify(r.extent * index.b))
+                break
+    return domains
+
+
+def _regenerate(block: Block, domains: dict[Var, Range]) -> Stmt:
+    """New loops around ``block``: per iterator over its domain, where none is given over its whole extent."""
+    loops: list[tuple[Var, Expr]] = []
+    iters: list[IterVar] = []
+    guard: Expr = TRUE
+    for it in block.iters:
+        r = region.clip(domains.get(it.var), it.extent)
+        var = loop_var(loop_name(it), r.extent)
+        binding = simplify(r.lo + var)
+        if binding is not var or r.extent is not it.extent:
+            guard = guard & simplify(as_expr(0) <= binding) & simplify(binding < it.extent)
+        loops.append((var, r.extent))
+        iters.append(IterVar(it.var, it.extent, it.kind, binding))
+    nest: Stmt = block.with_(iters=tuple(iters), predicate=guard)
+    for var, extent in reversed(loops):
+        nest = For(var, extent, nest)
+    return nest
+
+
+def _moved(tree: Tree, block: Block, target: For, nest: Stmt, anchor: Block, before: bool, what: str) -> PrimFunc:
+    """The function with the block's old nest gone and ``nest`` inside ``target``, beside the part that holds ``anchor``."""
+    cleared = Tree(replace(tree, {tree.own_nest(block): None}))
+    found = cleared.blocks[anchor.name]
+    part = cleared.loops[target.var].body
+    while isinstance(part, Alloc | Annotate | Seq):
+        part = next(s for s in child_stmts(part) if cleared.is_below(found, s))
+    func = replace(cleared, {part: seq([nest, part] if before else [part, nest])})
+    moved_tree = Tree(func)
+    moved = moved_tree.blocks[block.name]
+    require_covered(moved_tree, moved, what)
+    if not before and moved.init is not None:
+        _require_once(moved_tree, moved)
+    recheck_kinds(moved_tree)
+    return func
+
+
+def _require_once(tree: Tree, block: Block) -> None:
+    """A reduction must not see an instance twice."""
+    variables = {loop.var for loop in tree.loops_above(block) if const_int(loop.extent) != 1}
+    missing = variables - determined_vars([it.binding for it in block.iters], variables)
+    for loop in tree.loops_above(block):
+        if loop.var in missing:
+            raise failure(
+                tree,
+                f"reverse_compute_at: block '{block.name}' accumulates, and iterations of loop '{loop.var.name}' would repeat its work",
+                loop,
+                block,
+            )

@@ -1,0 +1,228 @@
+"""Dependences between the iterations of a loop, from block iterators and access regions alone.
+
+A loop's iterations are independent when every block in it either writes elements of its own in each iteration, or writes a
+buffer that lives only inside the loop and is complete again in each iteration; and when nothing read in an iteration was
+written in another.
+"""
+
+from __future__ import annotations
+
+from tilewright.ir.bounds import linear
+from tilewright.ir.expr import TRUE, BinOp, Const, Expr, Load, Var, all_of, as_expr, conjuncts, load
+from tilewright.ir.simplify import Simplifier, prove, simplify
+from tilewright.ir.stmt import Block, Buffer, For, Range
+from tilewright.ir.visit import const_int, free_vars, substitute_expr
+from tilewright.schedule.diagnostics import failure
+from tilewright.schedule.itermap import determined_vars
+from tilewright.schedule.region import touched
+from tilewright.schedule.state import Tree, binding_vars, reduction_op
+
+
+def require_independent(tree: Tree, loop: For, what: str) -> None:
+    """Raise ScheduleError, beginning with ``what``, unless the iterations of ``loop`` may run in any order.
+
+    Updates of a reduction whose initialisation lies outside a vectorized loop are allowed in it: the lanes are then combined.
+    """
+    if const_int(loop.extent) == 1:
+        return
+    blocks = tree.blocks_below(loop)
+    for block in blocks:
+        if loop.var in binding_vars(block, "reduce"):
+            if loop.kind == "vectorized" and len(blocks) == 1 and _combines_lanes(tree, block, loop.var):
+                continue
+            raise failure(
+                tree,
+                f"{what}: loop '{loop.var.name}' drives the reduction of block '{block.name}'",
+                loop,
+                hint="only loops over spatial iterators have independent iterations; use rfactor to split off a part of the "
+                "reduction as a spatial dimension",
+            )
+        _require_own_elements(tree, loop, block, what)
+    for block in blocks:
+        _require_complete_reads(tree, loop, block, what)
+
+
+def _combines_lanes(tree: Tree, block: Block, var: Var) -> bool:
+    """Whether ``block`` accumulates with an associative operator into one element as ``var`` runs, already initialised."""
+    if block.init is not None or var in binding_vars(block, "spatial"):
+        return False
+    return reduction_op(tree.store(block)) is not None
+
+
+def _require_own_elements(tree: Tree, loop: For, block: Block, what: str) -> None:
+    """Every iteration of ``loop`` writes elements of its own, or the buffer is private to an iteration."""
+    below = {inner.var for inner in tree.loops_between(loop, block)} | {loop.var}
+    spatial = [it.binding for it in block.iters if it.kind == "spatial"]
+    if loop.var in determined_vars(spatial, below):
+        return
+    for buffer in tree.accesses[block.name].written:
+        users = {b.name: b for b in [*tree.writers(buffer), *tree.readers(buffer)]}
+        outside = next((b for b in users.values() if not tree.is_below(b, loop)), None)
+        if tree.is_param(buffer) or outside is not None:
+            place = "is a parameter" if outside is None else f"is also used by block '{outside.name}' outside the loop"
+            raise failure(
+                tree,
+                f"{what}: different iterations of loop '{loop.var.name}' write the same elements of '{buffer.name}' in block "
+                f"'{block.name}', and '{buffer.name}' {place}",
+                loop,
+                block,
+                hint="the loop must appear in a spatial binding of every block below it",
+            )
+
+
+def _require_complete_reads(tree: Tree, loop: For, block: Block, what: str) -> None:
+    """What ``block`` reads of buffers written in the loop was written in the same iteration."""
+    access = tree.accesses[block.name]
+    reads = list(access.loads)
+    if access.accumulates and block.init is None:
+        reads.extend(access.written - set(reads))
+    for buffer in reads:
+        writers = [w for w in tree.writers(buffer) if w is not block and tree.is_below(w, loop)]
+        if writers and not covers(tree, writers[-1], block, buffer):
+            raise failure(
+                tree,
+                f"{what}: block '{block.name}' may read elements of '{buffer.name}' that block '{writers[-1].name}' writes in "
+                f"another iteration of loop '{loop.var.name}'",
+                loop,
+                writers[-1],
+                block,
+                hint="compute the producer completely inside the iteration (compute_at), or before the loop",
+            )
+
+
+def recheck_kinds(tree: Tree) -> None:
+    """Raise ScheduleError when a parallel or vectorized loop no longer has independent iterations."""
+    for loop in tree.loops.values():
+        if loop.kind in ("parallel", "vectorized"):
+            require_independent(tree, loop, f"the {loop.kind} loop '{loop.var.name}' would become illegal")
+
+
+def covers(tree: Tree, writer: Block, reader: Block, buffer: Buffer) -> bool:
+    """Whether, in each iteration of the loops around both, ``writer`` first writes all that ``reader`` then reads of ``buffer``.
+
+    False means "not known".
+    """
+    if tree.order[writer] > tree.order[reader]:
+        return False
+    shared = tree.common_loops(writer, reader)
+    if not shared:
+        return True
+    if any(loop.var in binding_vars(writer, "reduce") for loop in shared):
+        return False
+    written = written_ranges(tree, writer, tree.loops_above(writer)[len(shared) :])
+    if written is None:
+        return False
+    inner = tree.loops_above(reader)[len(shared) :]
+    for node in _loads(tree, reader, buffer):
+        for r, w, dim in zip(touched(reader, node.indices, inner), written, buffer.shape, strict=True):
+            starts = prove(w.lo <= 0) or (r is not None and prove(w.lo <= r.lo))
+            end = w.lo + w.extent
+            stops = prove(dim <= end) or (r is not None and prove(r.lo + r.extent <= end))
+            if not (starts and stops):
+                return False
+    return True
+
+
+def _loads(tree: Tree, block: Block, buffer: Buffer) -> list[Load]:
+    access = tree.accesses[block.name]
+    loads = list(access.loads.get(buffer, ()))
+    if buffer in access.written:
+        own = load(buffer, tree.store(block).indices)
+        assert isinstance(own, Load)
+        loads.append(own)
+    return loads
+
+
+def written_ranges(tree: Tree, block: Block, inner: list[For]) -> list[Range] | None:
+    """Per dimension the gapless range that ``block`` writes as ``inner`` run, up to the buffer's edges; None when not known."""
+    store = tree.store(block)
+    if block.predicate is not TRUE and not _guards_edges_only(block, store.indices, store.buffer):
+        return None
+    bindings: dict[Expr, Expr] = {it.var: it.binding for it in block.iters}
+    extents = {loop.var: loop.extent for loop in inner}
+    used: dict[Var, list[Expr]] = {}
+    result = []
+    for index in store.indices:
+        r = _dense(simplify(substitute_expr(index, bindings)), extents, used)
+        if r is None:
+            return None
+        result.append(r)
+    return result if all(_independent_digits(v, atoms, extents[v]) for v, atoms in used.items()) else None
+
+
+def _guards_edges_only(block: Block, indices: tuple[Expr, ...], buffer: Buffer) -> bool:
+    """Whether the predicate excludes only instances that would write outside of the buffer."""
+    full = dict(zip(indices, buffer.shape, strict=True))
+    inside: list[Expr] = []
+    for it in block.iters:
+        if it.kind == "spatial" and full.get(it.var) is it.extent:
+            inside += [as_expr(0) <= it.binding, it.binding < it.extent]
+    known = Simplifier().assuming(all_of([simplify(c) for c in inside]))
+    return all(known.simplify(c) is TRUE for c in conjuncts(block.predicate))
+
+
+def _dense(e: Expr, extents: dict[Var, Expr], used: dict[Var, list[Expr]]) -> Range | None:
+    """The range that ``e`` fills without gaps, or None; notes in ``used`` which digits of which loop it consumes."""
+    form = linear(e)
+    if form is None:
+        return None
+    base: Expr = as_expr(form.const)
+    terms: list[tuple[int, Expr]] = []  # |coefficient|, number of values
+    for atom, k in form.terms.items():
+        inner = free_vars(atom) & extents.keys()
+        if not inner:
+            base = base + atom * k
+            continue
+        count = _digit_count(atom, extents)
+        if count is None:
+            return None
+        used.setdefault(next(iter(inner)), []).append(atom)
+        if k < 0:
+            base = base + (count - 1) * k
+        terms.append((abs(k), count))
+    terms.sort(key=lambda t: t[0])
+    reach: Expr = as_expr(1)
+    for k, count in terms:
+        if not prove(reach >= k):
+            return None
+        reach = simplify(reach + (count - 1) * k)
+    return Range(simplify(base), reach)
+
+
+def _digit_count(atom: Expr, extents: dict[Var, Expr]) -> Expr | None:
+    """How many values ``0 ..`` a loop variable, or its quotient or remainder by a constant, takes."""
+    if isinstance(atom, Var):
+        return extents[atom]
+    if isinstance(atom, BinOp) and isinstance(atom.a, Var) and isinstance(atom.b, Const):
+        size, n = const_int(extents[atom.a]), int(atom.b.value)
+        if size is not None and n > 0 and atom.op in ("floordiv", "mod"):
+            return as_expr((size - 1) // n + 1 if atom.op == "floordiv" else min(size, n))
+    return None
+
+
+def _independent_digits(var: Var, atoms: list[Expr], extent: Expr) -> bool:
+    """Whether all combinations of the digits ``atoms`` of one loop variable occur."""
+    if len(atoms) == 1:
+        return True
+    size = const_int(extent)
+    if len(atoms) != 2 or size is None or not all(isinstance(a, BinOp) for a in atoms):
+        return False
+    (a, b) = atoms
+    assert isinstance(a, BinOp)
+    assert isinstance(b, BinOp)
+    return {a.op, b.op} == {"floordiv", "mod"} and a.b is b.b and size % (const_int(a.b) or size + 1) == 0
+
+
+def require_covered(tree: Tree, block: Block, what: str) -> None:
+    """Raise ScheduleError unless all that ``block`` reads is complete when it runs."""
+    for producer in tree.producers(block):
+        for buffer in tree.accesses[producer.name].written & tree.accesses[block.name].loads.keys():
+            if not covers(tree, producer, block, buffer):
+                raise failure(
+                    tree,
+                    f"{what}: block '{block.name}' would read elements of '{buffer.name}' before block '{producer.name}' has "
+                    "written them",
+                    producer,
+                    block,
+                )
+

@@ -1,0 +1,88 @@
+"""The primitive transform_layout: store a buffer in another layout."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from tilewright.ir.expr import Expr, Load, load
+from tilewright.ir.stmt import Alloc, Block, Buffer, PrimFunc, Stmt, Store
+from tilewright.ir.visit import rewrite_expr, transform_stmt
+from tilewright.schedule.dependence import recheck_kinds
+from tilewright.schedule.diagnostics import failure
+from tilewright.schedule.index_map import IndexMap, same_rank
+from tilewright.schedule.state import BlockRef, Tree, find_block, with_body
+
+
+def transform_layout(
+    func: PrimFunc, ref: BlockRef, role: Literal["read", "write"], index: int, index_map: IndexMap
+) -> PrimFunc:
+    """Store the ``index``-th distinct buffer that a block reads or writes in the layout ``index_map``, for all blocks.
+
+    The buffer must be a parameter whose data is known at compile time (``attrs["const_params"]``) or a temporary. For a parameter the
+    map is recorded in ``attrs["param_layouts"][name]`` as text; whoever binds the data re-lays it (:meth:`IndexMap.apply`). Padding is
+    never read and, in temporaries, never written.
+    Raises ScheduleError for other parameters, maps of another rank, and maps that let two elements coincide.
+    """
+    tree = Tree(func)
+    block = find_block(tree, ref, "transform_layout")
+    regions = block.reads if role == "read" else block.writes
+    buffers = list(dict.fromkeys(r.buffer for r in regions))
+    if not 0 <= index < len(buffers):
+        names = ", ".join(f"{n}: '{b.name}'" for n, b in enumerate(buffers)) or "none"
+        raise failure(tree, f"transform_layout: block '{block.name}' has no {role} {index} ({role}s: {names})", block)
+    buffer = buffers[index]
+    constant = tree.is_param(buffer) and buffer.name in func.attr("const_params", ())
+    if tree.is_param(buffer) and not constant:
+        raise failure(
+            tree,
+            f"transform_layout: '{buffer.name}' is a parameter whose layout is the caller's",
+            block,
+            hint="only temporaries and parameters with data known at compile time can change layout; use cache_read or cache_write",
+        )
+    if buffer.strides is not None:
+        raise failure(tree, f"transform_layout: '{buffer.name}' has explicit strides", block)
+    if not same_rank(index_map, len(buffer.shape)):
+        raise failure(
+            tree,
+            f"transform_layout: the map '{index_map}' takes {len(index_map.inputs)} indices, '{buffer.name}' has {len(buffer.shape)}",
+            block,
+        )
+    if not index_map.is_injective(buffer.shape):
+        raise failure(tree, f"transform_layout: the map '{index_map}' may put two elements in one place", block)
+    fresh = buffer.with_(shape=index_map.shape(buffer.shape))
+    func = func.with_(
+        body=_relaid(func.body, buffer, fresh, index_map), params=tuple(fresh if p is buffer else p for p in func.params)
+    )
+    if constant:
+        layouts = dict(func.attr("param_layouts", {}))
+        earlier = layouts.get(buffer.name)
+        layouts[buffer.name] = str(index_map if earlier is None else IndexMap.parse(earlier).then(index_map))
+        func = func.with_attr("param_layouts", layouts)
+    recheck_kinds(Tree(func))
+    return func
+
+
+def _relaid(body: Stmt, old: Buffer, fresh: Buffer, index_map: IndexMap) -> Stmt:
+    memo: dict[Expr, Expr] = {}
+
+    def relaid_load(node: Expr) -> Expr | None:
+        if isinstance(node, Load) and node.buffer is old:
+            return load(fresh, index_map.indices(node.indices))
+        return None
+
+    def visit(stmt: Stmt) -> Stmt | None:
+        if isinstance(stmt, Store):
+            value = rewrite_expr(stmt.value, relaid_load, memo)
+            indices = tuple(rewrite_expr(i, relaid_load, memo) for i in stmt.indices)
+            if stmt.buffer is old:
+                return Store(fresh, index_map.indices(indices), value)
+            same = value is stmt.value and all(a is b for a, b in zip(indices, stmt.indices, strict=True))
+            return None if same else Store(stmt.buffer, indices, value)
+        if isinstance(stmt, Alloc) and stmt.buffer is old:
+            return Alloc(fresh, stmt.body)
+        if isinstance(stmt, Block):
+            touched = any(r.buffer is old for r in (*stmt.reads, *stmt.writes))
+            return with_body(stmt, stmt.body, stmt.init) if touched else None
+        return None
+
+    return transform_stmt(body, visit)
