@@ -50,6 +50,74 @@ define i32 @tw_k_add(ptr %pool, ptr %args, ptr %workspace) {
 }
 """
 
+# For the pool alone. @count: int64 x[16 * i] += 1 for i in [begin, end). @where: int64 x[i] = thread number
+# + 1, slowly. @length: int64 x[0] += end - begin, x[1] += 1. @calls runs @fn as a region `reps` times;
+# args: pool, fn, closure, n, grain, reps.
+REGIONS = r"""
+declare void @tw_parallel(ptr, ptr, ptr, i64, i64)
+
+define void @count(ptr %x, i64 %begin, i64 %end, i64 %tid) {
+entry:
+  br label %loop
+loop:
+  %i = phi i64 [ %begin, %entry ], [ %next, %loop ]
+  %j = mul i64 %i, 16
+  %p = getelementptr i64, ptr %x, i64 %j
+  %v = load i64, ptr %p
+  %w = add i64 %v, 1
+  store i64 %w, ptr %p
+  %next = add i64 %i, 1
+  %more = icmp slt i64 %next, %end
+  br i1 %more, label %loop, label %done
+done:
+  ret void
+}
+
+define void @where(ptr %x, i64 %begin, i64 %end, i64 %tid) {
+entry:
+  %who = add i64 %tid, 1
+  br label %loop
+loop:
+  %i = phi i64 [ %begin, %entry ], [ %next, %spun ]
+  %p = getelementptr i64, ptr %x, i64 %i
+  store i64 %who, ptr %p
+  br label %spin
+spin:
+  %s = phi i64 [ 0, %loop ], [ %s.next, %spin ]
+  call void asm sideeffect "", "~{memory}"()
+  %s.next = add i64 %s, 1
+  %spinning = icmp slt i64 %s.next, 100000
+  br i1 %spinning, label %spin, label %spun
+spun:
+  %next = add i64 %i, 1
+  %more = icmp slt i64 %next, %end
+  br i1 %more, label %loop, label %done
+done:
+  ret void
+}
+
+define void @length(ptr %x, i64 %begin, i64 %end, i64 %tid) {
+  %n = sub i64 %end, %begin
+  %old = atomicrmw add ptr %x, i64 %n seq_cst
+  %chunks = getelementptr i64, ptr %x, i64 1
+  %c = atomicrmw add ptr %chunks, i64 1 seq_cst
+  ret void
+}
+
+define void @calls(ptr %pool, ptr %fn, ptr %closure, i64 %n, i64 %grain, i64 %reps) {
+entry:
+  br label %loop
+loop:
+  %i = phi i64 [ 0, %entry ], [ %next, %loop ]
+  call void @tw_parallel(ptr %pool, ptr %fn, ptr %closure, i64 %n, i64 %grain)
+  %next = add i64 %i, 1
+  %more = icmp slt i64 %next, %reps
+  br i1 %more, label %loop, label %done
+done:
+  ret void
+}
+"""
+
 # returns the status given by its only argument (int64 by value)
 FAIL = r"""
 define i32 @tw_k_fail(ptr %pool, ptr %args, ptr %workspace) {

@@ -15,6 +15,7 @@ import mmap
 import os
 import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,6 @@ ABI_VERSION = 1
 
 MANIFEST, WEIGHTS, RUNTIME = "manifest.json", "weights.bin", "objects/runtime.o"
 _WEIGHTS_ALIGNMENT = 4096
-_MAX_MANIFEST = 256 << 20
 
 
 class WeightStore:
@@ -239,8 +239,17 @@ def _add(archive: zipfile.ZipFile, name: str, data: bytes | memoryview, alignmen
         member.write(data)
 
 
-def _members(path: Path, size: int) -> dict[str, tuple[int, int]]:
-    """Name → (offset, length) of each stored member, checked to lie inside the file."""
+@dataclasses.dataclass(frozen=True)
+class _Member:
+    """Where the bytes of a stored member are in the file, and the checksum that the archive has for them."""
+
+    offset: int
+    size: int
+    crc: int
+
+
+def _members(path: Path, size: int) -> dict[str, _Member]:
+    """The stored members by name, each checked to lie inside the file of ``size`` bytes."""
     damaged = "the file is damaged or was cut off"
     members = {}
     try:
@@ -256,7 +265,7 @@ def _members(path: Path, size: int) -> dict[str, tuple[int, int]]:
                 offset = info.header_offset + 30 + name_length + extra_length
                 if info.file_size != info.compress_size or offset + info.file_size > size:
                     raise ArtifactError(f"{damaged}: member '{info.filename}' reaches beyond the end")
-                members[info.filename] = (offset, info.file_size)
+                members[info.filename] = _Member(offset, info.file_size, info.CRC)
     except (
         zipfile.BadZipFile,
         struct.error,
@@ -273,17 +282,18 @@ def _members(path: Path, size: int) -> dict[str, tuple[int, int]]:
     return members
 
 
-def _read(file: memoryview, members: Mapping[str, tuple[int, int]], verify_weights: bool) -> Artifact:
-    def member(name: str, limit: int | None = None) -> memoryview:
+def _read(file: memoryview, members: Mapping[str, _Member], verify_weights: bool) -> Artifact:
+    def member(name: str) -> memoryview:
         if name not in members:
             raise ArtifactError(f"not a tilewright artifact: it has no member '{name}'")
-        offset, length = members[name]
-        if limit is not None and length > limit:
-            raise ArtifactError(f"member '{name}' is too large")
-        return file[offset : offset + length]
+        where = members[name]
+        return file[where.offset : where.offset + where.size]
 
     try:
-        manifest = json.loads(bytes(member(MANIFEST, _MAX_MANIFEST)))
+        text = bytes(member(MANIFEST))
+        if zlib.crc32(text) != members[MANIFEST].crc:
+            raise ArtifactError("the file is damaged: the manifest does not match its checksum")
+        manifest = json.loads(text)
         version, abi = manifest["format"], manifest["abi"]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ArtifactError("the file is damaged: its manifest cannot be read") from error
@@ -312,7 +322,7 @@ def _read(file: memoryview, members: Mapping[str, tuple[int, int]], verify_weigh
         weights = member(WEIGHTS)
         if weights.nbytes != manifest["weights"]["bytes"]:
             raise ArtifactError("the file is damaged: the weights have the wrong size")
-        if members[WEIGHTS][0] % ALIGNMENT:
+        if members[WEIGHTS].offset % ALIGNMENT:
             raise ArtifactError("the file is damaged: the weights are not aligned")
         if verify_weights and _digest(weights) != manifest["weights"]["sha256"]:
             raise ArtifactError("the file is damaged: the weights do not match their checksum")

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import mmap
+from typing import Any
 
 import numpy as np
 
 from tilewright.runtime.plan import ALIGNMENT
+
+_addressof = ctypes.addressof
+_from_buffer: Any = ctypes.c_char.from_buffer
 
 HUGE_PAGE = 2 << 20
 """Memory of at least this many bytes asks for huge pages: far fewer misses of the address translation
@@ -33,13 +38,27 @@ def address_of(buffer: mmap.mmap | memoryview | bytes) -> int:
     return int(view.__array_interface__["data"][0])
 
 
-def empty_aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An uninitialized C-contiguous array whose first element lies on a multiple of :data:`ALIGNMENT`
-    bytes.
+def data_address(array: np.ndarray) -> int:
+    """The address of the first element. Five times faster than ``array.ctypes.data`` if it is writable."""
+    try:
+        return _addressof(_from_buffer(array))
+    except (
+        TypeError,
+        ValueError,
+        BufferError,
+    ):  # read-only, empty, or a dtype without a buffer format (bfloat16)
+        return int(array.__array_interface__["data"][0])
+
+
+def empty_aligned(shape: tuple[int, ...], nbytes: int, dtype: np.dtype) -> tuple[np.ndarray, int]:
+    """An uninitialized C-contiguous array on a multiple of :data:`ALIGNMENT` bytes, and its address.
+
+    Args:
+        shape: its shape.
+        nbytes: bytes of its elements together.
+        dtype: its dtype.
     """
-    nbytes = dtype.itemsize
-    for extent in shape:
-        nbytes *= extent
     memory = np.empty(nbytes + ALIGNMENT, np.uint8)
-    start = -memory.__array_interface__["data"][0] % ALIGNMENT
-    return memory[start : start + nbytes].view(dtype).reshape(shape)
+    address = _addressof(_from_buffer(memory))
+    start = -address % ALIGNMENT
+    return np.ndarray(shape, dtype, memory, start), address + start

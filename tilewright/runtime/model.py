@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from tilewright.errors import ArtifactError, InputError, OptionError, ShapeError
 from tilewright.runtime.artifact import Artifact
 from tilewright.runtime.host import check_host
 from tilewright.runtime.loader import Library, load, load_runtime
-from tilewright.runtime.memory import address_of, allocate, empty_aligned
+from tilewright.runtime.memory import address_of, allocate, data_address, empty_aligned
 from tilewright.runtime.plan import Signature, TensorSpec, Variant
 from tilewright.runtime.pool import ThreadPool
 from tilewright.runtime.profiler import Profile, summarize
@@ -61,9 +62,10 @@ class _Loaded:
         self._weights = weights
         self._weights_address = address_of(weights) if weights.nbytes else 0
         self._entry = _ENTRY(library.addresses[variant.entry])
-        self._outputs = [
-            (shape, np.dtype(spec.dtype)) for shape, spec in zip(variant.output_shapes, outputs, strict=True)
-        ]
+        self._outputs = []
+        for shape, spec in zip(variant.output_shapes, outputs, strict=True):
+            dtype = np.dtype(spec.dtype)
+            self._outputs.append((shape, math.prod(shape) * dtype.itemsize, dtype))
         self._contexts: deque[_Context] = deque()
 
     def run(self, arrays: Sequence[np.ndarray], pool: ThreadPool, stamps: Any = None) -> list[np.ndarray]:
@@ -73,11 +75,10 @@ class _Loaded:
         except IndexError:
             context = _Context(self.variant)
         for i, array in enumerate(arrays):
-            context.inputs[i] = array.__array_interface__["data"][0]
+            context.inputs[i] = data_address(array)
         results = []
-        for i, (shape, dtype) in enumerate(self._outputs):
-            result = empty_aligned(shape, dtype)
-            context.outputs[i] = result.__array_interface__["data"][0]
+        for i, output in enumerate(self._outputs):
+            result, context.outputs[i] = empty_aligned(*output)
             results.append(result)
         status = self._entry(
             pool.address, context.inputs, context.outputs, self._weights_address, context.arena, stamps
@@ -205,8 +206,8 @@ class Executable:
 
     def close(self) -> None:
         """Release code, memory and threads, as soon as no run is under way. Later runs raise InputError."""
+        self._pool = None  # first: a run that finds no variant must also find that the model is closed
         self._variants = {}
-        self._pool = None
 
     def __enter__(self) -> Executable:
         return self

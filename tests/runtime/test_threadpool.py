@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+import ctypes
+import gc
+import multiprocessing
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from tests.runtime.programs import REGIONS, host_runtime
+from tilewright.backend.llvm.compile import compile_many
+from tilewright.backend.llvm.worker import emit_object
+from tilewright.errors import TargetError
+from tilewright.runtime.loader import load, load_runtime
+from tilewright.runtime.pool import ThreadPool
+from tilewright.runtime.threadpool import EXPORTS, thread_pool_ir
+from tilewright.target import Target
+
+_CALLS = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 3, *[ctypes.c_int64] * 3)
+
+
+class Regions:
+    """The pool's functions, and a region that counts how often it ran each index."""
+
+    def __init__(self) -> None:
+        self.runtime = load_runtime(host_runtime())
+        code = compile_many([REGIONS], Target.host())
+        self.library = load(code, ["calls", "count", "where", "length"], self.runtime)
+        self.calls = _CALLS(self.library.addresses["calls"])
+
+    def counts(self, pool: int, n: int, grain: int, reps: int) -> list[int]:
+        x = (ctypes.c_int64 * (16 * max(n, 1)))()
+        self.calls(pool, self.library.addresses["count"], ctypes.addressof(x), n, grain, reps)
+        return list(x)[: 16 * n : 16]
+
+    def threads_used(self, pool: int, n: int) -> set[int]:
+        x = (ctypes.c_int64 * n)()
+        self.calls(pool, self.library.addresses["where"], ctypes.addressof(x), n, 1, 1)
+        return {number - 1 for number in x}
+
+
+@pytest.fixture(scope="module")
+def regions() -> Regions:
+    return Regions()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 4, 9])
+def test_every_index_runs_once(regions: Regions, threads: int) -> None:
+    pool = ThreadPool(regions.runtime, threads)
+    for n, grain in [
+        (0, 1),
+        (1, 1),
+        (2, 1),
+        (3, 2),
+        (7, 1),
+        (64, 1),
+        (100, 7),
+        (1000, 1000),
+        (1000, 1),
+        (5, 0),
+        (10, -3),
+    ]:
+        assert regions.counts(pool.address, n, grain, 50) == [50] * n
+
+
+def test_tiny_grain_of_a_huge_range(regions: Regions) -> None:
+    """The number of chunks is limited, whatever the grain: the count of finished ones has 32 bits."""
+    pool = ThreadPool(regions.runtime, 2)
+    for n in (1 << 45, (1 << 21) - 1, (1 << 40) + 12345):
+        x = (ctypes.c_int64 * 2)()
+        regions.calls(pool.address, regions.library.addresses["length"], ctypes.addressof(x), n, 1, 1)
+        assert x[0] == n
+        assert x[1] <= 1 << 22
+
+
+def test_all_threads_take_part(regions: Regions) -> None:
+    pool = ThreadPool(regions.runtime, 3)
+    used: set[int] = set()
+    for _ in range(50):
+        used |= regions.threads_used(pool.address, 60)
+        if used == {0, 1, 2}:
+            break
+    assert used == {0, 1, 2}
+
+
+def test_threads_wake_from_sleep(regions: Regions) -> None:
+    pool = ThreadPool(regions.runtime, 2)
+    for _ in range(20):
+        regions.counts(pool.address, 2, 1, 1)
+        time.sleep(0.002)  # far beyond the time after which threads sleep
+        assert regions.counts(pool.address, 64, 1, 3) == [3] * 64
+
+
+def test_idle_threads_burn_no_time(regions: Regions) -> None:
+    pool = ThreadPool(regions.runtime, 4)
+    regions.counts(pool.address, 64, 1, 10)
+    time.sleep(0.05)
+    before = time.process_time()
+    time.sleep(0.2)
+    assert time.process_time() - before < 0.05
+
+
+def test_concurrent_callers_share_a_pool(regions: Regions) -> None:
+    pool = ThreadPool(regions.runtime, 4)
+    results: list[bool] = []
+
+    def caller() -> None:
+        results.append(regions.counts(pool.address, 100, 3, 2000) == [2000] * 100)
+
+    callers = [threading.Thread(target=caller) for _ in range(6)]
+    for thread in callers:
+        thread.start()
+    for thread in callers:
+        thread.join(60)
+    assert results == [True] * 6
+
+
+def test_many_pools_on_few_cores(regions: Regions) -> None:
+    pools = [ThreadPool(regions.runtime, 4) for _ in range(6)]
+    results: list[bool] = []
+
+    def caller(pool: ThreadPool) -> None:
+        results.append(regions.counts(pool.address, 40, 1, 300) == [300] * 40)
+
+    callers = [threading.Thread(target=caller, args=(pool,)) for pool in pools]
+    for thread in callers:
+        thread.start()
+    for thread in callers:
+        thread.join(60)
+    assert results == [True] * 6
+
+
+def _threads() -> int:
+    return len(os.listdir("/proc/self/task"))
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="counts threads in /proc")
+def test_threads_end_with_their_pool(regions: Regions) -> None:
+    before = _threads()
+    for _ in range(20):
+        pool = ThreadPool(regions.runtime, 4)
+        assert regions.counts(pool.address, 16, 1, 2) == [2] * 16
+        assert _threads() == before + 3
+        del pool
+        gc.collect()
+        assert _threads() == before
+
+
+def test_shared_pools(regions: Regions) -> None:
+    one, two, other = (ThreadPool.shared(regions.runtime, n) for n in (2, 2, 3))
+    assert one is two
+    assert one is not other
+
+
+def test_a_forked_child_gets_its_own_threads(regions: Regions) -> None:
+    pool = ThreadPool(regions.runtime, 3)
+    assert regions.counts(pool.address, 50, 1, 20) == [20] * 50
+
+    def child(connection) -> None:  # type: ignore[no-untyped-def]
+        connection.send(
+            regions.counts(pool.address, 50, 1, 20) == [20] * 50 and _used(regions, pool) == {0, 1, 2}
+        )
+
+    context = multiprocessing.get_context("fork")
+    for _ in range(3):
+        ours, theirs = context.Pipe()
+        process = context.Process(target=child, args=(theirs,))
+        process.start()
+        assert ours.poll(60)
+        assert ours.recv() is True
+        process.join(10)
+        assert process.exitcode == 0
+    assert regions.counts(pool.address, 50, 1, 20) == [20] * 50
+
+
+def _used(regions: Regions, pool: ThreadPool) -> set[int]:
+    used: set[int] = set()
+    for _ in range(50):
+        used |= regions.threads_used(pool.address, 60)
+        if len(used) == 3:
+            break
+    return used
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs signals")
+def test_pool_threads_leave_signals_to_the_program(regions: Regions) -> None:
+    got = []
+    previous = signal.signal(signal.SIGUSR1, lambda number, frame: got.append(number))
+    try:
+        pool = ThreadPool(regions.runtime, 4)
+        regions.counts(pool.address, 16, 1, 1)
+        for task in os.listdir("/proc/self/task"):
+            status = dict(
+                line.split(":\t", 1) for line in open(f"/proc/self/task/{task}/status") if ":\t" in line
+            )
+            if status["Name"].strip() == "tilewright":
+                assert int(status["SigBlk"], 16) >> (signal.SIGUSR1 - 1) & 1
+                assert not int(status["SigBlk"], 16) >> (signal.SIGSEGV - 1) & 1
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert got == [signal.SIGUSR1]
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+
+
+def test_clock(regions: Regions) -> None:
+    now = ctypes.CFUNCTYPE(ctypes.c_int64)(regions.runtime["tw_now"])
+    assert abs(now() - time.monotonic_ns()) < 1_000_000_000
+    assert now() <= now()
+
+
+@pytest.mark.parametrize(
+    "triple",
+    [
+        "x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu", "riscv64-unknown-linux-gnu",
+        "powerpc64le-unknown-linux-gnu", "x86_64-apple-darwin22", "arm64-apple-macosx13.0.0",
+    ],
+)  # fmt: skip
+def test_compiles_for_other_systems(triple: str) -> None:
+    text = thread_pool_ir(triple)
+    assert "$" not in text
+    code = emit_object(text, triple, "", "")
+    assert all(name.encode() in code for name in EXPORTS)
+
+
+def test_sleeping_without_futex(regions: Regions) -> None:
+    """The variant for systems without futex also runs on Linux: an unknown architecture's code, compiled
+    for this one.
+    """
+    text = thread_pool_ir(Target.host().triple.replace(Target.host().arch, "powerpc64le", 1))
+    assert "pthread_cond_wait" in text
+    pool = ThreadPool(load_runtime(compile_many([text], Target.host())[0]), 4)
+    for _ in range(10):
+        # `calls` is linked with the futex pool's tw_parallel; call this one's directly.
+        parallel = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 3, ctypes.c_int64, ctypes.c_int64)(
+            pool._functions["tw_parallel"]
+        )
+        x = (ctypes.c_int64 * (16 * 64))()
+        for _ in range(20):
+            parallel(pool.address, regions.library.addresses["count"], ctypes.addressof(x), 64, 1)
+        assert list(x)[::16] == [20] * 64
+        time.sleep(0.002)
+
+
+def test_unknown_system() -> None:
+    with pytest.raises(TargetError, match="x86_64-pc-windows-msvc"):
+        thread_pool_ir("x86_64-pc-windows-msvc")
