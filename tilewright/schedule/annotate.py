@@ -11,6 +11,8 @@ from tilewright.schedule.state import BlockRef, LoopRef, Tree, find_block, find_
 def annotate(func: PrimFunc, ref: BlockRef | LoopRef, key: str, value: Attr) -> PrimFunc:
     """Set the hint ``key`` of a block or loop to ``value``; an earlier value is replaced."""
     tree = Tree(func)
-    node = find_block(tree, ref, "annotate") if isinstance(ref, BlockRef) else find_loop(tree, ref, "annotate")
+    node = (
+        find_block(tree, ref, "annotate") if isinstance(ref, BlockRef) else find_loop(tree, ref, "annotate")
+    )
     annotations = tuple(sorted({**dict(node.annotations), key: value}.items()))
     return replace(tree, {node: dataclasses.replace(node, annotations=annotations)})

@@ -18,7 +18,9 @@ _SYMBOLS = {"add": " + ", "sub": " - ", "mul": "*", "floordiv": "//", "mod": "%"
 
 
 def parse_exprs(text: str, scope: Mapping[str, Var]) -> tuple[Expr, ...]:
-    """Comma-separated expressions over the variables of ``scope`` by ``+ - * // %``. Raises ValueError on anything else."""
+    """Comma-separated expressions over the variables of ``scope`` by ``+ - * // %``. Raises ValueError on
+    anything else.
+    """
     try:
         tree = ast.parse(f"({text.strip()},)", mode="eval").body
     except SyntaxError as error:

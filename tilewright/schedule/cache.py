@@ -11,10 +11,12 @@ from tilewright.schedule.state import BlockRef, Tree, find_block, loop_var, repl
 
 
 def cache_write(func: PrimFunc, ref: BlockRef, scope: str) -> tuple[PrimFunc, BlockRef]:
-    """Let a block write a new buffer in ``scope``; a new block right after its nest copies that to the block's old buffer.
+    """Let a block write a new buffer in ``scope``; a new block right after its nest copies that to the
+    block's old buffer.
 
-    Other blocks go on reading the old buffer. Returns the copying block, named ``<block>_<scope>``. The block must be alone in its
-    loops; raises ScheduleError otherwise, or when it is split into initialisation and update.
+    Other blocks go on reading the old buffer. Returns the copying block, named ``<block>_<scope>``. The block
+    must be alone in its loops; raises ScheduleError otherwise, or when it is split into initialisation and
+    update.
     """
     tree = Tree(func)
     block = find_block(tree, ref, "cache_write")
@@ -45,10 +47,12 @@ def cache_write(func: PrimFunc, ref: BlockRef, scope: str) -> tuple[PrimFunc, Bl
 
 
 def cache_read(func: PrimFunc, ref: BlockRef, buffer_index: int, scope: str) -> tuple[PrimFunc, BlockRef]:
-    """Let a block read one of its inputs from a copy in ``scope``, made by a new block before the nest that holds the block.
+    """Let a block read one of its inputs from a copy in ``scope``, made by a new block before the nest that
+    holds the block.
 
-    ``buffer_index`` counts the distinct buffers that the block reads, in the order of ``Block.reads``. Returns the copying block,
-    named ``<buffer>_<scope>``. Raises ScheduleError when there is no such input, or it is produced inside the same loops.
+    ``buffer_index`` counts the distinct buffers that the block reads, in the order of ``Block.reads``.
+    Returns the copying block, named ``<buffer>_<scope>``. Raises ScheduleError when there is no such input,
+    or it is produced inside the same loops.
     """
     tree = Tree(func)
     block = find_block(tree, ref, "cache_read")
@@ -64,7 +68,8 @@ def cache_read(func: PrimFunc, ref: BlockRef, buffer_index: int, scope: str) -> 
     if inside is not None:
         raise failure(
             tree,
-            f"cache_read: '{buffer.name}' is produced by block '{inside.name}' in the same loops as block '{block.name}'",
+            f"cache_read: '{buffer.name}' is produced by block '{inside.name}' in the same loops as block "
+            f"'{block.name}'",
             inside,
             block,
             hint="cache_read before the producer moves under the consumer's loops",
@@ -95,7 +100,8 @@ def set_scope(func: PrimFunc, ref: BlockRef, scope: str) -> PrimFunc:
     if tree.is_param(buffer):
         raise failure(
             tree,
-            f"set_scope: block '{block.name}' writes the parameter '{buffer.name}', which lives in the caller's memory",
+            f"set_scope: block '{block.name}' writes the parameter '{buffer.name}', which lives in the "
+            "caller's memory",
             block,
             hint="cache_write first: the block then writes a buffer of its own",
         )
@@ -124,5 +130,3 @@ def _copy(name: str, source: Buffer, target: Buffer) -> tuple[Stmt, Block]:
         assert isinstance(it.binding, Var)
         nest = For(it.binding, it.extent, nest)
     return nest, block
-
-

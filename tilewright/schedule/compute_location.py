@@ -1,4 +1,4 @@
-"""Primitives that move a block under a loop of its consumer or producer: compute_at and reverse_compute_at."""
+"""Primitives that move a block under a loop of its consumer or producer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,20 @@ from collections.abc import Sequence
 
 from tilewright.ir.expr import TRUE, BinOp, Const, Expr, Var, as_expr
 from tilewright.ir.simplify import simplify
-from tilewright.ir.stmt import Alloc, Annotate, Block, Buffer, For, IterVar, PrimFunc, Range, Seq, Stmt, child_stmts, seq
+from tilewright.ir.stmt import (
+    Alloc,
+    Annotate,
+    Block,
+    Buffer,
+    For,
+    IterVar,
+    PrimFunc,
+    Range,
+    Seq,
+    Stmt,
+    child_stmts,
+    seq,
+)
 from tilewright.ir.visit import const_int
 from tilewright.schedule import region
 from tilewright.schedule.dependence import recheck_kinds, require_covered, written_ranges
@@ -26,13 +39,15 @@ from tilewright.schedule.state import (
 
 
 def compute_at(func: PrimFunc, ref: BlockRef, loop: LoopRef) -> PrimFunc:
-    """Compute a block inside ``loop``, just before its first consumer there, only as far as the consumers below need it.
+    """Compute a block inside ``loop``, just before its first consumer there, only as far as the consumers
+    below need it.
 
-    The block gets new loops, one per iterator in the block's order: over the region that one iteration of ``loop`` needs (a lower
-    bound in the loops outside, a constant extent where the accesses are affine, else the whole dimension), then over the whole
-    reduction. Where the region may leave the buffer, the block's predicate cuts it. The buffer keeps its shape; lowering shrinks it.
-    Raises ScheduleError when a consumer is not below ``loop``, the block writes a parameter, is split into initialisation and
-    update, or ``loop`` is vectorized.
+    The block gets new loops, one per iterator in the block's order: over the region that one iteration of
+    ``loop`` needs (a lower bound in the loops outside, a constant extent where the accesses are affine, else
+    the whole dimension), then over the whole reduction. Where the region may leave the buffer, the block's
+    predicate cuts it. The buffer keeps its shape; lowering shrinks it. Raises ScheduleError when a consumer
+    is not below ``loop``, the block writes a parameter, is split into initialisation and update, or ``loop``
+    is vectorized.
     """
     tree = Tree(func)
     block, target = find_block(tree, ref, "compute_at"), find_loop(tree, loop, "compute_at")
@@ -41,7 +56,8 @@ def compute_at(func: PrimFunc, ref: BlockRef, loop: LoopRef) -> PrimFunc:
     if tree.is_param(buffer) or not consumers:
         raise failure(
             tree,
-            f"compute_at: block '{block.name}' writes the output '{buffer.name}'; nothing below the loop needs it",
+            f"compute_at: block '{block.name}' writes the output '{buffer.name}'; nothing below the loop "
+            "needs it",
             block,
             hint="use reverse_compute_at to move an output block under its producer's loop",
         )
@@ -49,7 +65,8 @@ def compute_at(func: PrimFunc, ref: BlockRef, loop: LoopRef) -> PrimFunc:
     if outside:
         raise failure(
             tree,
-            f"compute_at: consumer '{outside[0].name}' of block '{block.name}' is not below loop '{target.var.name}'",
+            f"compute_at: consumer '{outside[0].name}' of block '{block.name}' is not below loop "
+            f"'{target.var.name}'",
             outside[0],
             target,
             hint="choose a loop around all consumers, or inline the block into the others",
@@ -57,7 +74,9 @@ def compute_at(func: PrimFunc, ref: BlockRef, loop: LoopRef) -> PrimFunc:
     needed: list[Range | None] | None = None
     for consumer in consumers:
         loads = tree.accesses[consumer.name].loads[buffer]
-        found: list[Range | None] = list(region.loads_region(consumer, loads, tree.loops_between(target, consumer)))
+        found: list[Range | None] = list(
+            region.loads_region(consumer, loads, tree.loops_between(target, consumer))
+        )
         needed = found if needed is None else [region.union(a, b) for a, b in zip(needed, found, strict=True)]
     assert needed is not None
     ranges = [region.clip(r, dim) for r, dim in zip(needed, buffer.shape, strict=True)]
@@ -67,11 +86,12 @@ def compute_at(func: PrimFunc, ref: BlockRef, loop: LoopRef) -> PrimFunc:
 
 
 def reverse_compute_at(func: PrimFunc, ref: BlockRef, loop: LoopRef) -> PrimFunc:
-    """Compute a block inside ``loop`` of its producers, just after the last of them there, on what one iteration has produced.
+    """Compute a block inside ``loop`` of its producers, just after the last of them there, on what one
+    iteration has produced.
 
-    The block reads each element at plain iterators; its loops then cover exactly the region written in one iteration.
-    Raises ScheduleError when no producer is below ``loop``, the producers' region is not a gapless box, a producer is still being
-    reduced there, or the block reads something that is complete only later.
+    The block reads each element at plain iterators; its loops then cover exactly the region written in one
+    iteration. Raises ScheduleError when no producer is below ``loop``, the producers' region is not a gapless
+    box, a producer is still being reduced there, or the block reads something that is complete only later.
     """
     tree = Tree(func)
     what = "reverse_compute_at"
@@ -94,7 +114,8 @@ def reverse_compute_at(func: PrimFunc, ref: BlockRef, loop: LoopRef) -> PrimFunc
             if ranges is None:
                 raise failure(
                     tree,
-                    f"{what}: block '{producer.name}' does not write a gapless box of '{buffer.name}' in one iteration of loop "
+                    f"{what}: block '{producer.name}' does not write a gapless box of '{buffer.name}' in one "
+                    "iteration of loop "
                     f"'{target.var.name}'",
                     target,
                     producer,
@@ -110,7 +131,11 @@ def _moved_buffer(tree: Tree, block: Block, target: For, what: str) -> Buffer:
     buffer = tree.store(block).buffer
     if tree.is_below(target, tree.own_nest(block)):
         raise failure(
-            tree, f"{what}: loop '{target.var.name}' is the block's own", target, block, hint="choose a loop of another block"
+            tree,
+            f"{what}: loop '{target.var.name}' is the block's own",
+            target,
+            block,
+            hint="choose a loop of another block",
         )
     for loop in [*tree.loops_above(target), target]:
         if loop.kind == "vectorized":
@@ -136,7 +161,8 @@ def _require_complete(tree: Tree, producer: Block, target: For) -> None:
         if loop.var in reduced:
             raise failure(
                 tree,
-                f"reverse_compute_at: loop '{loop.var.name}' still reduces block '{producer.name}'; its elements are not complete in "
+                f"reverse_compute_at: loop '{loop.var.name}' still reduces block '{producer.name}'; its "
+                "elements are not complete in "
                 "one iteration",
                 loop,
                 producer,
@@ -145,7 +171,12 @@ def _require_complete(tree: Tree, producer: Block, target: For) -> None:
 
 
 def _restrict(
-    tree: Tree, block: Block, indices: Sequence[Expr], ranges: Sequence[Range], buffer: Buffer, domains: dict[Var, Range]
+    tree: Tree,
+    block: Block,
+    indices: Sequence[Expr],
+    ranges: Sequence[Range],
+    buffer: Buffer,
+    domains: dict[Var, Range],
 ) -> None:
     """Limit the iterators that index ``buffer`` to the ranges written in one iteration."""
     iters = {it.var: it for it in block.iters}
@@ -157,14 +188,16 @@ def _restrict(
                 continue
             raise failure(
                 tree,
-                f"reverse_compute_at: block '{block.name}' reads at '{it.var.name}' what different producers write at different places",
+                f"reverse_compute_at: block '{block.name}' reads at '{it.var.name}' what different producers "
+                "write at different places",
                 block,
             )
         if r == region.whole(dim):
             continue
         raise failure(
             tree,
-            f"reverse_compute_at: block '{block.name}' reads '{buffer.name}' at {index!r}, which is not an iterator over that "
+            f"reverse_compute_at: block '{block.name}' reads '{buffer.name}' at {index!r}, which is not an "
+            "iterator over that "
             "dimension",
             block,
             hint="only blocks that read each produced element at its own position can follow their producer",
@@ -172,7 +205,9 @@ def _restrict(
 
 
 def _domains(block: Block, indices: Sequence[Expr], ranges: Sequence[Range]) -> dict[Var, Range]:
-    """For the spatial iterators, the values that write into ``ranges`` (a superset where the store index is not invertible)."""
+    """For the spatial iterators, the values that write into ``ranges`` (a superset where the store index is
+    not invertible).
+    """
     domains: dict[Var, Range] = {}
     for it in block.iters:
         if it.kind != "spatial":
@@ -181,7 +216,12 @@ def _domains(block: Block, indices: Sequence[Expr], ranges: Sequence[Range]) -> 
             if index is it.var:
                 domains[it.var] = r
                 break
-            if isinstance(index, BinOp) and index.op == "floordiv" and index.a is it.var and isinstance(index.b, Const):
+            if (
+                isinstance(index, BinOp)
+                and index.op == "floordiv"
+                and index.a is it.var
+                and isinstance(index.b, Const)
+            ):
                 domains[it.var] = Range(simplify(r.lo * index.b), simplify(r.extent * index.b))
                 break
     return domains
@@ -206,8 +246,12 @@ def _regenerate(block: Block, domains: dict[Var, Range]) -> Stmt:
     return nest
 
 
-def _moved(tree: Tree, block: Block, target: For, nest: Stmt, anchor: Block, before: bool, what: str) -> PrimFunc:
-    """The function with the block's old nest gone and ``nest`` inside ``target``, beside the part that holds ``anchor``."""
+def _moved(
+    tree: Tree, block: Block, target: For, nest: Stmt, anchor: Block, before: bool, what: str
+) -> PrimFunc:
+    """The function with the block's old nest gone and ``nest`` inside ``target``, beside the part that holds
+    ``anchor``.
+    """
     cleared = Tree(replace(tree, {tree.own_nest(block): None}))
     found = cleared.blocks[anchor.name]
     part = cleared.loops[target.var].body
@@ -231,7 +275,8 @@ def _require_once(tree: Tree, block: Block) -> None:
         if loop.var in missing:
             raise failure(
                 tree,
-                f"reverse_compute_at: block '{block.name}' accumulates, and iterations of loop '{loop.var.name}' would repeat its work",
+                f"reverse_compute_at: block '{block.name}' accumulates, and iterations of loop "
+                f"'{loop.var.name}' would repeat its work",
                 loop,
                 block,
             )

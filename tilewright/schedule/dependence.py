@@ -1,8 +1,8 @@
 """Dependences between the iterations of a loop, from block iterators and access regions alone.
 
-A loop's iterations are independent when every block in it either writes elements of its own in each iteration, or writes a
-buffer that lives only inside the loop and is complete again in each iteration; and when nothing read in an iteration was
-written in another.
+A loop's iterations are independent when every block in it either writes elements of its own in each
+iteration, or writes a buffer that lives only inside the loop and is complete again in each iteration; and
+when nothing read in an iteration was written in another.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from tilewright.schedule.state import Tree, binding_vars, reduction_op
 def require_independent(tree: Tree, loop: For, what: str) -> None:
     """Raise ScheduleError, beginning with ``what``, unless the iterations of ``loop`` may run in any order.
 
-    Updates of a reduction whose initialisation lies outside a vectorized loop are allowed in it: the lanes are then combined.
+    Updates of a reduction whose initialisation lies outside a vectorized loop are allowed in it: the lanes
+    are then combined.
     """
     if const_int(loop.extent) == 1:
         return
@@ -34,7 +35,8 @@ def require_independent(tree: Tree, loop: For, what: str) -> None:
                 tree,
                 f"{what}: loop '{loop.var.name}' drives the reduction of block '{block.name}'",
                 loop,
-                hint="only loops over spatial iterators have independent iterations; use rfactor to split off a part of the "
+                hint="only loops over spatial iterators have independent iterations; use rfactor to split "
+                "off a part of the "
                 "reduction as a spatial dimension",
             )
         _require_own_elements(tree, loop, block, what)
@@ -43,7 +45,9 @@ def require_independent(tree: Tree, loop: For, what: str) -> None:
 
 
 def _combines_lanes(tree: Tree, block: Block, var: Var) -> bool:
-    """Whether ``block`` accumulates with an associative operator into one element as ``var`` runs, already initialised."""
+    """Whether ``block`` accumulates with an associative operator into one element as ``var`` runs, already
+    initialised.
+    """
     if block.init is not None or var in binding_vars(block, "spatial"):
         return False
     return reduction_op(tree.store(block)) is not None
@@ -59,10 +63,15 @@ def _require_own_elements(tree: Tree, loop: For, block: Block, what: str) -> Non
         users = {b.name: b for b in [*tree.writers(buffer), *tree.readers(buffer)]}
         outside = next((b for b in users.values() if not tree.is_below(b, loop)), None)
         if tree.is_param(buffer) or outside is not None:
-            place = "is a parameter" if outside is None else f"is also used by block '{outside.name}' outside the loop"
+            place = (
+                "is a parameter"
+                if outside is None
+                else f"is also used by block '{outside.name}' outside the loop"
+            )
             raise failure(
                 tree,
-                f"{what}: different iterations of loop '{loop.var.name}' write the same elements of '{buffer.name}' in block "
+                f"{what}: different iterations of loop '{loop.var.name}' write the same elements of "
+                f"'{buffer.name}' in block "
                 f"'{block.name}', and '{buffer.name}' {place}",
                 loop,
                 block,
@@ -81,7 +90,8 @@ def _require_complete_reads(tree: Tree, loop: For, block: Block, what: str) -> N
         if writers and not covers(tree, writers[-1], block, buffer):
             raise failure(
                 tree,
-                f"{what}: block '{block.name}' may read elements of '{buffer.name}' that block '{writers[-1].name}' writes in "
+                f"{what}: block '{block.name}' may read elements of '{buffer.name}' that block "
+                f"'{writers[-1].name}' writes in "
                 f"another iteration of loop '{loop.var.name}'",
                 loop,
                 writers[-1],
@@ -98,7 +108,8 @@ def recheck_kinds(tree: Tree) -> None:
 
 
 def covers(tree: Tree, writer: Block, reader: Block, buffer: Buffer) -> bool:
-    """Whether, in each iteration of the loops around both, ``writer`` first writes all that ``reader`` then reads of ``buffer``.
+    """Whether, in each iteration of the loops around both, ``writer`` first writes all that ``reader`` then
+    reads of ``buffer``.
 
     False means "not known".
     """
@@ -134,7 +145,9 @@ def _loads(tree: Tree, block: Block, buffer: Buffer) -> list[Load]:
 
 
 def written_ranges(tree: Tree, block: Block, inner: list[For]) -> list[Range] | None:
-    """Per dimension the gapless range that ``block`` writes as ``inner`` run, up to the buffer's edges; None when not known."""
+    """Per dimension the gapless range that ``block`` writes as ``inner`` run, up to the buffer's edges; None
+    when not known.
+    """
     store = tree.store(block)
     if block.predicate is not TRUE and not _guards_edges_only(block, store.indices, store.buffer):
         return None
@@ -162,7 +175,9 @@ def _guards_edges_only(block: Block, indices: tuple[Expr, ...], buffer: Buffer) 
 
 
 def _dense(e: Expr, extents: dict[Var, Expr], used: dict[Var, list[Expr]]) -> Range | None:
-    """The range that ``e`` fills without gaps, or None; notes in ``used`` which digits of which loop it consumes."""
+    """The range that ``e`` fills without gaps, or None; notes in ``used`` which digits of which loop it
+    consumes.
+    """
     form = linear(e)
     if form is None:
         return None
@@ -220,9 +235,9 @@ def require_covered(tree: Tree, block: Block, what: str) -> None:
             if not covers(tree, producer, block, buffer):
                 raise failure(
                     tree,
-                    f"{what}: block '{block.name}' would read elements of '{buffer.name}' before block '{producer.name}' has "
+                    f"{what}: block '{block.name}' would read elements of '{buffer.name}' before block "
+                    f"'{producer.name}' has "
                     "written them",
                     producer,
                     block,
                 )
-

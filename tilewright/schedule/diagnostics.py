@@ -1,4 +1,6 @@
-"""Errors of primitives: the condition that failed, the offending lines of the program with a caret, and what would help."""
+"""Errors of primitives: the condition that failed, the offending lines of the program with a caret, and what
+would help.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ def failure(tree: Tree, message: str, *at: Stmt, hint: str | None = None) -> Sch
 
 
 def excerpt(tree: Tree, node: Stmt) -> str:
-    """The lines from the outermost loop down to ``node`` (and to the first block in it), with a caret below ``node``."""
+    """The lines from the outermost loop down to ``node`` (and to the first block in it), with a caret below
+    ``node``.
+    """
     lines: list[str] = []
     depth = 0
     for stmt in tree.path(node):

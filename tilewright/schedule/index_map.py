@@ -20,10 +20,12 @@ from tilewright.schedule.itermap import determined_vars
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class IndexMap:
-    """Where the element at indices ``inputs`` of a buffer lies in another layout: at ``outputs``, expressions over ``inputs``.
+    """Where the element at indices ``inputs`` of a buffer lies in another layout: at ``outputs``, expressions
+    over ``inputs``.
 
-    The expressions use ``+ * // %`` with constants. Dimensions that ``//`` and ``%`` split are padded up to whole tiles; distinct
-    elements must stay distinct (:meth:`is_injective`). Two maps are equal when their texts are.
+    The expressions use ``+ * // %`` with constants. Dimensions that ``//`` and ``%`` split are padded up to
+    whole tiles; distinct elements must stay distinct (:meth:`is_injective`). Two maps are equal when their
+    texts are.
     """
 
     inputs: tuple[Var, ...]
@@ -39,12 +41,19 @@ class IndexMap:
 
     @staticmethod
     def tile(rank: int, dim: int, factor: int, order: Sequence[int] | None = None) -> IndexMap:
-        """Split dimension ``dim`` into ``(i // factor, i % factor)``, then permute the ``rank + 1`` dimensions by ``order``.
+        """Split dimension ``dim`` into ``(i // factor, i % factor)``, then permute the ``rank + 1``
+        dimensions by ``order``.
 
-        ``order`` counts dimensions after the split: those before ``dim`` first, then the two parts, then the rest.
+        ``order`` counts dimensions after the split: those before ``dim`` first, then the two parts, then the
+        rest.
         """
         variables = tuple(Var(f"i{n}", lo=0) for n in range(rank))
-        parts: list[Expr] = [*variables[:dim], variables[dim] // factor, variables[dim] % factor, *variables[dim + 1 :]]
+        parts: list[Expr] = [
+            *variables[:dim],
+            variables[dim] // factor,
+            variables[dim] % factor,
+            *variables[dim + 1 :],
+        ]
         return IndexMap(variables, tuple(parts[n] for n in (order if order is not None else range(rank + 1))))
 
     @staticmethod
@@ -80,7 +89,9 @@ class IndexMap:
         return tuple(simplify(substitute_expr(e, mapping)) for e in self.outputs)
 
     def shape(self, dims: Sequence[ExprLike]) -> tuple[Expr, ...]:
-        """The shape in the new layout of an array of shape ``dims``, padding included. Raises ScheduleError on other forms."""
+        """The shape in the new layout of an array of shape ``dims``, padding included. Raises ScheduleError
+        on other forms.
+        """
         extents = dict(zip(self.inputs, map(as_expr, dims), strict=True))
         return tuple(simplify(self._extent(e, extents)) for e in self.outputs)
 
@@ -92,7 +103,9 @@ class IndexMap:
             return e.b if e.op == "mod" else ceildiv(self._extent(e.a, extents), e.b)
         form = linear(e)
         if form is None or e in form.terms or any(k < 0 for k in form.terms.values()) or form.const < 0:
-            raise ScheduleError(f"layout '{self}': {e!r} is not built from the indices by + * // % with positive constants")
+            raise ScheduleError(
+                f"layout '{self}': {e!r} is not built from the indices by + * // % with positive constants"
+            )
         total: Expr = as_expr(form.const + 1)
         for atom, k in form.terms.items():
             total = total + (self._extent(atom, extents) - 1) * k
@@ -119,14 +132,19 @@ class IndexMap:
             return tiled
         grid = np.indices(array.shape, sparse=True)
         position = tuple(
-            np.broadcast_to(_evaluate(e, dict(zip(self.inputs, grid, strict=True))), array.shape) for e in self.outputs
+            np.broadcast_to(_evaluate(e, dict(zip(self.inputs, grid, strict=True))), array.shape)
+            for e in self.outputs
         )
         result = np.zeros(shape, array.dtype)
         result[position] = array
         return result
 
-    def _apply_by_tiles(self, array: np.ndarray[Any, Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any] | None:
-        """:meth:`apply` by pad, reshape and transpose, when every output is an index, its quotient or its remainder."""
+    def _apply_by_tiles(
+        self, array: np.ndarray[Any, Any], shape: tuple[int, ...]
+    ) -> np.ndarray[Any, Any] | None:
+        """:meth:`apply` by pad, reshape and transpose, when every output is an index, its quotient or its
+        remainder.
+        """
         pads: list[tuple[int, int]] = []
         split_shape: list[int] = []
         place: dict[tuple[Var, str], int] = {}
@@ -193,4 +211,6 @@ def _bad_text(text: str) -> ScheduleError:
 
 def same_rank(index_map: IndexMap, rank: int) -> bool:
     """Whether the map takes indices of that many dimensions and uses no other variable."""
-    return len(index_map.inputs) == rank and all(free_vars(e) <= set(index_map.inputs) for e in index_map.outputs)
+    return len(index_map.inputs) == rank and all(
+        free_vars(e) <= set(index_map.inputs) for e in index_map.outputs
+    )

@@ -1,4 +1,6 @@
-"""Primitives that dissolve a block into its consumers or its producer: compute_inline and reverse_compute_inline."""
+"""Primitives that dissolve a block into its consumers or its producer: compute_inline and
+reverse_compute_inline.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ def compute_inline(func: PrimFunc, ref: BlockRef) -> PrimFunc:
     if tree.is_param(store.buffer):
         raise failure(
             tree,
-            f"compute_inline: block '{block.name}' writes the output '{store.buffer.name}', which must stay in memory",
+            f"compute_inline: block '{block.name}' writes the output '{store.buffer.name}', which must stay "
+            "in memory",
             block,
             hint="use reverse_compute_inline to fuse an output block into its producer",
         )
@@ -49,8 +52,8 @@ def compute_inline(func: PrimFunc, ref: BlockRef) -> PrimFunc:
 def reverse_compute_inline(func: PrimFunc, ref: BlockRef) -> PrimFunc:
     """Delete an elementwise block by storing its result right where its only producer stores.
 
-    The block must read one produced buffer at its own iterators (in any order), each element once; the producer must have no
-    reduction and no other consumer. Raises ScheduleError otherwise.
+    The block must read one produced buffer at its own iterators (in any order), each element once; the
+    producer must have no reduction and no other consumer. Raises ScheduleError otherwise.
     """
     tree = Tree(func)
     what = "reverse_compute_inline"
@@ -59,14 +62,18 @@ def reverse_compute_inline(func: PrimFunc, ref: BlockRef) -> PrimFunc:
     producers = tree.producers(block)
     if len(producers) != 1:
         names = ", ".join(f"'{p.name}'" for p in producers) or "none"
-        raise failure(tree, f"{what}: block '{block.name}' must have exactly one producer, it has {names}", block)
+        raise failure(
+            tree, f"{what}: block '{block.name}' must have exactly one producer, it has {names}", block
+        )
     producer = producers[0]
     source = _injective_store(tree, producer, what)
     buffer = source.buffer
     others = [c.name for c in tree.consumers(producer) if c is not block]
     if others or tree.is_param(buffer):
         use = f"is read by block '{others[0]}' too" if others else "is an output"
-        raise failure(tree, f"{what}: '{buffer.name}', written by block '{producer.name}', {use}", producer, block)
+        raise failure(
+            tree, f"{what}: '{buffer.name}', written by block '{producer.name}', {use}", producer, block
+        )
     loads = tree.accesses[block.name].loads[buffer]
     if len({node.indices for node in loads}) > 1:
         raise failure(tree, f"{what}: block '{block.name}' reads '{buffer.name}' at several positions", block)
@@ -94,7 +101,11 @@ def reverse_compute_inline(func: PrimFunc, ref: BlockRef) -> PrimFunc:
 
 def _injective_store(tree: Tree, block: Block, what: str) -> Store:
     store = tree.store(block)
-    if block.init is not None or any(it.kind == "reduce" for it in block.iters) or tree.accesses[block.name].accumulates:
+    if (
+        block.init is not None
+        or any(it.kind == "reduce" for it in block.iters)
+        or tree.accesses[block.name].accumulates
+    ):
         raise failure(
             tree,
             f"{what}: block '{block.name}' is a reduction; its value is not one expression",
@@ -102,23 +113,33 @@ def _injective_store(tree: Tree, block: Block, what: str) -> Store:
             hint="move it with compute_at instead",
         )
     if len(tree.writers(store.buffer)) > 1:
-        raise failure(tree, f"{what}: several blocks write '{store.buffer.name}'", *tree.writers(store.buffer))
+        raise failure(
+            tree, f"{what}: several blocks write '{store.buffer.name}'", *tree.writers(store.buffer)
+        )
     return store
 
 
 def _positions(
     tree: Tree, block: Block, indices: tuple[Expr, ...], buffer: Buffer, what: str, verb: str
 ) -> dict[Var, int]:
-    """Which dimension of ``buffer`` each iterator of ``block`` indexes, when every iterator that counts indexes exactly one."""
+    """Which dimension of ``buffer`` each iterator of ``block`` indexes, when every iterator that counts
+    indexes exactly one.
+    """
     iters = {it.var: it for it in block.iters}
     places: dict[Var, int] = {}
     for dim, index in enumerate(indices):
-        if isinstance(index, Var) and index in iters and index not in places and iters[index].extent is buffer.shape[dim]:
+        if (
+            isinstance(index, Var)
+            and index in iters
+            and index not in places
+            and iters[index].extent is buffer.shape[dim]
+        ):
             places[index] = dim
         elif const_int(buffer.shape[dim]) != 1:
             raise failure(
                 tree,
-                f"{what}: block '{block.name}' {verb} '{buffer.name}' at {index!r} in dimension {dim}, which is not an iterator of its "
+                f"{what}: block '{block.name}' {verb} '{buffer.name}' at {index!r} in dimension {dim}, which "
+                "is not an iterator of its "
                 "own over the whole dimension",
                 block,
                 hint="only a block whose elements correspond one to one can be inlined",
@@ -126,7 +147,9 @@ def _positions(
     for it in block.iters:
         if it.var not in places and const_int(it.extent) != 1:
             raise failure(
-                tree, f"{what}: iterator '{it.var.name}' of block '{block.name}' does not index '{buffer.name}'", block
+                tree,
+                f"{what}: iterator '{it.var.name}' of block '{block.name}' does not index '{buffer.name}'",
+                block,
             )
     return places
 
@@ -143,4 +166,3 @@ def _with_loads(consumer: Block, buffer: Buffer, value_at: Callable[[tuple[Expr,
     body = map_stmt(consumer.body, rewrite)
     init = None if consumer.init is None else map_stmt(consumer.init, rewrite)
     return with_body(consumer, body, init)
-

@@ -1,7 +1,9 @@
-"""Which loop variables the values of some expressions determine: the injectivity test behind most legality checks.
+"""Which loop variables the values of some expressions determine: the injectivity test behind most legality
+checks.
 
-An expression that is a mixed-radix sum of digits (``io*16 + ii`` with ``ii`` in 0..15) determines every digit; ``f // n`` and
-``f % n`` together determine ``f``. Repeating the two steps answers whether two different iterations can have equal iterator values.
+An expression that is a mixed-radix sum of digits (``io*16 + ii`` with ``ii`` in 0..15) determines every
+digit; ``f // n`` and ``f % n`` together determine ``f``. Repeating the two steps answers whether two
+different iterations can have equal iterator values.
 """
 
 from __future__ import annotations
@@ -61,4 +63,3 @@ def _joined(known: set[Expr], variables: set[Var]) -> list[Expr]:
             if quotient in known or not uses(quotient, variables) or interval(quotient).is_point:
                 found.append(e.a)
     return found
-

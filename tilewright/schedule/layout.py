@@ -16,11 +16,12 @@ from tilewright.schedule.state import BlockRef, Tree, find_block, with_body
 def transform_layout(
     func: PrimFunc, ref: BlockRef, role: Literal["read", "write"], index: int, index_map: IndexMap
 ) -> PrimFunc:
-    """Store the ``index``-th distinct buffer that a block reads or writes in the layout ``index_map``, for all blocks.
+    """Store the ``index``-th distinct buffer that a block reads or writes in the layout ``index_map``, for
+    all blocks.
 
-    The buffer must be a parameter whose data is known at compile time (``attrs["const_params"]``) or a temporary. For a parameter the
-    map is recorded in ``attrs["param_layouts"][name]`` as text; whoever binds the data re-lays it (:meth:`IndexMap.apply`). Padding is
-    never read and, in temporaries, never written.
+    The buffer must be a parameter whose data is known at compile time (``attrs["const_params"]``) or a
+    temporary. For a parameter the map is recorded in ``attrs["param_layouts"][name]`` as text; whoever binds
+    the data re-lays it (:meth:`IndexMap.apply`). Padding is never read and, in temporaries, never written.
     Raises ScheduleError for other parameters, maps of another rank, and maps that let two elements coincide.
     """
     tree = Tree(func)
@@ -29,7 +30,9 @@ def transform_layout(
     buffers = list(dict.fromkeys(r.buffer for r in regions))
     if not 0 <= index < len(buffers):
         names = ", ".join(f"{n}: '{b.name}'" for n, b in enumerate(buffers)) or "none"
-        raise failure(tree, f"transform_layout: block '{block.name}' has no {role} {index} ({role}s: {names})", block)
+        raise failure(
+            tree, f"transform_layout: block '{block.name}' has no {role} {index} ({role}s: {names})", block
+        )
     buffer = buffers[index]
     constant = tree.is_param(buffer) and buffer.name in func.attr("const_params", ())
     if tree.is_param(buffer) and not constant:
@@ -37,21 +40,26 @@ def transform_layout(
             tree,
             f"transform_layout: '{buffer.name}' is a parameter whose layout is the caller's",
             block,
-            hint="only temporaries and parameters with data known at compile time can change layout; use cache_read or cache_write",
+            hint="only temporaries and parameters with data known at compile time can change layout; use "
+            "cache_read or cache_write",
         )
     if buffer.strides is not None:
         raise failure(tree, f"transform_layout: '{buffer.name}' has explicit strides", block)
     if not same_rank(index_map, len(buffer.shape)):
         raise failure(
             tree,
-            f"transform_layout: the map '{index_map}' takes {len(index_map.inputs)} indices, '{buffer.name}' has {len(buffer.shape)}",
+            f"transform_layout: the map '{index_map}' takes {len(index_map.inputs)} indices, '{buffer.name}' "
+            f"has {len(buffer.shape)}",
             block,
         )
     if not index_map.is_injective(buffer.shape):
-        raise failure(tree, f"transform_layout: the map '{index_map}' may put two elements in one place", block)
+        raise failure(
+            tree, f"transform_layout: the map '{index_map}' may put two elements in one place", block
+        )
     fresh = buffer.with_(shape=index_map.shape(buffer.shape))
     func = func.with_(
-        body=_relaid(func.body, buffer, fresh, index_map), params=tuple(fresh if p is buffer else p for p in func.params)
+        body=_relaid(func.body, buffer, fresh, index_map),
+        params=tuple(fresh if p is buffer else p for p in func.params),
     )
     if constant:
         layouts = dict(func.attr("param_layouts", {}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 from tilewright.ir.expr import TRUE, Expr, as_expr, ceildiv
@@ -15,12 +16,15 @@ from tilewright.schedule.itermap import determined_vars
 from tilewright.schedule.state import LoopRef, Tree, binding_vars, find_loop, loop_var, rebind, replace
 
 
-def split(func: PrimFunc, loop: LoopRef, factors: Sequence[int | Expr | None]) -> tuple[PrimFunc, list[LoopRef]]:
-    """Replace a loop by nested loops of the given extents, outermost first; their product must reach the extent.
+def split(
+    func: PrimFunc, loop: LoopRef, factors: Sequence[int | Expr | None]
+) -> tuple[PrimFunc, list[LoopRef]]:
+    """Replace a loop by nested loops of the given extents, outermost first; their product must reach the
+    extent.
 
-    One factor may be None: the smallest that reaches it. When the product exceeds the extent, the blocks below run only where the
-    index is in range (``Block.predicate``). Raises ScheduleError for non-positive factors, several None, a product below the
-    extent, or a loop that is not serial.
+    One factor may be None: the smallest that reaches it. When the product exceeds the extent, the blocks
+    below run only where the index is in range (``Block.predicate``). Raises ScheduleError for non-positive
+    factors, several None, a product below the extent, or a loop that is not serial.
     """
     tree = Tree(func)
     target = find_loop(tree, loop, "split")
@@ -34,7 +38,11 @@ def split(func: PrimFunc, loop: LoopRef, factors: Sequence[int | Expr | None]) -
     guard = simplify(index < target.extent)
     body = rebind(target.body, {target.var: index}, None if guard is TRUE else guard)
     for n in reversed(range(len(parts))):
-        body = dataclasses.replace(target, var=parts[n], extent=extents[n], body=body) if n == 0 else For(parts[n], extents[n], body)
+        body = (
+            dataclasses.replace(target, var=parts[n], extent=extents[n], body=body)
+            if n == 0
+            else For(parts[n], extents[n], body)
+        )
     return replace(tree, {target: body}), [LoopRef(v) for v in parts]
 
 
@@ -48,7 +56,12 @@ def _split_extents(tree: Tree, loop: For, factors: Sequence[int | Expr | None]) 
         if f is None:
             continue
         if not prove(as_expr(f) >= 1):
-            raise failure(tree, f"split: factor {f!r} is not a positive integer", loop, hint="factors are loop extents, at least 1")
+            raise failure(
+                tree,
+                f"split: factor {f!r} is not a positive integer",
+                loop,
+                hint="factors are loop extents, at least 1",
+            )
         product = product * f
     product = simplify(product)
     if inferred:
@@ -57,7 +70,8 @@ def _split_extents(tree: Tree, loop: For, factors: Sequence[int | Expr | None]) 
     if not prove(loop.extent <= product):
         raise failure(
             tree,
-            f"split: the factors' product {product!r} is less than the extent {loop.extent!r} of loop '{loop.var.name}'",
+            f"split: the factors' product {product!r} is less than the extent {loop.extent!r} of loop "
+            f"'{loop.var.name}'",
             loop,
             hint="let one factor be None; it is then inferred by rounding up",
         )
@@ -65,16 +79,17 @@ def _split_extents(tree: Tree, loop: For, factors: Sequence[int | Expr | None]) 
 
 
 def fuse(func: PrimFunc, loops: Sequence[LoopRef]) -> tuple[PrimFunc, LoopRef]:
-    """Replace perfectly nested loops (given outermost first) by one over all their iterations in the same order.
+    """Replace perfectly nested loops (given outermost first) by one over all their iterations in the same
+    order.
 
-    Raises ScheduleError when the loops are not directly nested in that order, not serial, or drive both spatial and reduce
-    iterators of one block.
+    Raises ScheduleError when the loops are not directly nested in that order, not serial, or drive both
+    spatial and reduce iterators of one block.
     """
     tree = Tree(func)
     nest = [find_loop(tree, loop, "fuse") for loop in loops]
     if not nest:
         raise failure(tree, "fuse: no loops are given")
-    for outer, inner in zip(nest, nest[1:], strict=False):
+    for outer, inner in itertools.pairwise(nest):
         if outer.body is not inner:
             raise failure(
                 tree,
@@ -112,8 +127,8 @@ def fuse(func: PrimFunc, loops: Sequence[LoopRef]) -> tuple[PrimFunc, LoopRef]:
 def reorder(func: PrimFunc, loops: Sequence[LoopRef]) -> PrimFunc:
     """Put loops of one perfect nest in the given order (outermost first), in the places these loops have now.
 
-    Raises ScheduleError when the loops are not in one perfect nest, an extent depends on a loop moved inside it, or the new order
-    could change a result.
+    Raises ScheduleError when the loops are not in one perfect nest, an extent depends on a loop moved inside
+    it, or the new order could change a result.
     """
     tree = Tree(func)
     wanted = [find_loop(tree, loop, "reorder") for loop in loops]
@@ -150,7 +165,11 @@ def _require_reorderable(tree: Tree, chain: list[For], order: list[For]) -> None
     for n, loop in enumerate(order):
         inside = {s.var for s in order[n:]}
         if free_vars(loop.extent) & inside:
-            raise failure(tree, f"reorder: the extent of loop '{loop.var.name}' depends on a loop that would be inside it", loop)
+            raise failure(
+                tree,
+                f"reorder: the extent of loop '{loop.var.name}' depends on a loop that would be inside it",
+                loop,
+            )
         if loop.kind == "vectorized" and n + 1 < len(order):
             raise failure(
                 tree,
@@ -174,7 +193,8 @@ def _require_reorderable(tree: Tree, chain: list[For], order: list[For]) -> None
         if loop.var in missing or loop.var in mixed:
             raise failure(
                 tree,
-                f"reorder: block '{block.name}' accumulates, and loop '{loop.var.name}' may repeat an iteration of it",
+                f"reorder: block '{block.name}' accumulates, and loop '{loop.var.name}' may repeat an "
+                "iteration of it",
                 loop,
                 hint="every loop must count in the binding of exactly one kind of iterator",
             )
@@ -183,14 +203,23 @@ def _require_reorderable(tree: Tree, chain: list[For], order: list[For]) -> None
 def parallel(func: PrimFunc, loop: LoopRef) -> PrimFunc:
     """Let the iterations of a loop run on several threads.
 
-    Raises ScheduleError when iterations are not independent, or the loop is inside or around another parallel loop.
+    Raises ScheduleError when iterations are not independent, or the loop is inside or around another parallel
+    loop.
     """
     tree = Tree(func)
     target = find_loop(tree, loop, "parallel")
     for other in tree.loops.values():
-        if other.kind == "parallel" and other is not target and (tree.is_below(target, other) or tree.is_below(other, target)):
+        if (
+            other.kind == "parallel"
+            and other is not target
+            and (tree.is_below(target, other) or tree.is_below(other, target))
+        ):
             raise failure(
-                tree, "parallel: parallel loops cannot be nested", other, target, hint="fuse the two loops and run the result in parallel"
+                tree,
+                "parallel: parallel loops cannot be nested",
+                other,
+                target,
+                hint="fuse the two loops and run the result in parallel",
             )
     return _with_kind(tree, target, "parallel")
 
@@ -198,9 +227,9 @@ def parallel(func: PrimFunc, loop: LoopRef) -> PrimFunc:
 def vectorize(func: PrimFunc, loop: LoopRef) -> PrimFunc:
     """Run the iterations of a loop in the lanes of vector instructions.
 
-    The loop must be innermost, with a constant extent. A loop over reduce iterators is legal when the initialisation was taken out
-    (``decompose_reduction``) and the update is one of + * max min: the lanes are then combined.
-    Raises ScheduleError otherwise.
+    The loop must be innermost, with a constant extent. A loop over reduce iterators is legal when the
+    initialisation was taken out (``decompose_reduction``) and the update is one of + * max min: the lanes are
+    then combined. Raises ScheduleError otherwise.
     """
     tree = Tree(func)
     target = find_loop(tree, loop, "vectorize")
@@ -222,7 +251,9 @@ def vectorize(func: PrimFunc, loop: LoopRef) -> PrimFunc:
 
 
 def unroll(func: PrimFunc, loop: LoopRef) -> PrimFunc:
-    """Write out the iterations of a loop one after the other when lowering. Raises ScheduleError when the extent is not constant."""
+    """Write out the iterations of a loop one after the other when lowering. Raises ScheduleError when the
+    extent is not constant.
+    """
     tree = Tree(func)
     target = find_loop(tree, loop, "unroll")
     if const_int(target.extent) is None:
@@ -239,7 +270,9 @@ def _with_kind(tree: Tree, loop: For, kind: str) -> PrimFunc:
     if loop.kind == kind:
         return tree.func
     if loop.kind != "serial":
-        raise failure(tree, f"loop '{loop.var.name}' is already {loop.kind}", loop, hint="a loop has one kind")
+        raise failure(
+            tree, f"loop '{loop.var.name}' is already {loop.kind}", loop, hint="a loop has one kind"
+        )
     changed = dataclasses.replace(loop, kind=kind)
     func = replace(tree, {loop: changed})
     if kind != "unrolled":
@@ -256,4 +289,3 @@ def _require_serial(tree: Tree, loop: For, primitive: str) -> None:
             loop,
             hint=f"{primitive} first, then choose the kind of the resulting loops",
         )
-

@@ -42,22 +42,26 @@ from tilewright.schedule.state import (
 def decompose_reduction(func: PrimFunc, ref: BlockRef, loop: LoopRef) -> tuple[PrimFunc, BlockRef]:
     """Take the initialisation out of a reduction block into a block ``<block>_init`` just before ``loop``.
 
-    The new block runs over the spatial loops from ``loop`` inwards, which keep their kinds. ``loop`` must be around the block, at or
-    outside its outermost reduce loop. Raises ScheduleError otherwise.
+    The new block runs over the spatial loops from ``loop`` inwards, which keep their kinds. ``loop`` must be
+    around the block, at or outside its outermost reduce loop. Raises ScheduleError otherwise.
     """
     tree = Tree(func)
     block, target = find_block(tree, ref, "decompose_reduction"), find_loop(tree, loop, "decompose_reduction")
     _require_reduction(tree, block, "decompose_reduction")
     if not tree.is_below(block, target):
         raise failure(
-            tree, f"decompose_reduction: loop '{target.var.name}' is not around block '{block.name}'", target, block
+            tree,
+            f"decompose_reduction: loop '{target.var.name}' is not around block '{block.name}'",
+            target,
+            block,
         )
     spatial, reduced = binding_vars(block, "spatial"), binding_vars(block, "reduce")
     for outer in tree.loops_above(target):
         if outer.var in reduced:
             raise failure(
                 tree,
-                f"decompose_reduction: loop '{outer.var.name}' outside of loop '{target.var.name}' already reduces block "
+                f"decompose_reduction: loop '{outer.var.name}' outside of loop '{target.var.name}' already "
+                "reduces block "
                 f"'{block.name}'",
                 outer,
                 target,
@@ -70,7 +74,8 @@ def decompose_reduction(func: PrimFunc, ref: BlockRef, loop: LoopRef) -> tuple[P
         if inner.var in variables - determined or inner.var in spatial & reduced:
             raise failure(
                 tree,
-                f"decompose_reduction: loop '{inner.var.name}' may repeat iterations of block '{block.name}', each of which starts "
+                f"decompose_reduction: loop '{inner.var.name}' may repeat iterations of block "
+                f"'{block.name}', each of which starts "
                 "its sum anew",
                 inner,
                 hint="choose a loop further in",
@@ -105,14 +110,17 @@ def _require_reduction(tree: Tree, block: Block, what: str) -> None:
 
 
 def _init_block(tree: Tree, block: Block, spatial: set[Var], reduced: set[Var]) -> Block:
-    """The init of ``block`` over its spatial iterators. Guards on reduce loops do not concern it: the sum starts in any case."""
+    """The init of ``block`` over its spatial iterators. Guards on reduce loops do not concern it: the sum
+    starts in any case.
+    """
     guards = []
     for cond in conjuncts(block.predicate):
         variables = free_vars(cond)
         if variables & reduced and variables & spatial:
             raise failure(
                 tree,
-                f"decompose_reduction: the condition {cond!r} of block '{block.name}' ties spatial and reduce loops together",
+                f"decompose_reduction: the condition {cond!r} of block '{block.name}' ties spatial and "
+                "reduce loops together",
                 block,
             )
         if not variables & reduced:
@@ -126,10 +134,11 @@ def _init_block(tree: Tree, block: Block, spatial: set[Var], reduced: set[Var]) 
 def rfactor(func: PrimFunc, loop: LoopRef, axis: int) -> tuple[PrimFunc, BlockRef]:
     """Split a reduction in two: partial results for every iteration of ``loop``, then their combination.
 
-    A new block ``<block>_rf`` reduces over the other reduce loops into a buffer with an extra dimension, at position ``axis``, of the
-    extent of ``loop``; the block itself then reduces that buffer over the dimension, right after. Iterations that the block's
-    predicate excludes along ``loop`` add the neutral element. Returns the new block.
-    Raises ScheduleError when ``loop`` is not a reduce loop of a block that is alone in it, or the operator is not associative.
+    A new block ``<block>_rf`` reduces over the other reduce loops into a buffer with an extra dimension, at
+    position ``axis``, of the extent of ``loop``; the block itself then reduces that buffer over the
+    dimension, right after. Iterations that the block's predicate excludes along ``loop`` add the neutral
+    element. Returns the new block. Raises ScheduleError when ``loop`` is not a reduce loop of a block that is
+    alone in it, or the operator is not associative.
     """
     tree = Tree(func)
     target = find_loop(tree, loop, "rfactor")
@@ -151,10 +160,18 @@ def rfactor(func: PrimFunc, loop: LoopRef, axis: int) -> tuple[PrimFunc, BlockRe
     if op is None:
         raise failure(tree, f"rfactor: block '{block.name}' does not accumulate with + * max or min", block)
     if not (isinstance(block.init, Store) and block.init.value is _identity(op, store.buffer.dtype)):
-        raise failure(tree, f"rfactor: block '{block.name}' does not start from the neutral element of its operator", block)
+        raise failure(
+            tree,
+            f"rfactor: block '{block.name}' does not start from the neutral element of its operator",
+            block,
+        )
     rank = len(store.buffer.shape)
     if not -rank - 1 <= axis <= rank:
-        raise failure(tree, f"rfactor: axis {axis} is outside of the {rank + 1} dimensions of the partial results", block)
+        raise failure(
+            tree,
+            f"rfactor: axis {axis} is outside of the {rank + 1} dimensions of the partial results",
+            block,
+        )
     axis = axis if axis >= 0 else axis + rank + 1
     top = tree.own_nest(block)
     shape = list(store.buffer.shape)
@@ -174,7 +191,9 @@ def _partial_block(tree: Tree, block: Block, target: For, op: str, partial: Buff
     store = tree.store(block)
     identity = _identity(op, partial.dtype)
     factored = loop_var(f"v{target.var.name}", target.extent)
-    others = [s for s in tree.loops_above(block) if s.var in binding_vars(block, "reduce") and s is not target]
+    others = [
+        s for s in tree.loops_above(block) if s.var in binding_vars(block, "reduce") and s is not target
+    ]
     rest: dict[Expr, Var] = {s.var: loop_var(f"v{s.var.name}", s.extent) for s in others}
     over_iters: dict[Expr, Expr] = {target.var: factored, **rest}
     values: dict[Expr, Expr] = {
@@ -188,7 +207,10 @@ def _partial_block(tree: Tree, block: Block, target: For, op: str, partial: Buff
         if free_vars(cond) & (binding_vars(block, "reduce")):
             if free_vars(cond) & binding_vars(block, "spatial"):
                 raise failure(
-                    tree, f"rfactor: the condition {cond!r} of block '{block.name}' ties spatial and reduce loops together", block
+                    tree,
+                    f"rfactor: the condition {cond!r} of block '{block.name}' ties spatial and reduce loops "
+                    "together",
+                    block,
                 )
             masked.append(simplify(substitute_expr(cond, over_iters)))
         else:
@@ -205,8 +227,12 @@ def _partial_block(tree: Tree, block: Block, target: For, op: str, partial: Buff
     return with_body(block.with_(name=name, iters=tuple(iters), predicate=all_of(kept)), update, init)
 
 
-def _final_nest(tree: Tree, block: Block, target: For, top: Stmt, op: str, partial: Buffer, axis: int) -> Stmt:
-    """Loops over the spatial loops of the block's own nest, then over the partial results, around the combining block."""
+def _final_nest(
+    tree: Tree, block: Block, target: For, top: Stmt, op: str, partial: Buffer, axis: int
+) -> Stmt:
+    """Loops over the spatial loops of the block's own nest, then over the partial results, around the
+    combining block.
+    """
     store, spatial = tree.store(block), binding_vars(block, "spatial")
     inside = [s for s in tree.loops_above(block) if tree.is_below(s, top)]
     kept = [s for s in inside if s.var in spatial]

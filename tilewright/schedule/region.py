@@ -19,7 +19,8 @@ def whole(dim: Expr) -> Range:
 
 
 def touched(block: Block, indices: Sequence[Expr], inner: Sequence[For]) -> list[Range | None]:
-    """Per index, the range it covers as the loops ``inner`` run; ``lo`` and ``extent`` are over the other variables.
+    """Per index, the range it covers as the loops ``inner`` run; ``lo`` and ``extent`` are over the other
+    variables.
 
     None where the index is not understood (then the whole dimension may be touched).
     """
@@ -69,7 +70,12 @@ def relax(e: Expr, inner: Mapping[Var, Expr]) -> Range | None:
 def _relax_atom(atom: Expr, variables: set[Var], inner: Mapping[Var, Expr]) -> Range | None:
     if isinstance(atom, Var):
         return Range(ZERO, inner[atom])
-    if isinstance(atom, BinOp) and atom.op in ("floordiv", "mod") and isinstance(atom.b, Const) and atom.b.value > 0:
+    if (
+        isinstance(atom, BinOp)
+        and atom.op in ("floordiv", "mod")
+        and isinstance(atom.b, Const)
+        and atom.b.value > 0
+    ):
         part = relax(atom.a, inner)
         width = None if part is None else const_int(part.extent)
         if part is not None and width is not None:
@@ -124,11 +130,10 @@ def clip(r: Range | None, dim: Expr) -> Range:
 
 
 def loads_region(block: Block, loads: Sequence[Load], inner: Sequence[For]) -> list[Range]:
-    """Per dimension of the loaded buffer, the hull of all ``loads`` of ``block`` as the loops ``inner`` run."""
+    """Per dimension of the loaded buffer, the hull of ``loads`` of ``block`` as the loops ``inner`` run."""
     hull: list[Range | None] = touched(block, loads[0].indices, inner)
     for node in loads[1:]:
         if all(r is None for r in hull):
             break
         hull = [union(a, b) for a, b in zip(hull, touched(block, node.indices, inner), strict=True)]
     return [clip(r, dim) for r, dim in zip(hull, loads[0].buffer.shape, strict=True)]
-

@@ -20,8 +20,8 @@ __all__ = ["BlockRef", "LoopRef", "Schedule"]
 class Schedule:
     """A PrimFunc and the primitives that transform it.
 
-    Every primitive checks that the meaning of the program stays the same and raises ScheduleError otherwise, leaving the schedule as
-    it was. Handles stay valid as long as the block or loop exists.
+    Every primitive checks that the meaning of the program stays the same and raises ScheduleError otherwise,
+    leaving the schedule as it was. Handles stay valid as long as the block or loop exists.
 
     Attributes:
         func: the function as it is now (immutable; primitives replace it).
@@ -48,7 +48,7 @@ class Schedule:
         """Print the function as text IR."""
         sys.stdout.write(f"{self.func!r}\n")
 
-    # -- handles ---------------------------------------------------------------------------------------------------------
+    # -- handles ---------------------------------------------------------------------------------------------
 
     def get_block(self, name: str) -> BlockRef:
         """The block of that name. Raises ScheduleError when there is none."""
@@ -75,7 +75,7 @@ class Schedule:
         tree = Tree(self.func)
         return [BlockRef(b.name) for b in tree.consumers(find_block(tree, block, "get_consumers"))]
 
-    # -- loops -----------------------------------------------------------------------------------------------------------
+    # -- loops -----------------------------------------------------------------------------------------------
 
     def split(self, loop: LoopRef, factors: Sequence[int | Expr | None]) -> list[LoopRef]:
         """See :func:`tilewright.schedule.loops.split`."""
@@ -105,7 +105,7 @@ class Schedule:
         """See :func:`tilewright.schedule.loops.unroll`."""
         self._record("unroll", [loop], {}, loops.unroll(self.func, loop))
 
-    # -- where a block is computed -----------------------------------------------------------------------------------------
+    # -- where a block is computed ---------------------------------------------------------------------------
 
     def compute_at(self, block: BlockRef, loop: LoopRef) -> None:
         """See :func:`tilewright.schedule.compute_location.compute_at`."""
@@ -113,7 +113,12 @@ class Schedule:
 
     def reverse_compute_at(self, block: BlockRef, loop: LoopRef) -> None:
         """See :func:`tilewright.schedule.compute_location.reverse_compute_at`."""
-        self._record("reverse_compute_at", [block, loop], {}, compute_location.reverse_compute_at(self.func, block, loop))
+        self._record(
+            "reverse_compute_at",
+            [block, loop],
+            {},
+            compute_location.reverse_compute_at(self.func, block, loop),
+        )
 
     def compute_inline(self, block: BlockRef) -> None:
         """See :func:`tilewright.schedule.inline.compute_inline`."""
@@ -123,7 +128,7 @@ class Schedule:
         """See :func:`tilewright.schedule.inline.reverse_compute_inline`."""
         self._record("reverse_compute_inline", [block], {}, inline.reverse_compute_inline(self.func, block))
 
-    # -- where data lives --------------------------------------------------------------------------------------------------
+    # -- where data lives ------------------------------------------------------------------------------------
 
     def cache_read(self, block: BlockRef, buffer_index: int, scope: str) -> BlockRef:
         """See :func:`tilewright.schedule.cache.cache_read`."""
@@ -146,9 +151,11 @@ class Schedule:
     ) -> None:
         """See :func:`tilewright.schedule.layout.transform_layout`."""
         func = layout.transform_layout(self.func, block, role, index, index_map)
-        self._record("transform_layout", [block], {"role": role, "index": index, "index_map": index_map}, func)
+        self._record(
+            "transform_layout", [block], {"role": role, "index": index, "index_map": index_map}, func
+        )
 
-    # -- reductions --------------------------------------------------------------------------------------------------------
+    # -- reductions ------------------------------------------------------------------------------------------
 
     def decompose_reduction(self, block: BlockRef, loop: LoopRef) -> BlockRef:
         """See :func:`tilewright.schedule.reduction.decompose_reduction`."""
@@ -162,13 +169,15 @@ class Schedule:
         self._record("rfactor", [loop], {"axis": axis}, func, [partial])
         return partial
 
-    # -- hints -------------------------------------------------------------------------------------------------------------
+    # -- hints -----------------------------------------------------------------------------------------------
 
     def annotate(self, ref: BlockRef | LoopRef, key: str, value: Attr) -> None:
         """See :func:`tilewright.schedule.annotate.annotate`."""
-        self._record("annotate", [ref], {"key": key, "value": value}, _annotate.annotate(self.func, ref, key, value))
+        self._record(
+            "annotate", [ref], {"key": key, "value": value}, _annotate.annotate(self.func, ref, key, value)
+        )
 
-    # -- trace -------------------------------------------------------------------------------------------------------------
+    # -- trace -----------------------------------------------------------------------------------------------
 
     def _record(
         self,
@@ -178,7 +187,7 @@ class Schedule:
         func: PrimFunc,
         outputs: Sequence[BlockRef | LoopRef] = (),
     ) -> None:
-        """Note a primitive that turned ``self.func`` into ``func``, and make ``func`` the current function."""
+        """Note a primitive that turned ``self.func`` into ``func``, and make ``func`` current."""
         encoded = {key: encode(value) for key, value in attrs.items()}
         names = tuple(self._name_of(ref) for ref in inputs)
         results = tuple(self._new_name(ref) for ref in outputs)
@@ -190,7 +199,9 @@ class Schedule:
         if ref in self._names:
             return self._names[ref]
         if isinstance(ref, BlockRef):
-            self.trace = self.trace.then(Instruction("get_block", (), {"name": ref.name}, (self._new_name(ref),)))
+            self.trace = self.trace.then(
+                Instruction("get_block", (), {"name": ref.name}, (self._new_name(ref),))
+            )
             return self._names[ref]
         tree = Tree(self.func)
         block = tree.blocks_below(tree.loops[ref.var])[0]

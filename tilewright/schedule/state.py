@@ -1,6 +1,7 @@
 """The loop program under a schedule: handles, an index of its tree, and replacing parts of it.
 
-Primitives never mutate. Each builds a :class:`Tree` of the function it gets, decides, and rebuilds the touched path.
+Primitives never mutate. Each builds a :class:`Tree` of the function it gets, decides, and rebuilds the
+touched path.
 """
 
 from __future__ import annotations
@@ -33,14 +34,16 @@ from tilewright.ir.visit import free_vars, loads_of, stores_of, substitute_expr
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class BlockRef:
-    """A block of the function under schedule, by its name (unique in the function, stable under all primitives)."""
+    """A block of the function under schedule, by its name (unique in the function, stable under all
+    primitives).
+    """
 
     name: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LoopRef:
-    """A loop of the function under schedule, by its variable (kept by every primitive that keeps the loop)."""
+    """A loop of the function under schedule, by its variable (kept as long as the loop is)."""
 
     var: Var
 
@@ -49,9 +52,11 @@ class LoopRef:
 
 
 class Tree:
-    """An index of one function: parents, blocks and loops in program order, who writes and reads which buffer.
+    """An index of one function: parents, blocks and loops in program order, who writes and reads which
+    buffer.
 
-    Raises ScheduleError when the program is not schedulable: nested blocks, computation outside blocks, or two blocks of one name.
+    Raises ScheduleError when the program is not schedulable: nested blocks, computation outside blocks, or
+    two blocks of one name.
     """
 
     def __init__(self, func: PrimFunc) -> None:
@@ -72,7 +77,8 @@ class Tree:
                 self.loops[node.var] = node
             elif not isinstance(node, Seq | Alloc | Annotate | If):
                 raise ScheduleError(
-                    f"'{func.name}' computes outside of blocks; only programs made of blocks can be scheduled",
+                    f"'{func.name}' computes outside of blocks; only programs made of blocks can be "
+                    "scheduled",
                     hint="schedule before lowering",
                 )
             stack.extend((child, node) for child in reversed(list(child_stmts(node))))
@@ -161,12 +167,16 @@ class Tree:
     def producers(self, block: Block) -> list[Block]:
         """Blocks that write what ``block`` reads, in program order."""
         read = self.accesses[block.name].loads
-        return [b for b in self.blocks.values() if b is not block and self.accesses[b.name].written & read.keys()]
+        return [
+            b for b in self.blocks.values() if b is not block and self.accesses[b.name].written & read.keys()
+        ]
 
     def consumers(self, block: Block) -> list[Block]:
         """Blocks that read what ``block`` writes, in program order."""
         written = self.accesses[block.name].written
-        return [b for b in self.blocks.values() if b is not block and written & self.accesses[b.name].loads.keys()]
+        return [
+            b for b in self.blocks.values() if b is not block and written & self.accesses[b.name].loads.keys()
+        ]
 
     def is_param(self, buffer: Buffer) -> bool:
         return any(p is buffer for p in self.func.params)
@@ -225,7 +235,8 @@ def find_loop(tree: Tree, ref: LoopRef, primitive: str) -> For:
     if loop is None:
         present = ", ".join(dict.fromkeys(v.name for v in tree.loops))
         raise ScheduleError(
-            f"{primitive}: loop '{ref.var.name}' is no longer in '{tree.func.name}' (loops: {present or 'none'})",
+            f"{primitive}: loop '{ref.var.name}' is no longer in '{tree.func.name}' (loops: "
+            f"{present or 'none'})",
             hint="a primitive consumed it; use the loops that the primitive returned, or get_loops again",
         )
     return loop
@@ -236,7 +247,8 @@ def find_block(tree: Tree, ref: BlockRef, primitive: str) -> Block:
     block = tree.blocks.get(ref.name)
     if block is None:
         raise ScheduleError(
-            f"{primitive}: there is no block '{ref.name}' in '{tree.func.name}' (blocks: {', '.join(tree.blocks)})",
+            f"{primitive}: there is no block '{ref.name}' in '{tree.func.name}' (blocks: "
+            f"{', '.join(tree.blocks)})",
             hint="it was inlined, or the name is misspelt",
         )
     return block
@@ -286,10 +298,13 @@ def with_alloc(func: PrimFunc, buffer: Buffer) -> PrimFunc:
 
 
 def rebind(stmt: Stmt, mapping: Mapping[Expr, Expr], guard: Expr | None = None) -> Stmt:
-    """Replace loop variables in the bindings and predicates of all blocks in ``stmt``, and add ``guard`` to the predicates."""
+    """Replace loop variables in the bindings and predicates of all blocks in ``stmt``, and add ``guard`` to
+    the predicates.
+    """
     if isinstance(stmt, Block):
         iters = tuple(
-            dataclasses.replace(it, binding=simplify(substitute_expr(it.binding, mapping))) for it in stmt.iters
+            dataclasses.replace(it, binding=simplify(substitute_expr(it.binding, mapping)))
+            for it in stmt.iters
         )
         predicate = simplify(substitute_expr(stmt.predicate, mapping))
         if guard is not None:
@@ -330,7 +345,7 @@ def binding_vars(block: Block, kind: str) -> set[Var]:
 
 
 def reduction_op(store: Store) -> str | None:
-    """The associative operator (``add mul max min``) by which a store accumulates into its element, or None."""
+    """The associative operator (``add mul max min``) by which a store accumulates, or None."""
     value = store.value
     if not isinstance(value, BinOp) or value.op not in ("add", "mul", "max", "min"):
         return None

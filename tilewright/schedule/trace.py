@@ -1,6 +1,7 @@
 """Traces: a schedule as the linear program of the primitives that made it.
 
-A trace names its blocks ``b0 b1 ...`` and its loops ``l0 l1 ...``, so it applies to any function whose blocks have the names it
+A trace names its blocks ``b0 b1 ...`` and its loops ``l0 l1 ...``, so it applies to any function whose blocks
+have the names it
 mentions: the one it was recorded on, or the same operator in another shape.
 """
 
@@ -27,8 +28,8 @@ VERSION = 1
 INSTRUCTIONS = frozenset(
     [
         "get_block", "get_loops", "split", "fuse", "reorder", "parallel", "vectorize", "unroll", "compute_at",
-        "reverse_compute_at", "compute_inline", "reverse_compute_inline", "cache_read", "cache_write", "set_scope",
-        "decompose_reduction", "rfactor", "transform_layout", "annotate",
+        "reverse_compute_at", "compute_inline", "reverse_compute_inline", "cache_read", "cache_write",
+        "set_scope", "decompose_reduction", "rfactor", "transform_layout", "annotate",
     ]
 )  # fmt: skip
 
@@ -65,7 +66,9 @@ class Instruction:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Trace:
-    """A sequence of instructions. Printed, it is Python that runs where ``sch`` is a Schedule and IndexMap is imported."""
+    """A sequence of instructions. Printed, it is Python that runs where ``sch`` is a Schedule and IndexMap is
+    imported.
+    """
 
     instructions: tuple[Instruction, ...] = ()
 
@@ -90,7 +93,9 @@ class Trace:
         try:
             data = json.loads(text)
             version, rows = data["version"], data["instructions"]
-            instructions = tuple(Instruction(name, tuple(ins), dict(attrs), tuple(outs)) for name, ins, attrs, outs in rows)
+            instructions = tuple(
+                Instruction(name, tuple(ins), dict(attrs), tuple(outs)) for name, ins, attrs, outs in rows
+            )
         except (ValueError, KeyError, TypeError) as error:
             raise ScheduleError(f"not a trace: {error}") from None
         if version != VERSION:
@@ -103,8 +108,8 @@ class Trace:
     def apply(self, func: PrimFunc) -> Schedule:
         """Replay on ``func``: a new Schedule after all instructions.
 
-        Raises ScheduleError when a block is missing, a block has another number of loops than in the trace, or a primitive is not
-        legal there.
+        Raises ScheduleError when a block is missing, a block has another number of loops than in the trace,
+        or a primitive is not legal there.
         """
         from tilewright.schedule.schedule import Schedule
 
@@ -114,7 +119,9 @@ class Trace:
             try:
                 refs = [handles[name] for name in instruction.inputs]
             except KeyError as error:
-                raise ScheduleError(f"trace line {step + 1}: {error} is not defined before '{instruction}'") from None
+                raise ScheduleError(
+                    f"trace line {step + 1}: {error} is not defined before '{instruction}'"
+                ) from None
             attrs = {key: decode(key, value, func) for key, value in instruction.attrs.items()}
             result = getattr(sch, instruction.name)(*refs, **attrs)
             outputs = as_refs(result)
