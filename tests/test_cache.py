@@ -151,4 +151,4 @@ def test_processes_write_the_same_keys(tmp_path: Path) -> None:
         worker.join(60)
         assert worker.exitcode == 0
     assert failures.empty()
-    assert not [p for p in tmp_path.rglob("*.tmp")]
+    assert not list(tmp_path.rglob("*.tmp"))

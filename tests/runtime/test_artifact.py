@@ -130,7 +130,7 @@ def test_with_variant(tmp_path: Path) -> None:
             assert (program(x, x)[0] == expected(x, x)).all()
 
 
-# ---------------------------------------------------------------------------------------------------------- bad files
+# ---- bad files
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_failing_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (tmp_path / "x.tw").read_bytes() == b"what was there before"
 
 
-# --------------------------------------------------------------------------------------------------------------- plans
+# ---- plans
 
 
 def test_plan_records_round_trip_as_json() -> None:

@@ -78,7 +78,7 @@ def test_too_many_threads() -> None:
         Executable(model(), threads=0)
 
 
-# -------------------------------------------------------------------------------------------------------------- inputs
+# ---- inputs
 
 
 def test_inputs_are_not_copied(sums: Executable) -> None:
@@ -188,7 +188,7 @@ def test_bind_shapes() -> None:
         bind_shapes(signature, [(1, 1, 6), (6,)])
 
 
-# --------------------------------------------------------------------------------------------------------------- kernels
+# ---- kernels
 
 
 def _single(kernels: tuple[KernelCall, ...], threads: int = 1) -> Executable:
@@ -202,7 +202,7 @@ def _single(kernels: tuple[KernelCall, ...], threads: int = 1) -> Executable:
             signature=Signature((), ()),
             variants=(v,),
             objects={**objects(), "entry": entry_object(v)},
-        )  # fmt: skip
+        )
     )
 
 
@@ -223,7 +223,7 @@ def test_a_failing_kernel_stops_the_run_and_is_named() -> None:
 def test_profile(sums: Executable) -> None:
     profile = sums.profile(_inputs(), runs=5)
     assert [k.name for k in profile.kernels] == ["first", "layer0", "layer1", "layer2", "pass"]
-    assert [k.origins for k in profile.kernels][0] == ("node_first",)
+    assert profile.kernels[0].origins == ("node_first",)
     assert profile.runs == 5
     assert profile.threads == 2
     assert sum(k.share for k in profile.kernels) == pytest.approx(1)
@@ -237,7 +237,7 @@ def test_profile(sums: Executable) -> None:
     assert profile.total_ns > 0
 
 
-# ----------------------------------------------------------------------------------------------- threads and processes
+# ---- threads and processes
 
 
 def test_concurrent_runs(sums: Executable) -> None:
@@ -342,7 +342,7 @@ def test_loading_and_closing_does_not_leak() -> None:
     assert resident() - before < 8 << 20
 
 
-# -------------------------------------------------------------------------------------------------------------- targets
+# ---- targets
 
 
 def test_wrong_machine() -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -193,9 +194,8 @@ def test_pool_threads_leave_signals_to_the_program(regions: Regions) -> None:
         pool = ThreadPool(regions.runtime, 4)
         regions.counts(pool.address, 16, 1, 1)
         for task in os.listdir("/proc/self/task"):
-            status = dict(
-                line.split(":\t", 1) for line in open(f"/proc/self/task/{task}/status") if ":\t" in line
-            )
+            lines = Path(f"/proc/self/task/{task}/status").read_text().splitlines()
+            status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
             if status["Name"].strip() == "tilewright":
                 assert int(status["SigBlk"], 16) >> (signal.SIGUSR1 - 1) & 1
                 assert not int(status["SigBlk"], 16) >> (signal.SIGSEGV - 1) & 1
