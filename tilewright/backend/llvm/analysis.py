@@ -1,0 +1,173 @@
+"""What the emitter wants to know of a function before it starts.
+
+* Vector variables are made canonical: all vectorized loops of one length share one variable, so that equal expressions in
+  different loops are one (interned) expression and are computed once.
+* Which buffers each loop and branch stores to: those end the life of remembered loads and become phi nodes.
+* How each register buffer is accessed, from which its slots follow (see :mod:`tilewright.backend.llvm.registers`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from tilewright.errors import CompileError
+from tilewright.ir.expr import Const, Expr, Load, Var, as_expr
+from tilewright.ir.stmt import (
+    Alloc,
+    Annotate,
+    Buffer,
+    Evaluate,
+    For,
+    If,
+    PrimFunc,
+    Seq,
+    Stmt,
+    Store,
+    child_stmts,
+)
+from tilewright.ir.visit import substitute, transform_stmt, walk_stmt
+
+Indices = tuple[Expr, ...]
+
+
+@dataclasses.dataclass
+class Analysis:
+    """Facts about a lowered function.
+
+    Attributes:
+        body: the function's body with canonical vector variables.
+        lanes: vector variable -> length.
+        stored: per For and If (by identity): buffers stored to inside.
+        used: per parallel For: buffers loaded or stored inside.
+        mutable: every buffer that is stored to.
+        accesses: per register buffer: the index tuples of its loads and stores.
+        shared_registers: register buffers used in a parallel loop that they are allocated outside of.
+    """
+
+    body: Stmt
+    lanes: dict[Var, int]
+    stored: dict[Stmt, frozenset[Buffer]]
+    used: dict[Stmt, frozenset[Buffer]]
+    mutable: frozenset[Buffer]
+    accesses: dict[Buffer, set[Indices]]
+    shared_registers: frozenset[Buffer]
+
+
+def analyse(func: PrimFunc) -> Analysis:
+    """Collect the facts. Raises CompileError where the body is not in lowered form."""
+    body, lanes = _canonical_lanes(func.body)
+    walker = _Walker()
+    _, stored = walker.visit(body)
+    return Analysis(
+        body, lanes, walker.stored, walker.used, stored, walker.accesses, frozenset(walker.shared_registers)
+    )
+
+
+def _canonical_lanes(body: Stmt) -> tuple[Stmt, dict[Var, int]]:
+    loops = [s for s in walk_stmt(body) if isinstance(s, For)]
+    serial = {s.var for s in loops if s.kind != "vectorized"}
+    canonical: dict[int, Var] = {}
+    rename = False
+    for loop in loops:
+        if loop.kind != "vectorized":
+            continue
+        if not isinstance(loop.extent, Const):
+            raise CompileError(f"the extent of vectorized loop '{loop.var.name}' is not constant")
+        length = int(loop.extent.value)
+        if any(isinstance(s, For) and s.kind in ("vectorized", "parallel") for s in walk_stmt(loop.body)):
+            raise CompileError(f"a vectorized or parallel loop inside vectorized loop '{loop.var.name}'")
+        if length == 1:
+            rename = True
+        elif length not in canonical and loop.var not in serial and loop.var not in canonical.values():
+            canonical[length] = loop.var
+        elif length not in canonical:
+            canonical[length] = Var(loop.var.name, lo=0, hi=length - 1)
+            rename = True
+        rename = rename or canonical.get(length) is not loop.var
+
+    def visit(stmt: Stmt) -> Stmt | None:
+        if not (isinstance(stmt, For) and stmt.kind == "vectorized"):
+            return None
+        assert isinstance(stmt.extent, Const)
+        if stmt.extent.value == 1:
+            return substitute(stmt.body, {stmt.var: as_expr(0)})
+        var = canonical[int(stmt.extent.value)]
+        if var is stmt.var:
+            return None
+        return dataclasses.replace(stmt, var=var, body=substitute(stmt.body, {stmt.var: var}))
+
+    if rename:
+        body = transform_stmt(body, visit)
+    return body, {var: length for length, var in canonical.items()}
+
+
+_NONE: frozenset[Buffer] = frozenset()
+
+
+class _Walker:
+    """One pass over all statements; every distinct expression is visited once."""
+
+    def __init__(self) -> None:
+        self.stored: dict[Stmt, frozenset[Buffer]] = {}
+        self.used: dict[Stmt, frozenset[Buffer]] = {}
+        self.accesses: dict[Buffer, set[Indices]] = {}
+        self.shared_registers: set[Buffer] = set()
+        self._loads: dict[Expr, frozenset[Buffer]] = {}
+
+    def visit(self, stmt: Stmt) -> tuple[frozenset[Buffer], frozenset[Buffer]]:
+        """(buffers loaded or stored, buffers stored) in ``stmt``."""
+        if isinstance(stmt, Store):
+            if stmt.buffer.scope == "register":
+                self.accesses.setdefault(stmt.buffer, set()).add(stmt.indices)
+            loads = self._of(stmt.value)
+            for index in stmt.indices:
+                loads |= self._of(index)
+            stored = frozenset((stmt.buffer,))
+            return loads | stored, stored
+        used: frozenset[Buffer] = _NONE
+        written: frozenset[Buffer] = _NONE
+        if isinstance(stmt, Seq):
+            uses: set[Buffer] = set()
+            writes: set[Buffer] = set()
+            for child in stmt.stmts:
+                child_used, child_written = self.visit(child)
+                uses |= child_used
+                writes |= child_written
+            return frozenset(uses), frozenset(writes)
+        for child in child_stmts(stmt):
+            child_used, child_written = self.visit(child)
+            used |= child_used
+            written |= child_written
+        if isinstance(stmt, For):
+            used |= self._of(stmt.extent)
+            self.stored[stmt] = written
+            if stmt.kind == "parallel":
+                self.used[stmt] = used
+                inside = {s.buffer for s in walk_stmt(stmt.body) if isinstance(s, Alloc)}
+                self.shared_registers |= {b for b in used if b.scope == "register" and b not in inside}
+            elif stmt.kind not in ("serial", "vectorized"):
+                raise CompileError(f"loop '{stmt.var.name}' of kind '{stmt.kind}' reached the LLVM backend")
+        elif isinstance(stmt, If):
+            used |= self._of(stmt.cond)
+            self.stored[stmt] = written
+        elif isinstance(stmt, Evaluate):
+            used |= self._of(stmt.value)
+        elif not isinstance(stmt, Alloc | Annotate):
+            raise CompileError(f"a {type(stmt).__name__} reached the LLVM backend")
+        return used, written
+
+    def _of(self, e: Expr) -> frozenset[Buffer]:
+        known = self._loads.get(e)
+        if known is not None:
+            return known
+        result = _NONE
+        for child in e.children:
+            inner = self._of(child)
+            if inner:
+                result = result | inner if result else inner
+        if isinstance(e, Load):
+            result |= {e.buffer}
+            if e.buffer.scope == "register":
+                self.accesses.setdefault(e.buffer, set()).add(e.indices)
+        self._loads[e] = result
+        return result
