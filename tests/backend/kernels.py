@@ -9,7 +9,8 @@ from typing import Any
 import llvmlite.binding as llvm
 import numpy as np
 
-from tilewright.backend.llvm.emit import KernelModule, emit_kernel
+from tilewright.backend.llvm.emit import emit_kernel
+from tilewright.backend.module import KernelModule
 from tilewright.ir.stmt import PrimFunc
 from tilewright.target import Target
 

@@ -7,8 +7,6 @@ function of its own, called through ``tw_parallel`` with a closure of the pointe
 
 from __future__ import annotations
 
-import dataclasses
-
 from tilewright.backend.llvm.analysis import Analysis, analyse
 from tilewright.backend.llvm.mathlib import Features
 from tilewright.backend.llvm.ops import Namer
@@ -16,27 +14,11 @@ from tilewright.backend.llvm.placement import Value, flatten
 from tilewright.backend.llvm.statements import Statements
 from tilewright.backend.llvm.work import grain_of
 from tilewright.backend.llvm.workspace import ALIGNMENT, Workspace
+from tilewright.backend.module import KernelModule
 from tilewright.errors import CompileError
 from tilewright.ir.expr import Var
 from tilewright.ir.stmt import Buffer, For, PrimFunc
 from tilewright.target import Target
-
-
-@dataclasses.dataclass(frozen=True)
-class KernelModule:
-    """An emitted kernel.
-
-    Attributes:
-        text: LLVM IR of the module.
-        symbol: name of the kernel function.
-        ws_shared: bytes of workspace that all threads share.
-        ws_thread: bytes of workspace of each thread; they follow the shared ones.
-    """
-
-    text: str
-    symbol: str
-    ws_shared: int
-    ws_thread: int
 
 
 def emit_kernel(func: PrimFunc, target: Target, symbol: str) -> KernelModule:
@@ -71,7 +53,7 @@ class _Module:
         text = "\n".join([f'target triple = "{self.target.triple}"', *self.functions, *self.namer.declarations.values(), ""])
         shared = -(-self.shared.size // ALIGNMENT) * ALIGNMENT
         text = text.replace("@TW_SHARED@", str(shared)).replace(self._thread_stride, str(self.per_thread.size))
-        return KernelModule(text, self.symbol, shared, self.per_thread.size)
+        return KernelModule(text, self.symbol, shared, self.per_thread.size, self._regions > 0)
 
     # ------------------------------------------------------------------------------------------------------------ functions
     def _signature(self, buffers: list[Buffer], scalars: list[Var], head: str) -> str:

@@ -1,0 +1,42 @@
+"""The CPU backend: lowered functions to LLVM IR text, and that to object files through llvmlite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from tilewright.backend import register
+from tilewright.backend.llvm.compile import compile_many
+from tilewright.backend.llvm.emit import emit_kernel
+from tilewright.backend.module import KernelModule
+from tilewright.cache import DiskCache
+from tilewright.ir.stmt import PrimFunc
+from tilewright.target import Target
+
+ARCHITECTURES = ("x86_64", "aarch64", "arm64")
+"""First components of the triples that code is generated (and tested) for."""
+
+
+@register
+class LlvmBackend:
+    """CPUs, through LLVM."""
+
+    name = "llvm"
+
+    def supports(self, target: Target) -> bool:
+        """Whether the architecture is a known one."""
+        return target.backend == self.name and target.arch in ARCHITECTURES
+
+    def emit(self, func: PrimFunc, target: Target, symbol: str) -> KernelModule:
+        """See :func:`tilewright.backend.llvm.emit.emit_kernel`."""
+        return emit_kernel(func, target, symbol)
+
+    def compile(
+        self,
+        texts: Sequence[str],
+        target: Target,
+        jobs: int = 1,
+        progress: Callable[[int, int], None] | None = None,
+        cache: DiskCache | None = None,
+    ) -> list[bytes]:
+        """See :func:`tilewright.backend.llvm.compile.compile_many`."""
+        return compile_many(texts, target, jobs, progress, cache)
