@@ -21,8 +21,7 @@ from tilewright.schedule.state import Tree, binding_vars, reduction_op
 def require_independent(tree: Tree, loop: For, what: str) -> None:
     """Raise ScheduleError, beginning with ``what``, unless the iterations of ``loop`` may run in any order.
 
-    Updates of a reduction whose initialisation lies outside a vectorized loop are allowed in it: the lanes
-    are then combined.
+    A vectorized loop may also drive an associative reduction: its lanes are then combined.
     """
     if const_int(loop.extent) == 1:
         return
@@ -45,12 +44,11 @@ def require_independent(tree: Tree, loop: For, what: str) -> None:
 
 
 def _combines_lanes(tree: Tree, block: Block, var: Var) -> bool:
-    """Whether ``block`` accumulates with an associative operator into one element as ``var`` runs, already
-    initialised.
+    """Whether ``block`` accumulates with an associative operator into one element as ``var`` runs.
+
+    An initialisation still in the block does no harm: lowering takes it out of all reduce loops.
     """
-    if block.init is not None or var in binding_vars(block, "spatial"):
-        return False
-    return reduction_op(tree.store(block)) is not None
+    return var not in binding_vars(block, "spatial") and reduction_op(tree.store(block)) is not None
 
 
 def _require_own_elements(tree: Tree, loop: For, block: Block, what: str) -> None:

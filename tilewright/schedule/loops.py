@@ -227,9 +227,8 @@ def parallel(func: PrimFunc, loop: LoopRef) -> PrimFunc:
 def vectorize(func: PrimFunc, loop: LoopRef) -> PrimFunc:
     """Run the iterations of a loop in the lanes of vector instructions.
 
-    The loop must be innermost, with a constant extent. A loop over reduce iterators is legal when the
-    initialisation was taken out (``decompose_reduction``) and the update is one of + * max min: the lanes are
-    then combined. Raises ScheduleError otherwise.
+    The loop must be innermost, with a constant extent. A loop over reduce iterators is legal when the update
+    is one of + * max min: the lanes are then combined. Raises ScheduleError otherwise.
     """
     tree = Tree(func)
     target = find_loop(tree, loop, "vectorize")
