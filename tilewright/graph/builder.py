@@ -80,14 +80,13 @@ class GraphBuilder:
         defaults to the builder's current one. Trailing absent inputs are dropped, as are attributes that are None.
         Raises UnsupportedError for an unknown operator and GraphError for operands that it rejects.
         """
-        opdef = get_op(op)
         operands = list(inputs)
         while operands and operands[-1] is None:
             operands.pop()
         kept = MappingProxyType({k: v for k, v in (attrs or {}).items() if v is not None})
-        origin = self.origin if origin is None else origin
-        node = Node(op, tuple(operands), (), kept, name, origin)
+        node = Node(op, tuple(operands), (), kept, name, self.origin if origin is None else origin)
         ctx = self.context(node)
+        opdef = get_op(op)
         types = tuple(opdef.infer(ctx))
         wish = list(output_names or [])
         base = name or op
@@ -97,9 +96,9 @@ class GraphBuilder:
         self._follow(opdef, ctx, outputs)
         return outputs
 
-    def op(self, op: str, *inputs: Value | None, name: str = "", **attrs: Attr) -> Value:
+    def op(self, operator: str, /, *inputs: Value | None, name: str = "", **attrs: Attr) -> Value:
         """``emit`` for an operator with one output and keyword attributes."""
-        (output,) = self.emit(op, inputs, attrs, name=name)
+        (output,) = self.emit(operator, inputs, attrs, name=name)
         return output
 
     def append(self, node: Node) -> None:
@@ -126,6 +125,10 @@ class GraphBuilder:
         """The node that makes ``value``; None for inputs and constants."""
         return self._producers.get(value)
 
+    def exprs(self, value: Value) -> np.ndarray | None:
+        """The elements of a small integer value as an object array of Expr, where shape arithmetic knows them."""
+        return self._symbolic.get(value)
+
     def const(self, value: Value | None) -> np.ndarray | None:
         """The data of a constant, else None."""
         return None if value is None else self._constants.get(value)
@@ -143,7 +146,7 @@ class GraphBuilder:
         for kind, data, known in zip(ctx.inputs, ctx.consts, ctx.exprs, strict=True):
             if known is None and data is not None and _followable(TensorType.of(data)):
                 known = const_exprs(data)
-            if kind is not None and known is None and _followable(kind):
+            if opdef.reads_data and kind is not None and known is None and _followable(kind):
                 return
             operands.append(known)
         for value, result in zip(outputs, opdef.symbolic(ctx, operands), strict=True):

@@ -141,6 +141,8 @@ class OpDef:
             ``ctx.arg(name)`` reads either form.
         symbolic: for operators that occur in shape arithmetic: outputs as object arrays of Expr, given such inputs. Often the
             reference itself works. None: results are not known before specialisation.
+        reads_data: False when the results depend on the inputs' types only (``shape``); ``symbolic`` may then be called
+            with operands that are None.
     """
 
     name: str
@@ -151,6 +153,7 @@ class OpDef:
     decompose: Decompose | None = None
     params: Mapping[int, str] = dataclasses.field(default_factory=dict)
     symbolic: Reference | None = None
+    reads_data: bool = True
 
 
 _registry: dict[str, OpDef] = {}

@@ -1,0 +1,196 @@
+"""The static memory plan: where every value lives while the graph runs.
+
+Graph inputs, outputs and constants live in memory of their own; all other values share one arena. A value's place is free for
+others as soon as the last kernel that reads it is done. Views (reshapes) share their source's place, and an elementwise kernel
+may write its result over an operand that nobody reads later.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from math import prod
+
+from tilewright.errors import GraphError
+from tilewright.graph.graph import Graph, Value
+from tilewright.graph.partition import Group
+from tilewright.ir import dtype as dt
+
+#: Byte alignment of every buffer: a cache line and the widest vector.
+ALIGNMENT = 64
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Place:
+    """Where a value lives.
+
+    Attributes:
+        kind: ``input``, ``output``, ``constant`` or ``arena``.
+        index: position among the graph's inputs or outputs; 0 otherwise.
+        offset: byte offset in the arena; 0 otherwise.
+        value: for a constant: the value in ``graph.constants`` whose data it is; else the value itself.
+    """
+
+    kind: str
+    index: int
+    offset: int
+    value: Value
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Copy:
+    """``nbytes`` to be copied from ``source`` to graph output ``output`` after the kernels have run."""
+
+    output: int
+    source: Place
+    nbytes: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MemoryPlan:
+    """The plan of one graph.
+
+    Attributes:
+        arena_size: bytes, a multiple of the alignment.
+        places: of every graph input, constant, and kernel input or output (views included).
+        copies: outputs that no kernel can write in place (an output that is an input, a constant, or another output).
+        peak_live: bytes of arena values that are alive at the same time, at most: a lower bound of ``arena_size``.
+    """
+
+    arena_size: int
+    places: Mapping[Value, Place]
+    copies: tuple[Copy, ...]
+    peak_live: int
+
+
+@dataclasses.dataclass(slots=True)
+class _Interval:
+    """A range of kernel steps, both ends included, during which ``size`` bytes are needed."""
+
+    start: int
+    end: int
+    size: int
+    offset: int = -1
+
+
+def plan_memory(graph: Graph, groups: Sequence[Group]) -> MemoryPlan:
+    """Places for all values of ``groups`` run in order. Raises GraphError when a shape is not static."""
+    roots = _view_roots(graph, groups)
+    places: dict[Value, Place] = {}
+    for index, value in enumerate(graph.inputs):
+        places[value] = Place("input", index, 0, value)
+    for value in graph.constants:
+        places[value] = Place("constant", 0, 0, value)
+    copies: list[tuple[int, Value]] = []
+    for index, value in enumerate(graph.outputs):
+        root = roots.get(value, value)
+        if root in places:
+            copies.append((index, root))
+        else:
+            places[root] = Place("output", index, 0, root)
+    intervals, slots = _lifetimes(graph, groups, roots, places)
+    size = assign_offsets(intervals)
+    for value, interval in slots.items():
+        places[value] = Place("arena", 0, interval.offset, value)
+    for value, root in roots.items():
+        places[value] = places[root]
+    final = tuple(Copy(index, places[root], nbytes(graph.outputs[index])) for index, root in copies)
+    return MemoryPlan(size, places, final, peak_live(intervals))
+
+
+def nbytes(value: Value) -> int:
+    """Size of a value in bytes."""
+    return prod(value.dims()) * dt.nbytes(value.dtype)
+
+
+def _view_roots(graph: Graph, groups: Sequence[Group]) -> dict[Value, Value]:
+    """View -> the value whose memory it shares."""
+    roots: dict[Value, Value] = {}
+    for group in groups:
+        if group.is_view:
+            for node in group.nodes:
+                source = node.inputs[0]
+                if source is None:
+                    raise GraphError("a view of nothing", location=node.location)
+                roots[node.output] = roots.get(source, source)
+    return roots
+
+
+def _lifetimes(
+    graph: Graph, groups: Sequence[Group], roots: Mapping[Value, Value], placed: Mapping[Value, Place]
+) -> tuple[list[_Interval], dict[Value, _Interval]]:
+    """Intervals of arena memory, and which one each value uses (several values share one when computed in place)."""
+    last_read: dict[Value, int] = {}
+    for step, group in enumerate(groups):
+        if group.is_view:
+            continue
+        for value in group.inputs:
+            last_read[roots.get(value, value)] = step
+    intervals: list[_Interval] = []
+    slots: dict[Value, _Interval] = {}
+    for step, group in enumerate(groups):
+        if group.is_view:
+            continue
+        for value in group.outputs:
+            if value in placed:
+                continue
+            end = last_read.get(value, step)
+            donor = _donor(group, value, step, slots, roots, last_read)
+            if donor is not None:
+                donor.end = max(donor.end, end)
+                slots[value] = donor
+                continue
+            slots[value] = _Interval(step, end, _aligned(nbytes(value)))
+            intervals.append(slots[value])
+    return intervals, slots
+
+
+def _donor(
+    group: Group,
+    out: Value,
+    step: int,
+    slots: Mapping[Value, _Interval],
+    roots: Mapping[Value, Value],
+    last_read: Mapping[Value, int],
+) -> _Interval | None:
+    """The memory of an operand that ``out`` may overwrite: read at the same index only, and by nobody later."""
+    if not group.is_elementwise or len(group.outputs) != 1:
+        return None
+    for value in group.inputs:
+        root = roots.get(value, value)
+        interval = slots.get(root)
+        if interval is None or last_read.get(root) != step or interval.end != step:
+            continue
+        others = [v for v in group.inputs if v is not value and roots.get(v, v) is root]
+        if not others and value.dims() == out.dims() and nbytes(value) == nbytes(out):
+            return interval
+    return None
+
+
+def _aligned(size: int) -> int:
+    return -(-max(size, 1) // ALIGNMENT) * ALIGNMENT
+
+
+def assign_offsets(intervals: Sequence[_Interval]) -> int:
+    """Greedy by size: the largest first, each at the lowest offset that is free for its whole life. Returns the arena's size."""
+    done: list[_Interval] = []
+    total = 0
+    for interval in sorted(intervals, key=lambda i: (-i.size, i.start)):
+        offset = 0
+        for other in done:
+            if other.start > interval.end or other.end < interval.start:
+                continue
+            if other.offset - offset >= interval.size:
+                break
+            offset = max(offset, other.offset + other.size)
+        interval.offset = offset
+        total = max(total, offset + interval.size)
+        done.append(interval)
+        done.sort(key=lambda i: i.offset)
+    return total
+
+
+def peak_live(intervals: Sequence[_Interval]) -> int:
+    """The largest sum of sizes alive at one step."""
+    steps = sorted({i.start for i in intervals})
+    return max((sum(i.size for i in intervals if i.start <= s <= i.end) for s in steps), default=0)

@@ -1,0 +1,262 @@
+"""Simplification of data movement: what moves nothing vanishes, what follows each other merges, views go to the borders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Final, TypeAlias
+
+import numpy as np
+
+from tilewright.graph.graph import Graph, Node, Value
+from tilewright.graph.opdef import FusionKind, get_op
+from tilewright.graph.rewrite import Rewriter, rewrite
+from tilewright.graph.shapes import (
+    Dims,
+    broadcast,
+    compose,
+    is_identity,
+    transpose_is_view,
+    transpose_through_view,
+    view_operand,
+)
+
+Replaced: TypeAlias = Sequence[Value] | None
+Rule: TypeAlias = Callable[[Rewriter, Node], Replaced]
+
+
+def reshape(rw: Rewriter, x: Value, shape: Sequence[int], name: str = "") -> Value:
+    """``x`` viewed in ``shape``; itself when that is its shape."""
+    if x.static_shape == tuple(shape):
+        return x
+    return rw.op("reshape", x, shape=tuple(shape), name=name, allowzero=True if 0 in shape else None)
+
+
+def transpose(rw: Rewriter, x: Value, perm: Sequence[int], name: str = "") -> Value:
+    """``x`` with its dimensions permuted; itself for the identity."""
+    return x if is_identity(tuple(perm)) else rw.op("transpose", x, perm=tuple(perm), name=name)
+
+
+def simplify_movement(graph: Graph) -> Graph:
+    """One sweep of the rules for identity, casts, views, transposes, slices, pads, expands and single-axis reduces."""
+
+    def visit(rw: Rewriter, node: Node) -> Replaced:
+        for rule in _RULES.get(node.op, ()):
+            replaced = rule(rw, node)
+            if replaced is not None:
+                return replaced
+        return _bypass_expand(rw, node)
+
+    return rewrite(graph, visit)
+
+
+def _operand(node: Node) -> Value:
+    operand = node.inputs[0]
+    assert operand is not None
+    return operand
+
+
+def _same_type(rw: Rewriter, node: Node) -> Replaced:
+    """An operator that, from its result's type alone, cannot have changed anything."""
+    x = _operand(node)
+    return [x] if x.type == node.output.type and x.static_shape is not None else None
+
+
+def _noop_slice(rw: Rewriter, node: Node) -> Replaced:
+    steps = node.attrs.get("steps") or (1,)
+    if len(node.inputs) > 1 or not isinstance(steps, tuple) or any(s != 1 for s in steps):
+        return None
+    return _same_type(rw, node)
+
+
+def _noop_pad(rw: Rewriter, node: Node) -> Replaced:
+    pads = node.attrs.get("pads")
+    return [_operand(node)] if isinstance(pads, tuple) and all(p == 0 for p in pads) else None
+
+
+def _identity(rw: Rewriter, node: Node) -> Replaced:
+    return [_operand(node)]
+
+
+def _merge_reshape(rw: Rewriter, node: Node) -> Replaced:
+    x = _operand(node)
+    before = rw.producer(x)
+    shape = node.output.static_shape
+    if shape is None or before is None or before.op != "reshape":
+        return None
+    return [reshape(rw, _operand(before), shape, node.name)]
+
+
+def _canonical_reshape(rw: Rewriter, node: Node) -> Replaced:
+    """Shapes with -1 or 0 in them become plain numbers, so that equal views are equal nodes."""
+    shape = node.output.static_shape
+    if shape is None or (node.attrs.get("shape") == shape and len(node.attrs) == 1):
+        return None
+    return rw.emit_like(node, "reshape", [_operand(node)], {"shape": shape})
+
+
+def _simplify_transpose(rw: Rewriter, node: Node) -> Replaced:
+    x = _operand(node)
+    perm = node.attrs.get("perm")
+    dims = x.static_shape
+    if not isinstance(perm, tuple):
+        return None
+    axes = tuple(int(p) for p in perm if isinstance(p, int))
+    if is_identity(axes):
+        return [x]
+    if dims is not None and transpose_is_view(dims, axes):
+        return [reshape(rw, x, tuple(dims[a] for a in axes), node.name)]
+    before = rw.producer(x)
+    if before is not None and before.op == "transpose":
+        return [transpose(rw, _operand(before), compose(axes, _perm(before)), node.name)]
+    return None
+
+
+def _perm(node: Node) -> Dims:
+    perm = node.attrs["perm"]
+    assert isinstance(perm, tuple)
+    return tuple(int(p) for p in perm if isinstance(p, int))
+
+
+def _transpose_of_view_of_transpose(rw: Rewriter, node: Node) -> Replaced:
+    """``transpose(reshape(transpose(x)))``: swap the inner two when the view allows it, so that the transposes merge."""
+    view = rw.producer(_operand(node))
+    if view is None or view.op != "reshape":
+        return None
+    inner = rw.producer(_operand(view))
+    if inner is None or inner.op != "transpose":
+        return None
+    x = _operand(inner)
+    dims, target = x.static_shape, _operand(node).static_shape
+    if dims is None or target is None:
+        return None
+    swapped = transpose_through_view(dims, _perm(inner), target)
+    if swapped is None:
+        return None
+    shape, perm = swapped
+    return [transpose(rw, reshape(rw, x, shape), compose(_perm(node), perm), node.name)]
+
+
+def _reshape_of_transpose_is_view(rw: Rewriter, node: Node) -> Replaced:
+    """``reshape(transpose(x))`` where the transpose, seen in the new shape, only moves size-1 dimensions."""
+    inner = rw.producer(_operand(node))
+    if inner is None or inner.op != "transpose":
+        return None
+    x = _operand(inner)
+    dims, target = x.static_shape, node.output.static_shape
+    if dims is None or target is None:
+        return None
+    swapped = transpose_through_view(dims, _perm(inner), target)
+    if swapped is None or not transpose_is_view(*swapped):
+        return None
+    return [reshape(rw, x, target, node.name)]
+
+
+def _reduce_keeps_dims(rw: Rewriter, node: Node) -> Replaced:
+    """Reductions keep their dimensions; dropping them is a view. A reduction over dimensions of size 1 is nothing at all."""
+    x, axes = _operand(node), node.attrs.get("axes")
+    dims, out = x.static_shape, node.output.static_shape
+    if dims is None or out is None or axes is None:
+        return None
+    op = node.attrs.get("op")
+    unit = op in ("sum", "mean", "max", "min", "prod") and dims.count(0) == 0 and prod(dims) == prod(out)
+    if unit and x.dtype == node.output.dtype:
+        return [reshape(rw, x, out, node.name)]
+    if node.attrs.get("keepdims", True):
+        return None
+    (kept,) = rw.emit("reduce", node.inputs, {**node.attrs, "keepdims": True}, name=node.name)
+    return [reshape(rw, kept, out)]
+
+
+def _bypass_expand(rw: Rewriter, node: Node) -> Replaced:
+    """An elementwise operator broadcasts by itself: an expand before it is not needed when the result keeps its shape."""
+    if get_op(node.op).kind is not FusionKind.elementwise or len(node.inputs) < 2:
+        return None
+    inputs = list(node.inputs)
+    for index, value in enumerate(inputs):
+        producer = None if value is None else rw.producer(value)
+        if producer is None or producer.op != "expand":
+            continue
+        fresh = [*inputs[:index], _operand(producer), *inputs[index + 1 :]]
+        shapes = [v.static_shape for v in fresh if v is not None]
+        known = [s for s in shapes if s is not None]
+        if len(known) == len(shapes) and broadcast(*known) == node.output.static_shape:
+            inputs = fresh
+    if all(a is b for a, b in zip(inputs, node.inputs, strict=True)):
+        return None
+    return rw.emit_like(node, node.op, inputs, dict(node.attrs))
+
+
+def sink_reshapes(graph: Graph) -> Graph:
+    """Move views behind elementwise operators: ``relu(reshape(x))`` becomes ``reshape(relu(x))``.
+
+    The elementwise work then fuses with what made ``x``, and views gather at the borders of kernels, where they cost
+    nothing. Other operands are viewed in the same way, constants at compile time.
+    """
+
+    def visit(rw: Rewriter, node: Node) -> Replaced:
+        if get_op(node.op).kind is not FusionKind.elementwise or len(node.outputs) != 1:
+            return None
+        whole = node.output.static_shape
+        if whole is None:
+            return None
+        for value in node.inputs:
+            view = None if value is None else rw.producer(value)
+            if value is None or view is None or view.op != "reshape" or rw.use_count(view.output) > 1:
+                continue
+            x = _operand(view)
+            if value.static_shape != whole or rw.producer(x) is None or x.static_shape is None:
+                continue
+            operands = _viewed_operands(rw, node, whole, x.static_shape)
+            if operands is not None:
+                (result,) = rw.emit(node.op, operands, dict(node.attrs), name=node.name)
+                return [reshape(rw, result, whole)]
+        return None
+
+    return rewrite(graph, visit)
+
+
+def _viewed_operands(rw: Rewriter, node: Node, whole: Dims, other: Dims) -> list[Value | None] | None:
+    """The operands of an elementwise node for a result of shape ``other``, views where needed."""
+    shapes: list[Dims | None] = []
+    for value in node.inputs:
+        if value is None:
+            shapes.append(None)
+            continue
+        dims = value.static_shape
+        fresh = dims if dims is not None and prod(dims) == 1 and len(dims) <= len(other) else None
+        if fresh is None and dims is not None:
+            fresh = view_operand(dims, whole, other)
+        if fresh is None:
+            return None
+        shapes.append(fresh)
+    return [
+        None if v is None or s is None else viewed(rw, v, s) for v, s in zip(node.inputs, shapes, strict=True)
+    ]
+
+
+def viewed(rw: Rewriter, value: Value, shape: Dims) -> Value:
+    """``value`` in another shape of equal size: a view, or a new constant."""
+    if value.static_shape == shape:
+        return value
+    data = rw.const(value)
+    if data is not None:
+        return rw.constant(np.reshape(data, shape), f"{value.name}.view")
+    view = rw.producer(value)
+    if view is not None and view.op == "reshape":
+        return reshape(rw, _operand(view), shape)
+    return reshape(rw, value, shape)
+
+
+_RULES: Final[dict[str, tuple[Rule, ...]]] = {
+    "identity": (_identity,),
+    "cast": (_same_type,),
+    "reshape": (_same_type, _canonical_reshape, _merge_reshape, _reshape_of_transpose_is_view),
+    "transpose": (_simplify_transpose, _transpose_of_view_of_transpose),
+    "expand": (_same_type,),
+    "tile": (_same_type,),
+    "pad": (_noop_pad,),
+    "slice": (_noop_slice,),
+    "concat": (_same_type,),
+    "reduce": (_reduce_keeps_dims,),
+}

@@ -1,0 +1,324 @@
+"""Fusion: operators are gathered into groups, each of which becomes one kernel.
+
+A group has one value that others read (its sink) and at most one anchor: a contraction, a windowed reduction, or a chain of
+reductions over the same rows (softmax, normalisations, also written out). Groups grow forwards from the anchor: the immediate
+post-dominator of the sink, with everything on the way to it, joins when all of that may (so diamonds such as ``x * sigmoid(x)``
+fuse, and a group never has to wait for what depends on it). Then they grow backwards over producers that only they read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from math import prod
+from typing import Final
+
+from tilewright.graph.dominance import PostDominators
+from tilewright.graph.graph import Graph, Node, Value
+from tilewright.graph.opdef import FusionKind, get_op
+from tilewright.graph.shapes import Dims
+
+#: A concat of more operands than this reads through too many selects to be fused with its neighbours.
+MAX_FUSED_CONCAT = 4
+#: Groups larger than this only cost compile time.
+MAX_NODES = 64
+#: Elementwise operators cheap enough to be computed again for each reader.
+CHEAP: Final = frozenset(
+    ["add", "sub", "mul", "relu", "clip", "cast", "neg", "abs", "maximum", "minimum", "where", "leaky_relu"]
+)
+_WINDOWED_REDUCTIONS: Final = frozenset(["max_pool", "avg_pool"])
+_MOVEMENT: Final = frozenset(["reshape", "transpose", "slice", "expand", "tile", "pad", "concat", "identity"])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Group:
+    """Nodes that run as one kernel (or, for a lone reshape, as none).
+
+    Attributes:
+        nodes: in topological order.
+        inputs: values read from outside, constants included, in order of first use.
+        outputs: values read outside, in order.
+        anchor: the node that decides the schedule: a contraction or the first reduction, else None.
+    """
+
+    nodes: tuple[Node, ...]
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    anchor: Node | None
+
+    @property
+    def is_view(self) -> bool:
+        """Whether the group only reinterprets its input's memory: no code is generated for it."""
+        return all(n.op == "reshape" for n in self.nodes)
+
+    @property
+    def is_elementwise(self) -> bool:
+        """Whether every element of the output depends on elements of the same index only (or broadcast ones)."""
+        return all(get_op(n.op).kind is FusionKind.elementwise for n in self.nodes)
+
+    @cached_property
+    def name(self) -> str:
+        """The operators' names joined; repeated ones once."""
+        ops = list(dict.fromkeys(n.op for n in self.nodes))
+        return "_".join(ops[:6])
+
+
+def partition(graph: Graph) -> list[Group]:
+    """All nodes of a static graph in groups, in an order in which every group's inputs exist.
+
+    Deterministic: equal graphs give equal groups.
+    """
+    return _Partitioner(graph).run()
+
+
+def _kind(node: Node) -> FusionKind:
+    return get_op(node.op).kind
+
+
+def _is_row_reduction(node: Node) -> bool:
+    return _kind(node) is FusionKind.reduction and _rows(node) is not None
+
+
+def _rows(node: Node) -> tuple[Dims, tuple[int, ...]] | None:
+    """(shape, reduced dimensions) of a reduction along whole dimensions that keeps its rank."""
+    x = node.inputs[0]
+    if x is None:
+        return None
+    rank = x.rank
+    if node.op == "reduce" and node.attrs.get("keepdims", True):
+        axes = node.attrs.get("axes")
+        if axes is None:
+            return x.dims(), tuple(range(rank))
+        assert isinstance(axes, tuple)
+        return x.dims(), tuple(sorted(int(a) % rank for a in axes if isinstance(a, int)))
+    if node.op in ("softmax", "log_softmax"):
+        axis = node.attrs["axis"]
+        assert isinstance(axis, int)
+        return x.dims(), (axis % rank,)
+    return None
+
+
+class _Cluster:
+    """A group while it grows."""
+
+    def __init__(self, start: Node) -> None:
+        self.nodes: set[Node] = {start}
+        self.sink = start
+        self.anchor: Node | None = None
+        self.rows: tuple[Dims, tuple[int, ...]] | None = None
+        if _kind(start) in (FusionKind.contraction, FusionKind.reduction):
+            self.anchor = start
+            self.rows = _rows(start)
+
+    @property
+    def domain(self) -> Dims:
+        """The shape over which an anchored group's epilogue runs."""
+        assert self.anchor is not None
+        return self.rows[0] if self.rows is not None else self.anchor.output.dims()
+
+
+class _Partitioner:
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.order = {node: n for n, node in enumerate(graph.nodes)}
+        self.dominators = PostDominators(graph)
+        self.cluster: dict[Node, _Cluster] = {}
+
+    def run(self) -> list[Group]:
+        nodes = self.graph.nodes
+        # Later contractions first: a residual sum then joins the one that is computed last.
+        for node in reversed(nodes):
+            if _kind(node) is FusionKind.contraction:
+                self._grow(self._start(node))
+        for node in nodes:
+            if _kind(node) is FusionKind.reduction and node not in self.cluster:
+                self._grow(self._start(node))
+        for node in nodes:
+            if node not in self.cluster and node.op != "reshape":
+                self._grow(self._start(node))
+        for node in reversed(nodes):
+            if node in self.cluster and self.cluster[node].sink is node:
+                self._absorb(self.cluster[node])
+        for node in nodes:
+            if node not in self.cluster:
+                self._start(node)
+        return self._sorted(dict.fromkeys(self.cluster[n] for n in nodes))
+
+    def _start(self, node: Node) -> _Cluster:
+        cluster = self.cluster[node] = _Cluster(node)
+        return cluster
+
+    # ---------------------------------------------------------------------------------------------------- forwards
+    def _grow(self, cluster: _Cluster) -> None:
+        while _kind(cluster.sink) is not FusionKind.opaque and len(cluster.nodes) < MAX_NODES:
+            target, fresh = self._next(cluster)
+            if target is None:
+                return
+            for node in fresh:
+                self.cluster[node] = cluster
+                cluster.nodes.add(node)
+                if cluster.anchor is None and _kind(node) is FusionKind.reduction:
+                    cluster.anchor, cluster.rows = node, _rows(node)
+            cluster.sink = target
+
+    def _next(self, cluster: _Cluster) -> tuple[Node | None, list[Node]]:
+        """The next sink and the nodes that join with it; (None, []) when the group is complete."""
+        views: list[Node] = []
+        sink = cluster.sink
+        while True:
+            target = self.dominators.immediate(sink)
+            if target is None:
+                return None, []
+            between = self._between(sink, target)
+            if between is None:
+                return None, []
+            if cluster.anchor is None and target.op == "reshape" and not between:
+                # A view joins only when work behind it does; at the end of a group it is free.
+                if target in self.cluster:
+                    return None, []
+                views.append(target)
+                sink = target
+                continue
+            fresh = [*views, *between, target]
+            return (target, fresh) if self._may_join(cluster, sink, fresh) else (None, [])
+
+    def _between(self, sink: Node, target: Node) -> list[Node] | None:
+        """Nodes strictly between, in order; None when one is taken or there are too many."""
+        found: set[Node] = set()
+        stack = [sink]
+        while stack:
+            for value in stack.pop().outputs:
+                for user in self.graph.users(value):
+                    if user is target or user in found:
+                        continue
+                    if user in self.cluster or len(found) > MAX_NODES:
+                        return None
+                    found.add(user)
+                    stack.append(user)
+        return sorted(found, key=self.order.__getitem__)
+
+    def _may_join(self, cluster: _Cluster, sink: Node, fresh: Sequence[Node]) -> bool:
+        if any(n in self.cluster for n in fresh) or any(len(n.outputs) != 1 for n in fresh):
+            return False
+        if cluster.anchor is None:
+            return self._may_join_chain(cluster, sink, fresh)
+        if cluster.rows is not None:
+            return all(_fits_rows(n, cluster.rows) for n in fresh)
+        return all(_kind(n) is FusionKind.elementwise and n.output.dims() == cluster.domain for n in fresh)
+
+    def _may_join_chain(self, cluster: _Cluster, sink: Node, fresh: Sequence[Node]) -> bool:
+        """Behind a group without an anchor: more elementwise and injective work, or a reduction along rows."""
+        reductions = [n for n in fresh if _is_row_reduction(n)]
+        if reductions:
+            rows = _rows(reductions[0])
+            assert rows is not None
+            inside = [n for n in cluster.nodes if n.op != "reshape"]
+            return all(_fits_rows(n, rows) for n in [*inside, *fresh])
+        size = prod(sink.outputs[0].dims())
+        for node in fresh:
+            if _kind(node) not in (FusionKind.elementwise, FusionKind.injective):
+                return False
+            if node.op == "concat" and not self._fusable_concat(node):
+                return False
+            if prod(node.output.dims()) > 2 * size and not self._is_cheap(cluster.nodes):
+                return False
+        return True
+
+    def _fusable_concat(self, node: Node) -> bool:
+        return len(node.inputs) <= MAX_FUSED_CONCAT
+
+    def _is_cheap(self, nodes: Iterable[Node]) -> bool:
+        work = [n for n in nodes if n.op not in _MOVEMENT]
+        return len(work) <= 2 and all(n.op in CHEAP for n in work)
+
+    # --------------------------------------------------------------------------------------------------- backwards
+    def _absorb(self, cluster: _Cluster) -> None:
+        """Take in producers that nothing outside reads."""
+        changed = True
+        while changed:
+            changed = False
+            for node in sorted(cluster.nodes, key=self.order.__getitem__):
+                for value in node.inputs:
+                    other = None if value is None else self._producer_cluster(value)
+                    if other is None or other is cluster or not self._may_absorb(cluster, other):
+                        continue
+                    for member in other.nodes:
+                        self.cluster[member] = cluster
+                    cluster.nodes |= other.nodes
+                    if cluster.anchor is None and other.anchor is not None:
+                        cluster.anchor, cluster.rows = other.anchor, other.rows
+                    changed = True
+
+    def _producer_cluster(self, value: Value) -> _Cluster | None:
+        producer = self.graph.producer(value)
+        return None if producer is None else self.cluster.get(producer)
+
+    def _may_absorb(self, cluster: _Cluster, other: _Cluster) -> bool:
+        if other.anchor is not None or len(cluster.nodes) + len(other.nodes) > MAX_NODES:
+            return False
+        if any(_kind(n) is FusionKind.opaque for n in (*other.nodes, *cluster.nodes)):
+            return False
+        users = [u for v in other.sink.outputs for u in self.graph.users(v)]
+        if len(other.sink.outputs) != 1 or other.sink.output in self.graph.outputs:
+            return False
+        if any(self.cluster.get(u) is not cluster for u in users):
+            return False
+        out = other.sink.output
+        if cluster.rows is not None:
+            # Before the rows are reduced: the same elements, once for each reduction that reads them.
+            return all(_fits_rows(n, cluster.rows) for n in other.nodes)
+        if cluster.anchor is not None:
+            if any(self._reads_widely(u, out) for u in users):
+                return self._movement_keeps_vectors(other)
+            return all(_kind(n) is FusionKind.elementwise for n in other.nodes) and out.dims() == cluster.domain
+        if any(n.op == "concat" and not self._fusable_concat(n) for n in (*other.nodes, *users)):
+            return False
+        blow_up = max(prod(u.output.dims()) for u in users) > 2 * prod(out.dims())
+        return not blow_up or self._is_cheap(other.nodes)
+
+    def _reads_widely(self, user: Node, value: Value) -> bool:
+        """Whether ``user`` reads elements of ``value`` more than once."""
+        return _kind(user) is FusionKind.contraction or user.op in _WINDOWED_REDUCTIONS
+
+    def _movement_keeps_vectors(self, other: _Cluster) -> bool:
+        """Pure data movement whose innermost dimension stays innermost may be read in place by a contraction."""
+        for node in other.nodes:
+            x = node.inputs[0]
+            if x is None or node.op not in ("transpose", "slice") or len(node.inputs) > 1:
+                return False
+            if node.op == "transpose":
+                perm = node.attrs["perm"]
+                assert isinstance(perm, tuple)
+                if perm[-1] != x.rank - 1:
+                    return False
+            elif x.dims()[-1] != node.output.dims()[-1]:
+                return False
+        return True
+
+    # ------------------------------------------------------------------------------------------------------- order
+    def _sorted(self, clusters: Iterable[_Cluster]) -> list[Group]:
+        """Groups in the order of their last node's place; producers always come first because sinks do."""
+        ordered = sorted(clusters, key=lambda c: self.order[c.sink])
+        return [self._group(c) for c in ordered]
+
+    def _group(self, cluster: _Cluster) -> Group:
+        nodes = tuple(sorted(cluster.nodes, key=self.order.__getitem__))
+        made = {v for n in nodes for v in n.outputs}
+        inputs = dict.fromkeys(v for n in nodes for v in n.inputs if v is not None and v not in made)
+        outputs = [
+            v
+            for n in nodes
+            for v in n.outputs
+            if v in self.graph.outputs or any(u not in cluster.nodes for u in self.graph.users(v))
+        ]
+        return Group(nodes, tuple(inputs), tuple(outputs), cluster.anchor)
+
+
+def _fits_rows(node: Node, rows: tuple[Dims, tuple[int, ...]]) -> bool:
+    """Whether a node works on whole rows: elementwise on all elements or on one number a row, or a reduction of them."""
+    shape, axes = rows
+    reduced = tuple(1 if d in axes else s for d, s in enumerate(shape))
+    if _kind(node) is FusionKind.elementwise:
+        return node.output.dims() in (shape, reduced)
+    return _kind(node) is FusionKind.reduction and _rows(node) == rows

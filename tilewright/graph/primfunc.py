@@ -1,0 +1,112 @@
+"""From a group to its loop program."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from tilewright.errors import GraphError
+from tilewright.graph.graph import Graph, Node, Origin, Value
+from tilewright.graph.opdef import OpContext, get_op
+from tilewright.graph.partition import Group
+from tilewright.ir import te
+from tilewright.ir.expr import Const, Expr, Load, const
+from tilewright.ir.stmt import PrimFunc
+from tilewright.ir.visit import rewrite_expr
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Kernel:
+    """A group's loop program and what its parameters stand for.
+
+    Attributes:
+        func: parameters are ``inputs`` then ``outputs``; those of constants are in its ``const_params``.
+        inputs: the graph values read, in parameter order. Constants of one element are not among them: their number stands in
+            the code.
+        outputs: the graph values written.
+        origins: places in the user's model that this kernel computes.
+    """
+
+    func: PrimFunc
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    origins: tuple[Origin, ...]
+    group: Group
+
+
+def group_primfunc(graph: Graph, group: Group) -> PrimFunc:
+    """The loop program of a group. Equal groups give equal programs: names come from operators and positions only."""
+    return lower_group(graph, group).func
+
+
+def lower_group(graph: Graph, group: Group) -> Kernel:
+    """Compute every node of the group, in order, from its operators' definitions.
+
+    Raises GraphError for an operator without ``compute`` (decompose first) or one that computes other types than it infers.
+    """
+    tensors: dict[Value, te.Tensor] = {}
+    inputs: list[Value] = []
+    constants: list[te.Tensor] = []
+    literals: dict[te.Tensor, Const] = {}
+    for value in group.inputs:
+        data = graph.constant(value)
+        prefix = "x" if data is None else "w"
+        tensor = te.placeholder(value.shape, value.dtype, f"{prefix}{len(inputs)}")
+        tensors[value] = tensor
+        if data is not None and data.size == 1:
+            literals[tensor] = const(data.reshape(()).item(), value.dtype)
+            continue
+        inputs.append(value)
+        if data is not None:
+            constants.append(tensor)
+    for node in group.nodes:
+        results = _compute(graph, node, tensors)
+        tensors.update(zip(node.outputs, results, strict=True))
+    outputs = [tensors[v] for v in group.outputs]
+    for tensor in _computed(outputs):
+        _embed(tensor, literals)
+    func = te.primfunc(group.name, [tensors[v] for v in inputs], outputs, constants)
+    origins = tuple(dict.fromkeys(n.origin for n in group.nodes if n.origin.op_type or n.origin.name))
+    return Kernel(func, tuple(inputs), group.outputs, origins, group)
+
+
+def _compute(graph: Graph, node: Node, tensors: Mapping[Value, te.Tensor]) -> Sequence[te.Tensor]:
+    opdef = get_op(node.op)
+    if opdef.compute is None:
+        raise GraphError(f"'{node.op}' has no loop program of its own", location=node.location, hint="decompose it first")
+    types = tuple(None if v is None else v.type for v in node.inputs)
+    consts: tuple[np.ndarray | None, ...] = tuple(graph.constant(v) for v in node.inputs)
+    ctx = OpContext(node.attrs, types, consts, (None,) * len(types), node, opdef.params, node.location)
+    results = opdef.compute(ctx, [None if v is None else tensors[v] for v in node.inputs])
+    for value, tensor in zip(node.outputs, results, strict=True):
+        if tensor.shape != value.shape or tensor.dtype != value.dtype:
+            raise GraphError(f"'{node.op}' computes {tensor!r}, not {value.type}", location=node.location)
+    return results
+
+
+def _computed(outputs: Sequence[te.Tensor]) -> list[te.Tensor]:
+    """All tensors with a body behind ``outputs``."""
+    seen: dict[te.Tensor, None] = {}
+    stack = list(outputs)
+    while stack:
+        tensor = stack.pop()
+        if tensor not in seen and tensor.body is not None:
+            seen[tensor] = None
+            stack.extend(tensor.sources)
+    return list(seen)
+
+
+def _embed(tensor: te.Tensor, literals: Mapping[te.Tensor, Const]) -> None:
+    """Replace reads of one-element constants by their number."""
+    if not any(source in literals for source in tensor.sources):
+        return
+    buffers = {t.buffer: number for t, number in literals.items()}
+
+    def visit(e: Expr) -> Expr | None:
+        return buffers.get(e.buffer) if isinstance(e, Load) else None
+
+    assert tensor.body is not None
+    tensor.body = rewrite_expr(tensor.body, visit)
+    tensor.sources = tuple(s for s in tensor.sources if s not in literals)
