@@ -27,7 +27,8 @@ def default_schedule(func: PrimFunc, target: Target) -> Schedule:
     refs = [BlockRef(b.name) for b in find_blocks(sch.func.body)]
     infos = [block_info(block_named(sch, r.name)) for r in refs]
     known = [i for i in infos if i is not None]
-    if len(known) == len(infos) and len(func.outputs) == 1 and row_reduction.applies(known):
+    tiled = any(i.reduce and multi_level_tiling.applies(i) for i in known)
+    if not tiled and len(known) == len(infos) and len(func.outputs) == 1 and row_reduction.applies(known):
         rows = _attempt(sch, partial(row_reduction.schedule_rows, refs=refs, target=target))
         if rows is not None:
             return rows

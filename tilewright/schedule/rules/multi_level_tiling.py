@@ -13,7 +13,7 @@ import math
 from tilewright.errors import ScheduleError
 from tilewright.ir import dtype as dt
 from tilewright.ir.expr import Var
-from tilewright.schedule.layout import IndexMap
+from tilewright.schedule.index_map import IndexMap
 from tilewright.schedule.rules.analysis import Access, BlockInfo, block_info, is_injective, reads_elementwise
 from tilewright.schedule.rules.common import block_named, extent_of, loops_by_iter, parallelize
 from tilewright.schedule.rules.tiles import Tile, TileProblem, choose_tile
@@ -118,7 +118,7 @@ def _pack_weights(sch: Schedule, ref: BlockRef, info: BlockInfo, axes: _Axes, wi
             continue
         packed.add(name)
         rank = len(size)
-        order = [(dim, "outer"), *((d, "whole") for d in range(rank) if d != dim), (dim, "inner")]
+        order = [dim, *range(dim), *range(dim + 2, rank + 1), dim + 1]
         sch.transform_layout(ref, "read", _read_index(sch, ref, access), IndexMap.tile(rank, dim, width, order))
 
 
@@ -132,8 +132,8 @@ def _read_elsewhere(sch: Schedule, access: Access, ref: BlockRef) -> bool:
 
 
 def _read_index(sch: Schedule, ref: BlockRef, access: Access) -> int:
-    reads = block_named(sch, ref.name).reads
-    return next(n for n, region in enumerate(reads) if region.buffer.name == access.buffer.name)
+    names = dict.fromkeys(region.buffer.name for region in block_named(sch, ref.name).reads)
+    return list(names).index(access.buffer.name)
 
 
 def _tile_write_back(
