@@ -1,10 +1,10 @@
 """LLVM IR texts to object files: cached, and side by side in worker processes.
 
 :func:`compile_many` is the one way to do it. A few texts are compiled in this process; more go to a pool of
-workers (see :mod:`tilewright.backend.llvm.worker`) that is started on first need and kept. Workers are
-plain child processes that talk over pipes: nothing is asked of the user's script, a crash of LLVM takes one
-worker with it and becomes an error message, Ctrl-C ends them, and if this process dies in any way they read
-the end of their input and leave.
+workers (see :mod:`tilewright.backend.llvm.worker`) that is started on first need and kept for a while.
+Workers are plain child processes that talk over pipes: nothing is asked of the user's script, a crash of
+LLVM takes one worker with it and becomes an error message, Ctrl-C ends them, and if this process dies in
+any way they read the end of their input and leave.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ OPT_LEVEL = 2
 """Optimization level of LLVM's code generator. 1 compiles faster, 3 is no better; see docs/runtime.md."""
 IN_PROCESS = 2
 """Up to this many texts are compiled here: starting workers would take longer."""
+
+IDLE_SECONDS = 30.0
+"""Workers without work leave after this time."""
 
 Progress = Callable[[int, int], None]
 """Called with (texts done, texts in all)."""
@@ -101,7 +104,10 @@ def compile_many(
             finished(key, _compile_here(text, target))
     elif missing:
         with _pool_lock:
-            _pool.compile(missing, target, min(jobs, len(missing)), finished)
+            try:
+                _pool.compile(missing, target, min(jobs, len(missing)), finished)
+            finally:
+                _retire_later()
     return [found[key] for key in keys]
 
 
@@ -251,24 +257,40 @@ class _Pool:
 
 _pool = _Pool()
 _pool_lock = threading.Lock()
+_retirement: threading.Timer | None = None
 
 
 def _after_fork() -> None:
     """In a forked child: the workers are the parent's. Let go of the pipes (or they would outlive it)
     without a flush.
     """
-    global _pool, _pool_lock
+    global _pool, _pool_lock, _retirement
     for process in (*_pool.idle, *_pool.busy):
         for stream in (process.requests, process.replies):
             with contextlib.suppress(OSError):
                 stream.raw.close()
         process.process.returncode = 0  # not this process's child: nothing to wait for
-    _pool, _pool_lock = _Pool(), threading.Lock()
+    _pool, _pool_lock, _retirement = _Pool(), threading.Lock(), None
+
+
+def _retire_later() -> None:
+    """Let the workers go unless they get work within :data:`IDLE_SECONDS`."""
+    global _retirement
+    if _retirement is not None:
+        _retirement.cancel()
+    _retirement = threading.Timer(IDLE_SECONDS, _retire)
+    _retirement.daemon = True
+    _retirement.start()
 
 
 @atexit.register
-def _stop_workers() -> None:
-    _pool.stop()
+def _retire() -> None:
+    # If the lock is taken, the workers are busy, and their retirement will be set anew.
+    if _pool_lock.acquire(blocking=False):
+        try:
+            _pool.stop()
+        finally:
+            _pool_lock.release()
 
 
 os.register_at_fork(after_in_child=_after_fork)

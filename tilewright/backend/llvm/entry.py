@@ -13,6 +13,12 @@ from tilewright.runtime.plan import KernelCall, Operand, Space
 STATUS_BITS = 16
 """A failing run returns ``(kernel number + 1) << STATUS_BITS | kernel's status``."""
 
+_PART = 64
+"""Kernels in one function of the entry: code generation takes more than linear time in a function's length.
+"""
+
+_SIGNATURE = "(ptr %pool, ptr %inputs, ptr %outputs, ptr %weights, ptr %arena, ptr %prof)"
+
 
 def entry_ir(symbol: str, kernels: Sequence[KernelCall], triple: str) -> str:
     """LLVM IR text of the entry function ``symbol`` that runs ``kernels`` in order.
@@ -21,58 +27,80 @@ def entry_ir(symbol: str, kernels: Sequence[KernelCall], triple: str) -> str:
     start and after each kernel. The function stops at the first kernel with a nonzero status and returns
     which one it was.
     """
-    slots = max((len(k.operands) for k in kernels if k.symbol), default=0)
     parallel = any(k.parallel and k.symbol for k in kernels)
-    declared = dict.fromkeys(k.symbol for k in kernels if k.symbol)
+    starts = range(0, len(kernels), _PART)
     lines = [
         f'target triple = "{triple}"',
         "declare i64 @tw_now()",
         "declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)",
         *(["declare void @tw_pool_enter(ptr)", "declare void @tw_pool_exit(ptr)"] if parallel else []),
-        *(f"declare i32 @{name}(ptr, ptr, ptr)" for name in declared),
+        *(f"declare i32 @{name}(ptr, ptr, ptr)" for name in dict.fromkeys(k.symbol for k in kernels) if name),
         _MARK,
-        f"define i32 @{symbol}(ptr %pool, ptr %inputs, ptr %outputs, ptr %weights, ptr %arena, ptr %prof) {{",
+        *(line for start in starts for line in _part(start, kernels[start : start + _PART])),
+        f"define i32 @{symbol}{_SIGNATURE} {{",
         "entry:",
-        f"  %args = alloca [{max(slots, 1)} x ptr], align 16",
         *(["  call void @tw_pool_enter(ptr %pool)"] if parallel else []),
         "  call void @mark(ptr %prof, i64 0)",
-        "  br label %k0",
+        "  br label %p0",
     ]
-    fails = []
-    for number, call in enumerate(kernels):
-        lines.append(f"k{number}:")
-        if call.symbol:
-            lines += _kernel(number, call)
-            fails.append(number)
-        else:
-            lines += _copy(number, call)
-            lines.append(f"  br label %m{number}")
+    for number, start in enumerate(starts):
         lines += [
-            f"m{number}:",
-            f"  call void @mark(ptr %prof, i64 {number + 1})",
-            f"  br label %k{number + 1}",
+            f"p{number}:",
+            f"  %r{number} = call i32 @part{start}{_SIGNATURE}",
+            f"  %f{number} = icmp ne i32 %r{number}, 0",
+            f"  br i1 %f{number}, label %done, label %p{number + 1}",
         ]
-    lines.append(f"k{len(kernels)}:")
-    lines.append("  br label %done")
-    if fails:
-        lines.append("failed:")
-        sources = ", ".join(f"[ {(n + 1) << STATUS_BITS}, %k{n} ]" for n in fails)
-        status = ", ".join(f"[ %s{n}, %k{n} ]" for n in fails)
-        lines += [
-            f"  %where = phi i32 {sources}",
-            f"  %status = phi i32 {status}",
-            f"  %low = and i32 %status, {(1 << STATUS_BITS) - 1}",
-            "  %code = or i32 %where, %low",
-            "  br label %done",
-        ]
+    results = [f"[ %r{number}, %p{number} ]" for number in range(len(starts))]
     lines += [
+        f"p{len(starts)}:",
+        "  br label %done",
         "done:",
-        f"  %result = phi i32 [ 0, %k{len(kernels)} ]" + (", [ %code, %failed ]" if fails else ""),
+        f"  %result = phi i32 {', '.join([*results, f'[ 0, %p{len(starts)} ]'])}",
         *(["  call void @tw_pool_exit(ptr %pool)"] if parallel else []),
         "  ret i32 %result",
         "}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _part(start: int, kernels: Sequence[KernelCall]) -> list[str]:
+    """A function that runs ``kernels``, of which the first has number ``start``; same parameters as the
+    entry.
+    """
+    slots = max((len(k.operands) for k in kernels if k.symbol), default=0)
+    last = start + len(kernels)
+    lines = [
+        f"define internal i32 @part{start}{_SIGNATURE} {{",
+        "entry:",
+        f"  %args = alloca [{max(slots, 1)} x ptr], align 16",
+        f"  br label %k{start}",
+    ]
+    fails = []
+    for number, call in enumerate(kernels, start):
+        lines.append(f"k{number}:")
+        if call.symbol:
+            lines += _kernel(number, call)
+            fails.append(number)
+        else:
+            lines += [*_copy(number, call), f"  br label %m{number}"]
+        lines += [
+            f"m{number}:",
+            f"  call void @mark(ptr %prof, i64 {number + 1})",
+            f"  br label %k{number + 1}",
+        ]
+    lines += [f"k{last}:", "  ret i32 0"]
+    if fails:
+        numbers = ", ".join(f"[ {(n + 1) << STATUS_BITS}, %k{n} ]" for n in fails)
+        statuses = ", ".join(f"[ %s{n}, %k{n} ]" for n in fails)
+        lines += [
+            "failed:",
+            f"  %number = phi i32 {numbers}",
+            f"  %status = phi i32 {statuses}",
+            f"  %low = and i32 %status, {(1 << STATUS_BITS) - 1}",
+            "  %code = or i32 %number, %low",
+            "  ret i32 %code",
+        ]
+    return [*lines, "}"]
 
 
 _MARK = """

@@ -304,11 +304,15 @@ class Memory(Values):
     def _reduced(self, s: Store) -> Value:
         """The value of a store of one element by all lanes: a horizontal reduction if it accumulates."""
         value = s.value
+
+        def reads_it(e: Expr) -> bool:
+            return any(load.buffer is s.buffer and load.indices == s.indices for load in loads_of(e))
+
         if isinstance(value, BinOp):
             for old, new in ((value.a, value.b), (value.b, value.a)):
-                if isinstance(old, Load) and old.buffer is s.buffer and old.indices == s.indices:
+                if isinstance(old, Load) and reads_it(old) and not reads_it(new):
                     return self._horizontal(value.op, old, new)
-        if any(load.buffer is s.buffer and load.indices == s.indices for load in loads_of(value)):
+        if reads_it(value):
             raise CompileError(f"the lanes of a vectorized loop update one element of '{s.buffer.name}' in turn")
         return self.value(value)
 
