@@ -1,0 +1,29 @@
+"""Operator definitions by family. Importing this package registers them all with ``graph.opdef``."""
+
+from tilewright.ops import (
+    activation,
+    contract,
+    conv_transpose,
+    elementwise,
+    index,
+    norm,
+    pool,
+    reduce,
+    resize,
+    shape,
+    slicing,
+)
+
+__all__ = [
+    "activation",
+    "contract",
+    "conv_transpose",
+    "elementwise",
+    "index",
+    "norm",
+    "pool",
+    "reduce",
+    "resize",
+    "shape",
+    "slicing",
+]

@@ -1,0 +1,201 @@
+"""Transposed convolution, decomposed into an ordinary convolution with one group of output channels for each phase.
+
+Element ``s*q + r`` of the full result reads only the kernel taps ``s*t + r``: ``full[q, r] = sum_t x[q - t] * w[s*t + r]``.
+So a stride-1 convolution over ``x`` with ``ceil(K / s)`` taps and ``s`` times the channels computes all phases ``r`` at once,
+without multiplying zeros that were inserted for the stride; interleaving the phases is a transpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tilewright.graph.builder import GraphBuilder
+from tilewright.graph.graph import Value
+from tilewright.graph.opdef import FusionKind, OpContext, OpDef, TensorType, register
+from tilewright.ir import dtype as dt
+from tilewright.ir.expr import Expr, as_expr
+from tilewright.ir.visit import const_int
+from tilewright.ops.common import as_dtype, format_shape, is_half
+from tilewright.ops.window import Layout, arrange, per_dim
+
+
+class _Deconv(NamedTuple):
+    last: bool
+    groups: int
+    co: int
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    begins: tuple[int, ...]
+    spatial: tuple[Expr, ...]
+
+
+def _sizes(ctx: OpContext) -> _Deconv:
+    x, w = ctx.input(0), ctx.input(1)
+    rank = x.rank - 2
+    if rank < 1 or x.rank != w.rank or x.dtype != w.dtype or not dt.is_float(x.dtype):
+        ctx.fail("conv_transpose takes data and weights of one rank of 3 or more and one float type")
+    dims = [const_int(d) for d in w.shape]
+    if any(d is None for d in dims):
+        ctx.fail(f"the shape of the weights must be known, not {format_shape(w.shape)}")
+    shape = [d for d in dims if d is not None]
+    last, groups = bool(ctx.attr("channels_last", False)), int(ctx.attr("groups", 1))
+    layout = Layout.of(ctx, x.rank)
+    ci = const_int(x.shape[layout.channel])
+    per_group, co, kernel = (
+        (shape[-2], shape[-1], shape[:-2]) if last else (shape[0] // groups, shape[1] * groups, shape[2:])
+    )
+    if ci is not None and (ci != per_group * groups or co % groups):
+        ctx.fail(f"{ci} input channels in {groups} groups do not fit weights {format_shape(w.shape)}")
+    strides, dilations = per_dim(ctx, "strides", rank, 1), per_dim(ctx, "dilations", rank, 1)
+    pads, extra = per_dim(ctx, "pads", 2 * rank, 0), per_dim(ctx, "output_padding", rank, 0)
+    if min((*strides, *dilations)) < 1:
+        ctx.fail(f"strides {strides} and dilations {dilations} must be positive")
+    spatial = tuple(
+        (x.shape[d] - 1) * s + ((k - 1) * e + 1 - b - a + o)
+        for d, s, k, e, b, a, o in zip(
+            layout.spatial, strides, kernel, dilations, pads[:rank], pads[rank:], extra, strict=True
+        )
+    )
+    return _Deconv(last, groups, co, tuple(kernel), strides, dilations, pads[:rank], spatial)
+
+
+def _infer(ctx: OpContext) -> list[TensorType]:
+    x, c = ctx.input(0), _sizes(ctx)
+    return [TensorType(arrange(c.last, x.shape[0], as_expr(c.co), c.spatial), x.dtype)]
+
+
+def _decompose(builder: GraphBuilder, ctx: OpContext, inputs: Sequence[Value | None]) -> list[Value]:
+    x, w = inputs[0], inputs[1]
+    assert x is not None
+    assert w is not None
+    c = _sizes(ctx)
+    rank = len(c.kernel)
+    if not c.last:
+        # Phases are interleaved beside the channels; the layout pass moves or cancels these transposes.
+        x = builder.op("transpose", x, perm=(0, *range(2, rank + 2), 1))
+        w = _last_weights(builder, w, c)
+    w, kernel = _dilate(builder, w, c)
+    taps = tuple(-(-k // s) for k, s in zip(kernel, c.strides, strict=True))
+    phases = _phase_weights(builder, w, c, kernel, taps)
+    border = tuple(t - 1 for t in taps)
+    y = builder.op(
+        "conv", x, phases, strides=(1,) * rank, pads=border * 2, groups=c.groups, channels_last=True
+    )
+    y = _interleave(builder, y, c, taps)
+    y = _crop(builder, y, c, taps)
+    if len(inputs) > 2 and inputs[2] is not None:
+        y = builder.op("add", y, inputs[2])
+    return [y if c.last else builder.op("transpose", y, perm=(0, rank + 1, *range(1, rank + 1)))]
+
+
+def _last_weights(builder: GraphBuilder, w: Value, c: _Deconv) -> Value:
+    """[CI, CO/g, *K] as [*K, CI/g, CO]."""
+    rank = len(c.kernel)
+    ci, per_group = w.dims()[0], c.co // c.groups
+    w = builder.op("reshape", w, shape=(c.groups, ci // c.groups, per_group, *c.kernel))
+    w = builder.op("transpose", w, perm=(*range(3, rank + 3), 1, 0, 2))
+    return builder.op("reshape", w, shape=(*c.kernel, ci // c.groups, c.co))
+
+
+def _dilate(builder: GraphBuilder, w: Value, c: _Deconv) -> tuple[Value, tuple[int, ...]]:
+    """Weights with the zeros between taps that dilation means, and the kernel's size with them."""
+    if max(c.dilations) == 1:
+        return w, c.kernel
+    rank, channels = len(c.kernel), w.dims()[-2:]
+    split = [n for k in c.kernel for n in (k, 1)]
+    w = builder.op("reshape", w, shape=(*split, *channels))
+    ends = [0] * (2 * rank + 2)
+    ends[1 : 2 * rank : 2] = [d - 1 for d in c.dilations]
+    w = builder.op("pad", w, pads=(*[0] * (2 * rank + 2), *ends))
+    w = builder.op(
+        "reshape", w, shape=(*(k * d for k, d in zip(c.kernel, c.dilations, strict=True)), *channels)
+    )
+    kernel = tuple((k - 1) * d + 1 for k, d in zip(c.kernel, c.dilations, strict=True))
+    return builder.op("slice", w, starts=(0,) * rank, ends=kernel, axes=tuple(range(rank))), kernel
+
+
+def _phase_weights(
+    builder: GraphBuilder, w: Value, c: _Deconv, kernel: Sequence[int], taps: Sequence[int]
+) -> Value:
+    """[*K, CI/g, CO] as [*taps, CI/g, g * phases * CO/g]: taps reversed, missing ones zero."""
+    rank, (ci, _), per_group = len(kernel), w.dims()[-2:], c.co // c.groups
+    missing = [t * s - k for t, s, k in zip(taps, c.strides, kernel, strict=True)]
+    if any(missing):
+        w = builder.op("pad", w, pads=(*[0] * (rank + 2), *missing, 0, 0))
+    split = [n for t, s in zip(taps, c.strides, strict=True) for n in (t, s)]
+    w = builder.op("reshape", w, shape=(*split, ci, c.groups, per_group))
+    tap_axes, phase_axes = tuple(range(0, 2 * rank, 2)), tuple(range(1, 2 * rank, 2))
+    if max(taps) > 1:
+        minimum = -(2**31)
+        w = builder.op(
+            "slice", w, starts=(-1,) * rank, ends=(minimum,) * rank, axes=tap_axes, steps=(-1,) * rank
+        )
+    w = builder.op("transpose", w, perm=(*tap_axes, 2 * rank, 2 * rank + 1, *phase_axes, 2 * rank + 2))
+    return builder.op("reshape", w, shape=(*taps, ci, c.co * int(np.prod(c.strides))))
+
+
+def _interleave(builder: GraphBuilder, y: Value, c: _Deconv, taps: Sequence[int]) -> Value:
+    """[N, *q, g * phases * CO/g] as [N, *(q * stride), CO]."""
+    rank, per_group = len(taps), c.co // c.groups
+    if max(c.strides) == 1:
+        return y
+    n, *positions = y.shape[: rank + 1]
+    y = builder.op("reshape", y, shape=(n, *positions, c.groups, *c.strides, per_group))
+    pairs = [a for d in range(rank) for a in (1 + d, 2 + rank + d)]
+    y = builder.op("transpose", y, perm=(0, *pairs, rank + 1, 2 * rank + 2))
+    merged = [q * s for q, s in zip(positions, c.strides, strict=True)]
+    return builder.op("reshape", y, shape=(n, *merged, c.co))
+
+
+def _crop(builder: GraphBuilder, y: Value, c: _Deconv, taps: Sequence[int]) -> Value:
+    """The part of the full result that pads leave; ``output_padding`` may reach past its end, into zeros."""
+    full = y.shape[1:-1]
+    ends = [size + b - whole for size, b, whole in zip(c.spatial, c.begins, full, strict=True)]
+    if not any(c.begins) and all(const_int(e) == 0 for e in ends):
+        return y
+    return builder.op("pad", y, pads=(0, *(-b for b in c.begins), 0, 0, *ends, 0))
+
+
+def _reference(ctx: OpContext, inputs: Sequence[Any]) -> list[np.ndarray]:
+    """Every input element adds its weighted kernel to the result."""
+    x, w = inputs[0], inputs[1]
+    c, dtype = _sizes(ctx), x.dtype
+    wide = np.float32 if is_half(dtype.name) else dtype
+    x, w = x.astype(wide, copy=False), w.astype(wide, copy=False)
+    rank, g, per_group = len(c.kernel), c.groups, c.co // c.groups
+    if not c.last:
+        x = np.moveaxis(x, 1, -1)
+        w = np.moveaxis(w.reshape(g, -1, per_group, *c.kernel), (0, 1, 2), (-2, -3, -1))
+    else:
+        w = w.reshape(*c.kernel, -1, g, per_group)
+    size = [const_int(d) or 0 for d in c.spatial]
+    full = [
+        max((n - 1) * s + (k - 1) * d + 1, b + o)
+        for n, s, k, d, b, o in zip(
+            x.shape[1:-1], c.strides, c.kernel, c.dilations, c.begins, size, strict=True
+        )
+    ]
+    total = np.zeros((x.shape[0], *full, g, per_group), wide)
+    grouped = x.reshape(*x.shape[:-1], g, -1)
+    for tap in np.ndindex(*c.kernel):
+        where = tuple(
+            slice(t * d, t * d + (n - 1) * s + 1, s)
+            for t, d, n, s in zip(tap, c.dilations, x.shape[1:-1], c.strides, strict=True)
+        )
+        total[(slice(None), *where)] += np.einsum("...gi,igo->...go", grouped, w[tap])
+    cut = tuple(slice(b, b + o) for b, o in zip(c.begins, size, strict=True))
+    result = total[(slice(None), *cut)].reshape(x.shape[0], *size, c.co)
+    if len(inputs) > 2 and inputs[2] is not None:
+        result = result + inputs[2].astype(wide)
+    if not c.last:
+        result = np.moveaxis(result, -1, 1)
+    return [np.ascontiguousarray(as_dtype(result, dtype.name))]
+
+
+register(
+    OpDef("conv_transpose", FusionKind.contraction, infer=_infer, decompose=_decompose, reference=_reference)
+)

@@ -1,0 +1,191 @@
+"""Max and average pooling over sliding windows, in any number of spatial dimensions and either layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tilewright.graph.opdef import FusionKind, OpContext, OpDef, TensorType, register
+from tilewright.ir import dtype as dt
+from tilewright.ir import te
+from tilewright.ir.expr import Expr, as_expr, ceildiv, const, maximum, minimum, reduce_identity
+from tilewright.ir.visit import const_int
+from tilewright.ops.common import accumulator_dtype, as_dtype, is_half
+from tilewright.ops.window import Layout, Window, arrange, pad_spatial, windowed, windows
+
+
+class _Pool(NamedTuple):
+    """``windows`` hold the pads of the model, ``reaching`` those enlarged by what ``ceil_mode`` reaches over the end."""
+
+    layout: Layout
+    last: bool
+    windows: list[Window]
+    reaching: list[Window]
+    out: list[Expr]
+
+
+def _pool(ctx: OpContext) -> _Pool:
+    x = ctx.input(0)
+    if x.rank < 3:
+        ctx.fail("pooling takes data with at least one spatial dimension")
+    layout, last = Layout.of(ctx, x.rank), bool(ctx.attr("channels_last", False))
+    kernel = tuple(int(k) for k in ctx.attr("kernel"))
+    if len(kernel) != len(layout.spatial):
+        ctx.fail(f"a kernel of {len(kernel)} dimensions for data with {len(layout.spatial)} spatial ones")
+    dims = [x.shape[d] for d in layout.spatial]
+    own = windows(ctx, kernel, dims)
+    reaching, out = list(own), []
+    for n, (dim, w) in enumerate(zip(dims, own, strict=True)):
+        if ctx.attr("ceil_mode", False) and ctx.attr("auto_pad", None) is None:
+            count = _ceil_positions(dim, w)
+            out.append(count)
+            size, positions = const_int(dim), const_int(count)
+            if size is not None and positions is not None:
+                over = (positions - 1) * w.stride + w.reach - (size + w.before)
+                reaching[n] = w._replace(after=max(over, w.after))
+        else:
+            out.append(windowed(ctx, dim, w))
+    return _Pool(layout, last, own, reaching, out)
+
+
+def _ceil_positions(dim: Expr, w: Window) -> Expr:
+    """Rounded up, but no window starts beyond the data and the padding before it."""
+    count = ceildiv(dim + (w.before + w.after - w.reach), w.stride) + 1
+    return minimum(count, (dim + w.before - 1) // w.stride + 1)
+
+
+def _infer(ctx: OpContext) -> list[TensorType]:
+    x, pool = ctx.input(0), _pool(ctx)
+    if x.dtype == "bool":
+        ctx.fail("pooling is not defined for bool")
+    return [TensorType(arrange(pool.last, x.shape[0], x.shape[pool.layout.channel], pool.out), x.dtype)]
+
+
+def _window_reduce(ctx: OpContext, x: te.Tensor, pool: _Pool, op: str, fill: float, name: str) -> te.Tensor:
+    """``op`` over the window at each position; what is outside the data counts as ``fill``."""
+    padded = pad_spatial(x, pool.layout, pool.reaching, fill)
+    wide = accumulator_dtype(x.dtype) if op == "sum" else x.dtype
+
+    def body(*i: Expr) -> Expr:
+        n, channel, spatial = (i[0], i[-1], i[1:-1]) if pool.last else (i[0], i[1], i[2:])
+
+        def term(*taps: Expr) -> Expr:
+            where = [
+                p * w.stride + t * w.dilation for p, t, w in zip(spatial, taps, pool.windows, strict=True)
+            ]
+            return padded[arrange(pool.last, n, channel, where)].astype(wide)
+
+        return te.reduce(op, [w.size for w in pool.windows], term)
+
+    return te.compute(_infer(ctx)[0].shape, body, name)
+
+
+def _numpy_windows(
+    ctx: OpContext, x: np.ndarray, pool: _Pool, fill: Any
+) -> tuple[np.ndarray, tuple[int, ...]]:
+    """All windows of channels-last data along new trailing axes, and those axes."""
+    rank = len(pool.windows)
+    x = np.pad(x, [(0, 0), *((w.before, w.after) for w in pool.reaching), (0, 0)], constant_values=fill)
+    view = np.lib.stride_tricks.sliding_window_view(
+        x, [w.reach for w in pool.windows], tuple(range(1, rank + 1))
+    )
+    out = [const_int(o) or 0 for o in pool.out]
+    places = tuple(slice(0, (n - 1) * w.stride + 1, w.stride) for n, w in zip(out, pool.windows, strict=True))
+    taps = tuple(slice(None, None, w.dilation) for w in pool.windows)
+    return view[(slice(None), *places, slice(None), *taps)], tuple(range(rank + 2, 2 * rank + 2))
+
+
+# ---------------------------------------------------------------------------------------------------------------- max
+def _max_compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te.Tensor]:
+    x = inputs[0]
+    return [_window_reduce(ctx, x, _pool(ctx), "max", reduce_identity("max", x.dtype).value, "max_pool")]
+
+
+def _max_numpy(ctx: OpContext, inputs: Sequence[Any]) -> list[np.ndarray]:
+    x, pool = inputs[0], _pool(ctx)
+    last = x if pool.last else np.moveaxis(x, 1, -1)
+    fill = reduce_identity("max", dt.from_numpy(x.dtype)).value
+    view, axes = _numpy_windows(ctx, last, pool, fill)
+    result = view.max(axis=axes)
+    return [np.ascontiguousarray(result if pool.last else np.moveaxis(result, -1, 1))]
+
+
+register(OpDef("max_pool", FusionKind.reduction, infer=_infer, compute=_max_compute, reference=_max_numpy))
+
+
+# ------------------------------------------------------------------------------------------------------------ average
+def _countable(ctx: OpContext, pool: _Pool) -> list[Window]:
+    """The border that counts into the average: the model's own pads, or none. What ``ceil_mode`` adds never does."""
+    if ctx.attr("count_include_pad", False):
+        return pool.windows
+    return [w._replace(before=0, after=0) for w in pool.windows]
+
+
+def _taps_inside(position: Expr, dim: Expr, w: Window, border: Window) -> Expr:
+    """How many taps of the window at ``position`` fall on the data or its counted border."""
+    start = position * w.stride - w.before
+    # Tap t lies inside when -border.before <= start + t * dilation < dim + border.after.
+    first = maximum(ceildiv(-border.before - start, w.dilation), 0)
+    end = minimum(ceildiv(dim + border.after - start, w.dilation), w.size)
+    return end - first
+
+
+def _avg_compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te.Tensor]:
+    x, pool = inputs[0], _pool(ctx)
+    total = _window_reduce(ctx, x, pool, "sum", 0.0, "pool_sum")
+    wide, dtype = total.dtype, x.dtype
+    border = _countable(ctx, pool)
+    dims = [x.shape[d] for d in pool.layout.spatial]
+    partial = [
+        (r.before, r.after) != (b.before, b.after) or const_int(d) is None
+        for r, b, d in zip(pool.reaching, border, dims, strict=True)
+    ]
+
+    def body(*i: Expr) -> Expr:
+        spatial = i[1:-1] if pool.last else i[2:]
+        fixed = 1
+        varying: Expr = as_expr(1)
+        for n, w in enumerate(pool.windows):
+            if partial[n]:
+                varying = varying * _taps_inside(spatial[n], dims[n], w, border[n])
+            else:
+                fixed *= w.size
+        if not any(partial):
+            return (total[i] * const(1.0 / fixed, wide)).astype(dtype)
+        return (total[i] / (varying * fixed).astype(wide)).astype(dtype)
+
+    return [te.compute(total.shape, body, "avg_pool")]
+
+
+def _avg_infer(ctx: OpContext) -> list[TensorType]:
+    if not dt.is_float(ctx.input(0).dtype):
+        ctx.fail(f"average pooling is not defined for {ctx.input(0).dtype}")
+    return _infer(ctx)
+
+
+def _avg_numpy(ctx: OpContext, inputs: Sequence[Any]) -> list[np.ndarray]:
+    x, pool = inputs[0], _pool(ctx)
+    wide = x.astype(np.float32) if is_half(x.dtype.name) else x
+    last = wide if pool.last else np.moveaxis(wide, 1, -1)
+    view, axes = _numpy_windows(ctx, last, pool, 0)
+    # The counts are the same average over ones: on the data, and on the border where that is counted.
+    ones = np.ones((1, *last.shape[1:-1], 1), wide.dtype)
+    border = _countable(ctx, pool)
+    ones = np.pad(ones, [(0, 0), *((b.before, b.after) for b in border), (0, 0)], constant_values=1)
+    rest = pool._replace(
+        reaching=[
+            r._replace(before=r.before - b.before, after=r.after - b.after)
+            for r, b in zip(pool.reaching, border, strict=True)
+        ]
+    )
+    counts, _ = _numpy_windows(ctx, ones, rest, 0)
+    result = view.sum(axis=axes) / counts.sum(axis=axes)
+    result = as_dtype(result, x.dtype.name)
+    return [np.ascontiguousarray(result if pool.last else np.moveaxis(result, -1, 1))]
+
+
+register(
+    OpDef("avg_pool", FusionKind.reduction, infer=_avg_infer, compute=_avg_compute, reference=_avg_numpy)
+)

@@ -1,0 +1,301 @@
+"""Resampling of any dimensions: nearest, linear and cubic, with every coordinate transformation of ONNX."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from tilewright.graph.opdef import FusionKind, OpContext, OpDef, TensorType, register
+from tilewright.ir import dtype as dt
+from tilewright.ir import te
+from tilewright.ir.expr import Expr, all_of, as_expr, const, maximum, minimum, select
+from tilewright.ir.intrinsics import intrinsic
+from tilewright.ir.visit import const_int
+from tilewright.ops.common import Shape, accumulator_dtype, as_dtype, is_half
+
+MODES: Final = ("nearest", "linear", "cubic")
+COORDINATES: Final = (
+    "half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric", "tf_crop_and_resize",
+)  # fmt: skip
+NEAREST: Final = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
+
+
+class Axis(NamedTuple):
+    """One resampled dimension: ``size`` elements become ``out``.
+
+    The source coordinate of position ``i`` is ``(slope * i + offset) / unit``: exact integers, so that no choice of a
+    neighbour hangs on a rounding. ``crop`` marks tf_crop_and_resize, where coordinates outside the data take the
+    extrapolation value.
+    """
+
+    dim: int
+    size: int
+    out: int
+    slope: int
+    offset: int
+    unit: int
+    crop: bool
+
+
+# --------------------------------------------------------------------------------------------------------------- shape
+def _result_shape(ctx: OpContext) -> Shape | None:
+    """The result's shape from ``sizes``, or from ``scales`` rounded down; None when neither is known yet."""
+    x = ctx.input(0)
+    sizes, scales = ctx.arg("sizes"), ctx.arg("scales")
+    given = sizes if sizes else scales
+    if not given:
+        if ctx.has_arg("sizes") or ctx.has_arg("scales"):
+            return None
+        ctx.fail("resize takes sizes or scales")
+    if len(given) != x.rank:
+        ctx.fail(f"resize takes one size or scale for each of {x.rank} dimensions, not {len(given)}")
+    if sizes:
+        return tuple(as_expr(s if isinstance(s, Expr) else int(s)) for s in sizes)
+    return tuple(_scaled(d, float(s)) for d, s in zip(x.shape, given, strict=True))
+
+
+def _scaled(dim: Expr, scale: float) -> Expr:
+    """``floor(dim * scale)``; scales are float32 in models, so 2.0 and 1/2 stay exact."""
+    size = const_int(dim)
+    if size is not None:
+        return as_expr(int(np.floor(size * scale)))
+    if scale.is_integer():
+        return dim * int(scale)
+    if scale > 0 and (1 / scale).is_integer():
+        return dim // int(1 / scale)
+    return intrinsic("floor", dim.astype("float64") * scale).astype("int64")
+
+
+def _infer(ctx: OpContext) -> list[TensorType]:
+    x = ctx.input(0)
+    for name, known in (("mode", MODES), ("coordinates", COORDINATES), ("nearest", NEAREST)):
+        value = ctx.attr(name, known[0])
+        if value not in known:
+            ctx.fail(f"resize has no {name} '{value}' (there are {', '.join(known)})")
+    if ctx.attr("mode", "nearest") != "nearest" and not dt.is_float(x.dtype):
+        ctx.fail(f"resize in mode '{ctx.attr('mode')}' is not defined for {x.dtype}")
+    shape = _result_shape(ctx)
+    return [TensorType(shape or tuple(ctx.unknown_dim() for _ in x.shape), x.dtype)]
+
+
+def _fraction(value: float) -> Fraction:
+    """The simple fraction that a float32 attribute was meant as: 0.6 is 3/5, not its nearest float."""
+    simple = Fraction(value).limit_denominator(4096)
+    return (
+        simple
+        if abs(simple - Fraction(value)) <= abs(Fraction(value)) / 10**7
+        else Fraction(value).limit_denominator(10**6)
+    )
+
+
+def _axes(ctx: OpContext) -> list[Axis]:
+    """The dimensions that are resampled (a crop of unchanged size included)."""
+    x, shape = ctx.input(0), _result_shape(ctx)
+    scales, sizes = ctx.arg("scales"), ctx.arg("sizes")
+    roi = ctx.attr("roi", None)
+    kind = ctx.attr("coordinates", "half_pixel")
+    axes = []
+    for dim, (old, new) in enumerate(zip(x.shape, shape or (), strict=True)):
+        size, out = const_int(old), const_int(new)
+        if size is None or out is None:
+            ctx.fail("resize needs known sizes when the model is compiled")
+        if size == 0 and out > 0:
+            ctx.fail(f"an empty dimension cannot be resized to {out}")
+        scale = (
+            _fraction(float(scales[dim]))
+            if scales and not sizes
+            else Fraction(out, size)
+            if size and out
+            else Fraction(1)
+        )
+        crop = kind == "tf_crop_and_resize"
+        start, end = Fraction(0), Fraction(1)
+        if crop and roi is not None:
+            start, end = _fraction(float(roi[dim])), _fraction(float(roi[x.rank + dim]))
+        if size == out and scale == 1 and (start, end) == (0, 1):
+            continue
+        slope, offset = _coordinate(kind, size, out, scale, start, end)
+        unit = math.lcm(slope.denominator, offset.denominator)
+        axes.append(Axis(dim, size, out, int(slope * unit), int(offset * unit), unit, crop))
+    return axes
+
+
+def _coordinate(
+    kind: str, size: int, out: int, scale: Fraction, start: Fraction, end: Fraction
+) -> tuple[Fraction, Fraction]:
+    """Slope and offset of the source coordinate as a function of the result's position (ONNX Resize's formulas)."""
+    zero, half = Fraction(0), Fraction(1, 2)
+    if kind == "align_corners":
+        return (Fraction(size - 1, out - 1), zero) if out > 1 else (zero, zero)
+    if kind == "asymmetric":
+        return 1 / scale, zero
+    if kind == "tf_crop_and_resize":
+        if out > 1:
+            return (end - start) * (size - 1) / (out - 1), start * (size - 1)
+        return zero, half * (start + end) * (size - 1)
+    if kind == "pytorch_half_pixel" and out == 1:
+        return zero, zero
+    centred = half / scale - half
+    if kind == "half_pixel_symmetric":
+        # What rounding the size down cut off is shared between both ends.
+        centred += half * size * (1 - out / (scale * size))
+    return 1 / scale, centred
+
+
+# ---------------------------------------------------------------------------------------------------------------- taps
+# These work alike on expressions and on integer arrays.
+def _floor(axis: Axis, position: Any) -> Any:
+    return (position * axis.slope + axis.offset) // axis.unit
+
+
+def _nearest_index(axis: Axis, rule: str, position: Any) -> Any:
+    """The chosen neighbour, not clamped yet."""
+    scaled, unit = position * axis.slope + axis.offset, axis.unit
+    if rule == "floor":
+        return scaled // unit
+    if rule == "ceil":
+        return (scaled + (unit - 1)) // unit
+    if rule == "round_prefer_floor":
+        return (scaled * 2 + (unit - 1)) // (2 * unit)
+    return (scaled * 2 + unit) // (2 * unit)
+
+
+def _cubic_weights(t: Any, a: float) -> list[Any]:
+    """Keys' cubic convolution for the neighbours at distances 1 + t, t, 1 - t and 2 - t."""
+
+    def near(d: Any) -> Any:
+        return (d * (a + 2) - (a + 3)) * d * d + 1.0
+
+    def far(d: Any) -> Any:
+        return ((d * a - 5 * a) * d + 8 * a) * d - 4 * a
+
+    return [far(t + 1.0), near(t), near(1.0 - t), far(2.0 - t)]
+
+
+# ---------------------------------------------------------------------------------------------------------- expression
+def _closed_form(axis: Axis, rule: str, position: Expr) -> Expr:
+    """The clamped nearest index; whole-number factors get the plain form that address arithmetic simplifies best."""
+    positions = np.arange(axis.out)
+    table = np.clip(_nearest_index(axis, rule, positions), 0, axis.size - 1)
+    if axis.out % axis.size == 0 and np.array_equal(table, positions // (axis.out // axis.size)):
+        return position // (axis.out // axis.size)
+    if axis.size % axis.out == 0:
+        step, first = axis.size // axis.out, int(table[0])
+        if np.array_equal(table, positions * step + first):
+            return position * step + first
+    return minimum(maximum(_nearest_index(axis, rule, position), 0), axis.size - 1)
+
+
+def _taps(ctx: OpContext, axis: Axis, position: Expr, dtype: str) -> list[tuple[Expr, Expr]]:
+    """Clamped source indices with their weights."""
+    low = _floor(axis, position)
+    rest = position * axis.slope + axis.offset - low * axis.unit
+    t = rest.astype(dtype) * const(1 / axis.unit, dtype)
+    if ctx.attr("mode", "nearest") == "linear":
+        indices, weights = [low, low + 1], [1.0 - t, t]
+    else:
+        indices = [low - 1, low, low + 1, low + 2]
+        weights = _cubic_weights(t, float(ctx.attr("cubic_coeff_a", -0.75)))
+        if ctx.attr("exclude_outside", False):
+            zero = const(0, dtype)
+            weights = [
+                select((as_expr(0) <= i) & (i < axis.size), w, zero)
+                for i, w in zip(indices, weights, strict=True)
+            ]
+            total = weights[0] + weights[1] + weights[2] + weights[3]
+            weights = [w / total for w in weights]
+    return [(minimum(maximum(i, 0), axis.size - 1), w) for i, w in zip(indices, weights, strict=True)]
+
+
+def _inside(axis: Axis, position: Expr) -> Expr:
+    scaled = position * axis.slope + axis.offset
+    return (as_expr(0) <= scaled) & (scaled <= (axis.size - 1) * axis.unit)
+
+
+def _compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te.Tensor]:
+    x, axes = inputs[0], _axes(ctx)
+    shape, wide = _infer(ctx)[0].shape, accumulator_dtype(x.dtype)
+    mode, rule = ctx.attr("mode", "nearest"), ctx.attr("nearest", "round_prefer_floor")
+    cropped = [a for a in axes if a.crop]
+
+    def interpolated(index: list[Expr], rest: Sequence[Axis]) -> Expr:
+        if not rest:
+            return x[tuple(index)].astype(wide)
+        axis, total = rest[0], None
+        for where, weight in _taps(ctx, axis, index[axis.dim], wide):
+            term = interpolated([*index[: axis.dim], where, *index[axis.dim + 1 :]], rest[1:]) * weight
+            total = term if total is None else total + term
+        assert total is not None
+        return total
+
+    def body(*i: Expr) -> Expr:
+        if mode == "nearest":
+            index = list(i)
+            for axis in axes:
+                index[axis.dim] = _closed_form(axis, rule, i[axis.dim])
+            value = x[tuple(index)]
+        else:
+            value = interpolated(list(i), axes).astype(x.dtype)
+        if not cropped:
+            return value
+        outside = const(ctx.attr("extrapolation_value", 0.0), x.dtype)
+        return select(all_of([_inside(a, i[a.dim]) for a in cropped]), value, outside)
+
+    return [te.compute(shape, body, "resize")]
+
+
+# ------------------------------------------------------------------------------------------------------------ reference
+def _weights_numpy(ctx: OpContext, axis: Axis) -> np.ndarray:
+    """The resampling of one dimension as a matrix [out, size]."""
+    position = np.arange(axis.out)
+    low = _floor(axis, position)
+    t = (position * axis.slope + axis.offset - low * axis.unit) / axis.unit
+    if ctx.attr("mode", "nearest") == "linear":
+        indices, weights = [low, low + 1], [1 - t, t]
+    else:
+        indices = [low - 1, low, low + 1, low + 2]
+        weights = _cubic_weights(t, float(ctx.attr("cubic_coeff_a", -0.75)))
+        if ctx.attr("exclude_outside", False):
+            weights = [
+                np.where((i >= 0) & (i < axis.size), w, 0) for i, w in zip(indices, weights, strict=True)
+            ]
+            total = sum(weights)
+            weights = [w / total for w in weights]
+    matrix = np.zeros((axis.out, axis.size))
+    for i, w in zip(indices, weights, strict=True):
+        np.add.at(matrix, (position, np.clip(i, 0, axis.size - 1)), w)
+    return matrix
+
+
+def _reference(ctx: OpContext, inputs: Sequence[Any]) -> list[np.ndarray]:
+    x, axes = inputs[0], _axes(ctx)
+    result = x.astype(np.float32) if is_half(x.dtype.name) else x
+    for axis in axes:
+        if ctx.attr("mode", "nearest") == "nearest":
+            index = _nearest_index(axis, ctx.attr("nearest", "round_prefer_floor"), np.arange(axis.out))
+            result = np.take(result, np.clip(index, 0, axis.size - 1), axis=axis.dim)
+        else:
+            matrix = _weights_numpy(ctx, axis).astype(result.dtype)
+            result = np.moveaxis(np.tensordot(matrix, result, (1, axis.dim)), 0, axis.dim)
+    for axis in axes:
+        if axis.crop:
+            scaled = np.arange(axis.out) * axis.slope + axis.offset
+            outside = (scaled < 0) | (scaled > (axis.size - 1) * axis.unit)
+            result[(slice(None),) * axis.dim + (outside,)] = ctx.attr("extrapolation_value", 0.0)
+    return [np.ascontiguousarray(as_dtype(result, x.dtype.name))]
+
+
+register(
+    OpDef(
+        "resize",
+        FusionKind.injective,
+        infer=_infer,
+        compute=_compute,
+        reference=_reference,
+        params={1: "sizes", 2: "scales"},
+    )
+)
