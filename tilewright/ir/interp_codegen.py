@@ -233,12 +233,11 @@ class Translator:
         value = self._expr(store.value, mask)
         indices = self._tuple([self._expr(i) for i in store.indices])
         array = self._arrays[store.buffer]
-        if not self._in_bounds(store.buffer, store.indices):
+        if mask is None and not self._in_bounds(store.buffer, store.indices):
             indices = self._assign(f"checked({indices}, {array}.shape, {store.buffer.name!r})")
         shape = self._tuple(extents)
-        self._emit(
-            f"accumulate({grid.reduce_op!r}, {array}, {indices}, {value}, {mask}, {shape}, {grid.reduced!r})"
-        )
+        rest = f"{mask}, {shape}, {grid.reduced!r}, {store.buffer.name!r}"
+        self._emit(f"accumulate({grid.reduce_op!r}, {array}, {indices}, {value}, {rest})")
 
     # -- memory --------------------------------------------------------------------------------------------------------
 
