@@ -10,7 +10,7 @@ from collections.abc import Callable
 from tilewright.ir.simplify import simplify_stmt
 from tilewright.ir.stmt import PrimFunc
 from tilewright.lower.compact import compact_buffers
-from tilewright.lower.edges import split_edges
+from tilewright.lower.edges import split_edges, unroll_guarded
 from tilewright.lower.flatten import decompose_reductions, flatten_blocks
 from tilewright.lower.guards import clip_loops, guard_padded_updates, hoist_guards
 from tilewright.lower.overrun import drop_overrun_guards
@@ -34,6 +34,7 @@ PASSES: tuple[tuple[str, Pass], ...] = (
     ("hoist_guards", hoist_guards),
     ("clip_loops", clip_loops),
     ("split_edges", split_edges),
+    ("unroll_guarded", unroll_guarded),
     ("unroll_loops", unroll_loops),
 )
 

@@ -20,7 +20,7 @@ from tilewright.ir.visit import const_int, free_vars, loads_of, substitute, tran
 #: Most copies of one loop body that edges may cost, and most edge values of one tile index.
 MAX_VERSIONS = 12
 MAX_EDGES = 3
-#: Serial loops up to this length are unrolled in an edge copy when a guard depends on them.
+#: Serial loops up to this length are unrolled when their guards fold by it.
 MAX_EDGE_UNROLL = 16
 
 Bounds = Mapping[Var, Interval]
@@ -84,7 +84,7 @@ def _version(body: Stmt, var: Var, bounds: Bounds, budget: int) -> Stmt:
     share = max(budget // copies, 1)
     result: Stmt | None = None
     for value in edges:
-        fixed = _unroll_guarded(simplify_stmt(substitute(body, {atom: as_expr(value)}), bounds))
+        fixed = simplify_stmt(substitute(body, {atom: as_expr(value)}), bounds)
         piece = _version(fixed, var, bounds, share)
         result = piece if result is None else If(atom.eq(value), piece, result)
     if lo > hi:
@@ -187,8 +187,8 @@ def _drop_guards(body: Stmt, known: set[Expr]) -> Stmt:
     return transform_stmt(body, visit)
 
 
-def _unroll_guarded(body: Stmt) -> Stmt:
-    """Unroll short serial loops that a remaining guard with unrolled neighbours depends on: the guard then folds."""
+def unroll_guarded(func: PrimFunc) -> PrimFunc:
+    """Unroll short serial loops whose guards depend only on them and on loops inside: unrolled, the guards fold."""
 
     def visit(stmt: Stmt) -> Stmt | None:
         if not isinstance(stmt, For) or stmt.kind != "serial":
@@ -196,14 +196,14 @@ def _unroll_guarded(body: Stmt) -> Stmt:
         extent = const_int(stmt.extent)
         if extent is None or extent > MAX_EDGE_UNROLL:
             return None
-        unrolled = {s.var for s in walk_stmt(stmt.body) if isinstance(s, For) and s.kind in ("unrolled", "vectorized")}
+        inside = {s.var for s in walk_stmt(stmt.body) if isinstance(s, For)}
+        unrolled = {s.var for s in walk_stmt(stmt.body) if isinstance(s, For) and s.kind == "unrolled"}
         for inner in walk_stmt(stmt.body):
             if isinstance(inner, If):
                 for cond in conjuncts(inner.cond):
                     variables = free_vars(cond)
-                    if stmt.var in variables and variables & unrolled:
+                    if stmt.var in variables and variables & unrolled and variables <= inside | {stmt.var}:
                         return dataclasses.replace(stmt, kind="unrolled")
         return None
 
-    return transform_stmt(body, visit)
-
+    return func.with_(body=transform_stmt(func.body, visit))

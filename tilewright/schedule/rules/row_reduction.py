@@ -29,7 +29,7 @@ def schedule_rows(sch: Schedule, refs: list[BlockRef], target: Target) -> None:
     rows = min((len(i.spatial) for i in infos if i.reduce), default=0)
     last = refs[-1]
     loops = [loop for loop in sch.get_loops(last)]
-    if len(loops) < rows or (rows == 0 and len(refs) > 1):
+    if len(loops) < rows:
         raise ScheduleError(f"'{last.name}' has fewer loops than its reductions have rows")
     flops = sum(i.flops() for i in infos) * 4
     if rows:
@@ -70,7 +70,7 @@ def _schedule_row_block(sch: Schedule, ref: BlockRef, outer: LoopRef | None, tar
         return
     width = lanes * (ACCUMULATORS if extent >= 4 * lanes * ACCUMULATORS else 1)
     _, part = sch.split(loop, [None, width])
-    partial = sch.rfactor(part, 0)
+    partial = sch.rfactor(part, len(info.store.indices))
     sch.set_scope(partial, "register")
     _vectorize_partial(sch, partial, lanes)
     final_loops = loops_by_iter(sch, ref, below=outer)
