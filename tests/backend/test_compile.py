@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -120,6 +121,40 @@ def test_killed_workers_are_replaced() -> None:
     assert killed
     assert len(codes) == 4
     assert all(codes)
+
+
+def test_idle_workers_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "IDLE_SECONDS", 0.01)
+    compile_many([_text(i) for i in range(4)], HOST, jobs=2)
+    for _ in range(500):
+        if not module._pool.idle:
+            break
+        time.sleep(0.01)
+    assert not module._pool.idle
+    assert compile_many([_text(i) for i in range(4)], HOST, jobs=2)
+
+
+def test_a_forked_child_has_its_own_workers() -> None:
+    texts = [_text(i) for i in range(6)]
+    codes = compile_many(texts, HOST, jobs=2)
+    ours = [worker.process.pid for worker in module._pool.idle]
+    context = multiprocessing.get_context("fork")
+    results, theirs = context.Pipe(duplex=False)
+
+    def child() -> None:
+        again = compile_many(texts, HOST, jobs=2)
+        theirs.send((again == codes, [worker.process.pid for worker in module._pool.idle]))
+
+    process = context.Process(target=child)
+    process.start()
+    assert results.poll(60)
+    same, pids = results.recv()
+    process.join(10)
+    assert process.exitcode == 0
+    assert same
+    assert not set(pids) & set(ours)
+    assert compile_many(texts, HOST, jobs=2) == codes
+    assert {worker.process.pid for worker in module._pool.idle} == set(ours)
 
 
 def test_workers_that_always_die(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

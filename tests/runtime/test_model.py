@@ -220,6 +220,19 @@ def test_a_failing_kernel_stops_the_run_and_is_named() -> None:
         _single((ok, bad, ok), threads=2).profile({})
 
 
+def test_many_kernels() -> None:
+    """The entry is cut into several functions."""
+    calls = tuple(
+        KernelCall(f"k{i}", "tw_k_fail", (Operand.scalar(9 if i == 150 else 0),), object="fail")
+        for i in range(200)
+    )
+    with pytest.raises(InputError, match="'k150' stopped with status 9"):
+        _single(calls).run({})
+    profile = _single(calls[:150]).profile({}, runs=2)
+    assert len(profile.kernels) == 150
+    assert all(k.median_ns >= 0 for k in profile.kernels)
+
+
 def test_profile(sums: Executable) -> None:
     profile = sums.profile(_inputs(), runs=5)
     assert [k.name for k in profile.kernels] == ["first", "layer0", "layer1", "layer2", "pass"]

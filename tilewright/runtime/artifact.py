@@ -201,6 +201,8 @@ class Artifact:
         try:
             with open(path, "rb") as file:
                 data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            if hasattr(mmap, "MADV_WILLNEED"):
+                data.madvise(mmap.MADV_WILLNEED)  # start reading the weights, which the first run needs
         except FileNotFoundError:
             raise ArtifactError(f"there is no file '{path}'") from None
         except ValueError:

@@ -13,6 +13,7 @@ import numpy as np
 
 from tilewright.errors import ArtifactError, InputError, OptionError, ShapeError
 from tilewright.runtime.artifact import Artifact
+from tilewright.runtime.dlpack import from_dlpack
 from tilewright.runtime.host import check_host
 from tilewright.runtime.loader import Library, load, load_runtime
 from tilewright.runtime.memory import address_of, allocate, data_address, empty_aligned
@@ -301,8 +302,8 @@ def _as_array(name: str, value: Any) -> np.ndarray:
         return np.asarray(value)
     if hasattr(value, "__dlpack__"):
         try:
-            return np.from_dlpack(value)
-        except (BufferError, RuntimeError, TypeError) as error:
+            return from_dlpack(value)
+        except (BufferError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(f"input '{name}' cannot be read through DLPack: {error}") from error
     raise InputError(
         f"input '{name}' is a {type(value).__name__}, expected an array", hint="convert it with numpy.asarray"
