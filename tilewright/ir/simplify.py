@@ -486,7 +486,8 @@ class Simplifier:
             a, b = self.simplify(e.a), self.simplify(e.b)
             if dt.is_float(a.dtype):
                 return cmp(e.op, a, b)
-            return _decide(e.op, self.interval(a), self.interval(b)) or cmp(e.op, a, b)
+            decided = _decide(e.op, self.interval(a), self.interval(b))
+            return cmp(e.op, a, b) if decided is None else decided
         (a_terms, a_base), (b_terms, b_base) = self._form(e.a), self._form(e.b)
         terms, base = self._recombine(add_terms(b_terms, a_terms, -1)), b_base - a_base
         if e.op in ("lt", "le"):
