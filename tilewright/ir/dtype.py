@@ -67,3 +67,11 @@ def int_range(dtype: str) -> tuple[int, int]:
         return 0, 1
     n = _BITS[dtype]
     return (-(1 << (n - 1)), (1 << (n - 1)) - 1) if dtype.startswith("int") else (0, (1 << n) - 1)
+
+
+def round_float(value: float, dtype: str) -> float:
+    """The nearest value of a float type, as a Python float (values beyond its range become infinite or, without one, NaN)."""
+    if dtype == "float64":
+        return value
+    with np.errstate(all="ignore"):
+        return float(np.array(value).astype(to_numpy(dtype)))

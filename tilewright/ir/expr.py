@@ -287,7 +287,7 @@ def _intern(kind: type[Expr], fields: tuple[Any, ...], dtype: str, key: tuple[An
 
 
 def const(value: int | float | bool, dtype: str = dt.INDEX) -> Const:
-    """A constant of ``dtype``; integers wrap into its range, floats keep Python's double until code is generated."""
+    """A constant of ``dtype``: integers wrap into its range, floats are rounded to it."""
     if dtype == "bool":
         value = bool(value)
     elif dt.is_int(dtype):
@@ -296,7 +296,7 @@ def const(value: int | float | bool, dtype: str = dt.INDEX) -> Const:
         if not low <= value <= high:
             value = (value - low) % (high - low + 1) + low
     else:
-        value = float(value)
+        value = dt.round_float(float(value), dtype)
     node = _intern(Const, (value,), dtype, (repr(value),))
     assert isinstance(node, Const)
     return node
