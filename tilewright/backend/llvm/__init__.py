@@ -7,9 +7,12 @@ from collections.abc import Callable, Sequence
 from tilewright.backend import register
 from tilewright.backend.llvm.compile import compile_many
 from tilewright.backend.llvm.emit import emit_kernel
+from tilewright.backend.llvm.entry import entry_ir
 from tilewright.backend.module import KernelModule
 from tilewright.cache import DiskCache
 from tilewright.ir.stmt import PrimFunc
+from tilewright.runtime.plan import KernelCall
+from tilewright.runtime.threadpool import thread_pool_ir
 from tilewright.target import Target
 
 ARCHITECTURES = ("x86_64", "aarch64", "arm64")
@@ -40,3 +43,11 @@ class LlvmBackend:
     ) -> list[bytes]:
         """See :func:`tilewright.backend.llvm.compile.compile_many`."""
         return compile_many(texts, target, jobs, progress, cache)
+
+    def emit_entry(self, symbol: str, kernels: Sequence[KernelCall], target: Target) -> str:
+        """See :func:`tilewright.backend.llvm.entry.entry_ir`."""
+        return entry_ir(symbol, kernels, target.triple)
+
+    def emit_runtime(self, target: Target) -> str:
+        """See :func:`tilewright.runtime.threadpool.thread_pool_ir`."""
+        return thread_pool_ir(target.triple)

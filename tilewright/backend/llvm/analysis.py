@@ -1,7 +1,7 @@
 """What the emitter wants to know of a function before it starts.
 
-* Vector variables are made canonical: all vectorized loops of one length share one variable, so that equal expressions in
-  different loops are one (interned) expression and are computed once.
+* Loops that run once are replaced by their bodies. Vector variables are made canonical: all vectorized loops of one length
+  share one variable, so that equal expressions in different loops are one (interned) expression and are computed once.
 * Which buffers each loop and branch stores to: those end the life of remembered loads and become phi nodes.
 * How each register buffer is accessed, from which its slots follow (see :mod:`tilewright.backend.llvm.registers`).
 """
@@ -55,7 +55,7 @@ class Analysis:
 
 def analyse(func: PrimFunc) -> Analysis:
     """Collect the facts. Raises CompileError where the body is not in lowered form."""
-    body, lanes = _canonical_lanes(func.body)
+    body, lanes = _normalise(func.body)
     walker = _Walker()
     _, stored = walker.visit(body)
     return Analysis(
@@ -63,40 +63,42 @@ def analyse(func: PrimFunc) -> Analysis:
     )
 
 
-def _canonical_lanes(body: Stmt) -> tuple[Stmt, dict[Var, int]]:
+def _normalise(body: Stmt) -> tuple[Stmt, dict[Var, int]]:
+    """``body`` without loops that run once and with canonical vector variables; those variables with their lengths."""
     loops = [s for s in walk_stmt(body) if isinstance(s, For)]
-    serial = {s.var for s in loops if s.kind != "vectorized"}
+    taken = {s.var for s in loops if s.kind != "vectorized"}
     canonical: dict[int, Var] = {}
-    rename = False
+    changes = False
     for loop in loops:
+        if isinstance(loop.extent, Const) and loop.extent.value == 1 and loop.kind != "parallel":
+            changes = True
+            continue
         if loop.kind != "vectorized":
             continue
         if not isinstance(loop.extent, Const):
             raise CompileError(f"the extent of vectorized loop '{loop.var.name}' is not constant")
-        length = int(loop.extent.value)
         if any(isinstance(s, For) and s.kind in ("vectorized", "parallel") for s in walk_stmt(loop.body)):
             raise CompileError(f"a vectorized or parallel loop inside vectorized loop '{loop.var.name}'")
-        if length == 1:
-            rename = True
-        elif length not in canonical and loop.var not in serial and loop.var not in canonical.values():
-            canonical[length] = loop.var
-        elif length not in canonical:
-            canonical[length] = Var(loop.var.name, lo=0, hi=length - 1)
-            rename = True
-        rename = rename or canonical.get(length) is not loop.var
+        length = int(loop.extent.value)
+        if length not in canonical:
+            fresh = loop.var in taken
+            canonical[length] = Var(loop.var.name, lo=0, hi=length - 1) if fresh else loop.var
+            taken.add(canonical[length])
+        changes = changes or canonical[length] is not loop.var
 
     def visit(stmt: Stmt) -> Stmt | None:
-        if not (isinstance(stmt, For) and stmt.kind == "vectorized"):
+        if not isinstance(stmt, For) or stmt.kind == "parallel" or not isinstance(stmt.extent, Const):
             return None
-        assert isinstance(stmt.extent, Const)
         if stmt.extent.value == 1:
             return substitute(stmt.body, {stmt.var: as_expr(0)})
+        if stmt.kind != "vectorized":
+            return None
         var = canonical[int(stmt.extent.value)]
         if var is stmt.var:
             return None
         return dataclasses.replace(stmt, var=var, body=substitute(stmt.body, {stmt.var: var}))
 
-    if rename:
+    if changes:
         body = transform_stmt(body, visit)
     return body, {var: length for length, var in canonical.items()}
 

@@ -15,9 +15,8 @@ from tilewright.backend.llvm.workspace import Workspace
 from tilewright.errors import CompileError
 from tilewright.ir import dtype as dt
 from tilewright.ir.bounds import Interval
-from tilewright.ir.expr import Call, Const, Expr, Var, all_of, as_expr, conjuncts
+from tilewright.ir.expr import Call, Const, Expr, Var, all_of, conjuncts
 from tilewright.ir.stmt import Alloc, Annotate, Buffer, Evaluate, For, If, Seq, Stmt, Store
-from tilewright.ir.visit import substitute
 
 Launch = Callable[["Statements", For], None]
 
@@ -69,9 +68,7 @@ class Statements(Memory):
             self._launch(self, s)
             return
         if isinstance(s.extent, Const):
-            if s.extent.value == 1:
-                self.statement(substitute(s.body, {s.var: as_expr(0)}))
-            elif s.extent.value > 1:
+            if s.extent.value >= 1:
                 self._loop(s)
             return
         low = self.ranges.interval(s.extent).lo
