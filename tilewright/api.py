@@ -1,0 +1,268 @@
+"""The public surface: compile, load, and the model that they give."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
+
+import numpy as np
+
+from tilewright.build import Built, Progress, build_variant, compiler_epoch
+from tilewright.build import Options as BuildOptions
+from tilewright.backend import get_backend
+from tilewright.cache import DiskCache
+from tilewright.config import options
+from tilewright.errors import OptionError, ShapeError
+from tilewright.graph.graph import Graph
+from tilewright.graph.specialise import specialise
+from tilewright.ir.expr import Const, Expr
+from tilewright.runtime.artifact import Artifact, WeightStore
+from tilewright.runtime.model import Executable, MissingVariantError
+from tilewright.runtime.plan import Dim, Signature, TensorSpec
+from tilewright.runtime.profiler import Profile
+from tilewright.schedule.default import default_schedule
+from tilewright.target import Target
+
+if TYPE_CHECKING:
+    import onnx
+
+Source: TypeAlias = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, "onnx.ModelProto", Graph]
+#: Sizes by input name; None or a name leaves a dimension open.
+Shapes: TypeAlias = Mapping[str, Sequence[Union[int, str, None]]]
+
+
+class Model:
+    """A compiled model. All methods may be called from several threads at a time.
+
+    A model with open dimensions compiles itself for each new combination of sizes at the first run with it.
+    """
+
+    def __init__(self, executable: Executable, compiler: _Compiler | None = None) -> None:
+        self._executable = executable
+        self._compiler = compiler
+        self._lock = threading.Lock()
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Names, shapes (numbers and names of open dimensions) and dtypes of the inputs."""
+        return self._executable.signature.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Names, shapes and dtypes of the outputs."""
+        return self._executable.signature.outputs
+
+    @property
+    def target(self) -> Target:
+        """The machine that the code is for."""
+        return self._executable.artifact.target
+
+    @property
+    def artifact(self) -> Artifact:
+        """The compiled form: variants, kernels, weights."""
+        return self._executable.artifact
+
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Run the model on arrays by input name; returns the outputs by name.
+
+        Inputs are NumPy arrays or anything with ``__dlpack__``, of the dtypes and shapes that :attr:`inputs` says. They are not
+        copied unless they are not contiguous.
+
+        Raises:
+            InputError: wrong names, dtypes or shapes.
+            ShapeError: the model was loaded from an artifact that was not compiled for these sizes.
+        """
+        try:
+            return self._executable.run(inputs)
+        except MissingVariantError as missing:
+            self._specialise(missing)
+        return self._executable.run(inputs)
+
+    def __call__(self, *inputs: Any) -> list[np.ndarray]:
+        """Run with the inputs in the order of :attr:`inputs`; returns the outputs in their order. Raises as :meth:`run`."""
+        try:
+            return self._executable(*inputs)
+        except MissingVariantError as missing:
+            self._specialise(missing)
+        return self._executable(*inputs)
+
+    def profile(self, inputs: Mapping[str, Any], runs: int = 20) -> Profile:
+        """Median time of every kernel over ``runs`` runs, with the model's nodes that each computes. Raises as :meth:`run`."""
+        try:
+            return self._executable.profile(inputs, runs)
+        except MissingVariantError as missing:
+            self._specialise(missing)
+        return self._executable.profile(inputs, runs)
+
+    def explain(self) -> str:
+        """Per kernel: the model's nodes, the work, and the schedule's origin, as text."""
+        lines = []
+        for variant in self.artifact.variants:
+            sizes = ", ".join(f"{k}={v}" for k, v in variant.binding.items())
+            lines.append(f"variant {sizes or 'fixed sizes'}: {len(variant.kernels)} kernels, {variant.arena_bytes} bytes of scratch")
+            for kernel in variant.kernels:
+                nodes = ", ".join(kernel.origins) or "-"
+                work = f"{kernel.flops / 1e6:.3f} MFLOP, {kernel.bytes / 1e6:.3f} MB"
+                lines.append(f"  {kernel.name}: {work}, default schedule; computes {nodes}")
+        return "\n".join(lines)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model, with every variant compiled so far, to one file. Raises ArtifactError when it cannot be written.
+
+        Raises ShapeError when it has open dimensions and no sizes were compiled yet: the file could not run anything.
+        """
+        if not self.artifact.variants:
+            dims = ", ".join(self._executable.signature.dims)
+            raise ShapeError(
+                f"the model has open dimensions ({dims}) and nothing is compiled for any sizes yet",
+                hint="give shapes to compile, or run the model once with the sizes to be saved",
+            )
+        self.artifact.save(path)
+
+    def close(self) -> None:
+        """Release code, memory and threads as soon as no run is under way."""
+        self._executable.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _specialise(self, missing: MissingVariantError) -> None:
+        if self._compiler is None:
+            raise missing
+        with self._lock:
+            known = [dict(v.binding) for v in self.artifact.variants]
+            if missing.binding not in known:
+                self._executable.extend(self._compiler.add_variant(self.artifact, missing.binding))
+
+
+class _Compiler:
+    """Compiles one source for any sizes of its open dimensions."""
+
+    def __init__(self, graph: Graph, target: Target, threads: int, build: BuildOptions, name: str) -> None:
+        self.graph = graph
+        self.target = target
+        self.threads = threads
+        self.build = build
+        self.name = name
+        self.weights = WeightStore()
+
+    def signature(self) -> Signature:
+        dims = {name: (var.lo if var.lo is not None else 0, var.hi) for name, var in self.graph.dims.items()}
+        inputs = tuple(TensorSpec(v.name, _dims(v.shape), v.dtype) for v in self.graph.inputs)
+        outputs = tuple(
+            TensorSpec(name, _dims(v.shape), v.dtype)
+            for name, v in zip(self.graph.output_names, self.graph.outputs, strict=True)
+        )
+        return Signature(inputs, outputs, dims)
+
+    def empty(self) -> Artifact:
+        """An artifact without variants."""
+        backend = get_backend(self.target)
+        runtime = backend.compile([backend.emit_runtime(self.target)], self.target, cache=self.build.cache)[0]
+        facts = {"name": self.name, "compiler": compiler_epoch()[:16]}
+        return Artifact(self.target, self.threads, self.signature(), (), {}, runtime, self.weights.pack(), facts)
+
+    def add_variant(self, artifact: Artifact, binding: Mapping[str, int]) -> Artifact:
+        """``artifact`` with the variant for ``binding`` compiled into it."""
+        graph = specialise(self.graph, binding) if binding else self.graph
+        built: Built = build_variant(graph, self.target, self.threads, binding, self.weights, self.build)
+        return artifact.with_variant(built.variant, built.objects, self.weights.pack())
+
+
+def _dims(shape: Sequence[Expr]) -> tuple[Dim, ...]:
+    return tuple(int(d.value) if isinstance(d, Const) else repr(d) for d in shape)
+
+
+def compile(
+    source: Source,
+    target: str | Target = "native",
+    threads: int | None = None,
+    shapes: Shapes | None = None,
+    cache: bool = True,
+    *,
+    dump: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Model:
+    """Compile a model.
+
+    Args:
+        source: path or bytes of an ONNX file, an ``onnx.ModelProto``, or a :class:`~tilewright.graph.graph.Graph`.
+        target: ``native``, a preset's name (``tilewright doctor`` lists them), or a :class:`Target`.
+        threads: threads of a run; by default the cores this process may use.
+        shapes: sizes of inputs by name. Dimensions left open are compiled for at the first run with each combination of sizes.
+        cache: whether to use the compile cache on disk.
+        dump: folder for the graph after every pass and every kernel's program at every stage.
+        progress: called with (stage, done, total).
+
+    Raises:
+        ModelFileError, UnsupportedError, GraphError: the model cannot be read or compiled.
+        ShapeError: ``shapes`` does not fit the model.
+        TargetError: unknown target, or no backend for it.
+        CacheError: the cache cannot be read or written (full disk, permissions).
+    """
+    chosen = Target.parse(target)
+    count = chosen.cores if threads is None else threads
+    if count < 1:
+        raise OptionError(f"threads={threads} is not possible", hint="a run needs at least one thread")
+    settings = options()
+    store = DiskCache(settings.cache_dir) if cache else None
+    folder = None if dump is None else Path(dump)
+    build = BuildOptions(
+        choose=default_schedule, cache=store, jobs=settings.jobs, progress=progress, dump=folder, check=settings.debug
+    )
+    graph, name = _import(source, shapes)
+    compiler = _Compiler(graph, chosen, count, build, name)
+    artifact = compiler.empty()
+    if not compiler.signature().dims:
+        artifact = compiler.add_variant(artifact, {})
+    return Model(Executable(artifact), compiler)
+
+
+def _import(source: Source, shapes: Shapes | None) -> tuple[Graph, str]:
+    if isinstance(source, Graph):
+        return _with_shapes(source, shapes or {}), source.name
+    from tilewright.frontend.onnx import read_model
+
+    name = Path(source).name if isinstance(source, str | os.PathLike) else "model"
+    return read_model(source).to_graph(shapes), name
+
+
+def _with_shapes(graph: Graph, shapes: Shapes) -> Graph:
+    """``graph`` with its open dimensions fixed where ``shapes`` gives a number."""
+    binding: dict[str, int] = {}
+    by_name = {v.name: v for v in graph.inputs}
+    for name, shape in shapes.items():
+        value = by_name.get(name)
+        if value is None:
+            raise ShapeError(f"the model has no input '{name}'", hint=f"its inputs: {', '.join(by_name)}")
+        if len(shape) != value.rank:
+            raise ShapeError(f"input '{name}' has {value.rank} dimensions, {len(shape)} were given")
+        for dim, size in zip(value.shape, shape, strict=True):
+            if not isinstance(size, int):
+                continue
+            if isinstance(dim, Const):
+                if dim.value != size:
+                    raise ShapeError(f"input '{name}' has size {dim.value} where {size} was given")
+            elif binding.setdefault(repr(dim), size) != size:
+                raise ShapeError(f"dimension '{dim!r}' is given as {binding[repr(dim)]} and as {size}")
+    return specialise(graph, binding) if binding else graph
+
+
+def load(path: str | os.PathLike[str], threads: int | None = None) -> Model:
+    """Load a compiled model in milliseconds: its weights are mapped, not read.
+
+    Args:
+        path: a file that :meth:`Model.save` wrote.
+        threads: threads of a run, at most the number it was compiled for (the default).
+
+    Raises:
+        ArtifactError: the file is missing, damaged, or of an unknown version.
+        TargetError: this machine cannot run its code.
+    """
+    return Model(Executable(Artifact.load(path), threads))
