@@ -206,6 +206,22 @@ def _scaled_input(rw: Rewriter, node: Node) -> Replaced:
     return _with_weights(rw, node, _times(w, factor.reshape(shape)), bias, source)
 
 
+def _scaled_operand(rw: Rewriter, node: Node) -> Replaced:
+    """``(x * s) @ y`` with one number s is ``(x @ y) * s``: an epilogue instead of work on an operand."""
+    for index, value in enumerate(node.inputs):
+        mul = None if value is None else rw.producer(value)
+        if value is None or mul is None or mul.op not in ("mul", "div") or rw.use_count(value) > 1:
+            continue
+        parts = _split(rw, mul)
+        if parts is None or parts[1].size != 1 or (mul.op == "div" and parts[2]):
+            continue
+        operands = [*node.inputs[:index], parts[0], *node.inputs[index + 1 :]]
+        (product,) = rw.emit("matmul", operands, dict(node.attrs), name=node.name)
+        scale = rw.constant(parts[1].reshape(()), "scale")
+        return [rw.op(mul.op, product, scale)]
+    return None
+
+
 def _power(rw: Rewriter, node: Node) -> Replaced:
     """Powers that are cheaper operations."""
     x, exponent = node.inputs
@@ -251,5 +267,6 @@ _RULES: Final[Mapping[str, Callable[[Rewriter, Node], Replaced]]] = {
     "sub": _shift,
     "pow": _power,
     "conv": _scaled_input,
+    "matmul": _scaled_operand,
     "conv_transpose": _scaled_input,
 }

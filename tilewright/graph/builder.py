@@ -27,6 +27,7 @@ class GraphBuilder:
         self._nodes: list[Node] = []
         self._constants: dict[Value, np.ndarray] = {}
         self._producers: dict[Value, Node] = {}
+        self._positions: dict[Value, int] = {}
         self._symbolic: dict[Value, np.ndarray] = {}
         self._names: set[str] = set()
         self._suffix: dict[str, int] = {}
@@ -107,6 +108,7 @@ class GraphBuilder:
         for value in node.outputs:
             self._names.add(value.name)
             self._producers[value] = node
+            self._positions[value] = len(self._nodes)
 
     def context(self, node: Node) -> OpContext:
         """What the rules of ``node``'s operator may know of it here."""
@@ -124,6 +126,10 @@ class GraphBuilder:
     def producer(self, value: Value) -> Node | None:
         """The node that makes ``value``; None for inputs and constants."""
         return self._producers.get(value)
+
+    def position(self, value: Value) -> int:
+        """The place of the producer in the order of nodes, from 1 on; 0 for inputs and constants."""
+        return self._positions.get(value, 0)
 
     def exprs(self, value: Value) -> np.ndarray | None:
         """The elements of a small integer value as an object array of Expr, where shape arithmetic knows them."""
@@ -146,7 +152,7 @@ class GraphBuilder:
         for kind, data, known in zip(ctx.inputs, ctx.consts, ctx.exprs, strict=True):
             if known is None and data is not None and _followable(TensorType.of(data)):
                 known = const_exprs(data)
-            if opdef.reads_data and kind is not None and known is None and _followable(kind):
+            if opdef.reads_data and kind is not None and known is None:
                 return
             operands.append(known)
         for value, result in zip(outputs, opdef.symbolic(ctx, operands), strict=True):

@@ -21,8 +21,7 @@ def channel_axis(node: Node, rank: int) -> int:
 def collapse_matmul(graph: Graph) -> Graph:
     """``a[..., M, K] @ B[K, N]`` is one 2-D product: leading dimensions of ``a`` join its rows (views on both sides).
 
-    A ``B`` with leading dimensions of size 1 loses them; products of rank above 3 become rank 3 where both operands have
-    the same leading dimensions.
+    A ``B`` with leading dimensions of size 1 loses them.
     """
 
     def visit(rw: Rewriter, node: Node) -> Replaced:
@@ -45,11 +44,8 @@ def collapse_matmul(graph: Graph) -> Graph:
 
 
 def _collapsed(a: Dims, b: Dims) -> tuple[Dims, Dims]:
-    lead_a, lead_b = a[:-2], b[:-2]
-    if prod(lead_b) == 1:
+    if prod(b[:-2]) == 1:
         return (prod(a[:-1]), a[-1]), b[-2:]
-    if lead_a == lead_b:
-        return (prod(lead_a), *a[-2:]), (prod(lead_b), *b[-2:])
     return a, b
 
 

@@ -26,6 +26,9 @@ from tilewright.ir import dtype as dt
 #: Operators that read windows of their first input, with weights (if any) second.
 WINDOWED: Final = frozenset(["conv", "conv_transpose", "max_pool", "avg_pool", "resize"])
 FIRST, LAST = 0, 1
+#: Units of cost a byte. What is left below breaks ties: label 0 where it makes no difference (one unit a node), but label 1
+#: right behind a windowed operator (half a byte), so that elementwise work there stays in its kernel.
+SCALE = 1 << 12
 
 
 def to_last(rank: int) -> Perm:
@@ -109,6 +112,7 @@ class _Assignment:
             self.made[node.output] = LAST
         elif self._commutes(node):
             variable = self.cut.variable()
+            self.cut.add(FIRST, variable, 1)
             self.follows[node] = variable
             for value in node.outputs:
                 self.made[value] = variable
@@ -130,7 +134,7 @@ class _Assignment:
         self._want(value, FIRST)
         dims = (1,) * (out.rank - value.rank) + value.dims()
         if not transpose_is_view(dims, to_last(out.rank)):
-            self.cut.add(FIRST, variable, _nbytes(value))
+            self.cut.add(FIRST, variable, _nbytes(value) * SCALE)
 
     def _commutes(self, node: Node) -> bool:
         rank = node.outputs[0].rank
@@ -159,9 +163,10 @@ class _Assignment:
             self.to_first.add(node)
             self._want(x, FIRST)
             self.made[node.output] = self.cut.variable()
-            self.cut.add(self.made[node.output], LAST, relayout_cost(x))
+            self.cut.add(self.made[node.output], LAST, relayout_cost(x) * SCALE)
         else:
             self.made[node.output] = self.cut.variable()
+            self.cut.add(FIRST, self.made[node.output], 1)
 
     def _comes_from_window(self, value: Value) -> bool:
         """Whether ``value`` is made by windowed operators, through operators that take either label."""
@@ -178,9 +183,15 @@ class _Assignment:
                 stack.extend(fresh)
         return False
 
+    def _is_windowed_result(self, value: Value) -> bool:
+        producer = self.graph.producer(value)
+        return producer is not None and _is_windowed(producer)
+
     def _charge(self, value: Value, wants: Sequence[int]) -> None:
         """One transpose of ``value`` serves all readers that want the other label."""
-        made, cost = self.made.get(value, FIRST), relayout_cost(value)
+        made, cost = self.made.get(value, FIRST), relayout_cost(value) * SCALE
+        if cost and self._is_windowed_result(value):
+            cost += SCALE // 2
         distinct = list(dict.fromkeys(wants))
         if len(distinct) == 1:
             self.cut.add(made, distinct[0], cost)

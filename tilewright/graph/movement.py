@@ -8,6 +8,7 @@ from typing import Final, TypeAlias
 
 import numpy as np
 
+from tilewright.graph.axes import permuted_attrs
 from tilewright.graph.graph import Graph, Node, Value
 from tilewright.graph.opdef import FusionKind, get_op
 from tilewright.graph.rewrite import Rewriter, rewrite
@@ -15,6 +16,7 @@ from tilewright.graph.shapes import (
     Dims,
     broadcast,
     compose,
+    inverse,
     is_identity,
     transpose_is_view,
     transpose_through_view,
@@ -152,6 +154,18 @@ def _reshape_of_transpose_is_view(rw: Rewriter, node: Node) -> Replaced:
     return [reshape(rw, x, target, node.name)]
 
 
+def _slice_before_transpose(rw: Rewriter, node: Node) -> Replaced:
+    """``slice(transpose(x))`` becomes ``transpose(slice(x))``: less to move, and the slice may be read in place."""
+    inner = rw.producer(_operand(node))
+    if inner is None or inner.op != "transpose":
+        return None
+    attrs = permuted_attrs(node, inverse(_perm(inner)))
+    if attrs is None:
+        return None
+    part = rw.emit("slice", [inner.inputs[0]], attrs, name=node.name)
+    return rw.emit("transpose", part, {"perm": _perm(inner)})
+
+
 def _reduce_keeps_dims(rw: Rewriter, node: Node) -> Replaced:
     """Reductions keep their dimensions; dropping them is a view. A reduction over dimensions of size 1 is nothing at all."""
     x, axes = _operand(node), node.attrs.get("axes")
@@ -191,7 +205,8 @@ def sink_reshapes(graph: Graph) -> Graph:
     """Move views behind elementwise operators: ``relu(reshape(x))`` becomes ``reshape(relu(x))``.
 
     The elementwise work then fuses with what made ``x``, and views gather at the borders of kernels, where they cost
-    nothing. Other operands are viewed in the same way, constants at compile time.
+    nothing. Other operands are viewed in the same way, constants at compile time. The operand that is computed last
+    decides: its kernel is the one that the elementwise work can join.
     """
 
     def visit(rw: Rewriter, node: Node) -> Replaced:
@@ -207,6 +222,8 @@ def sink_reshapes(graph: Graph) -> Graph:
             x = _operand(view)
             if value.static_shape != whole or rw.producer(x) is None or x.static_shape is None:
                 continue
+            if any(_made_at(rw, v) > _made_at(rw, x) for v in node.inputs if v is not None):
+                continue
             operands = _viewed_operands(rw, node, whole, x.static_shape)
             if operands is not None:
                 (result,) = rw.emit(node.op, operands, dict(node.attrs), name=node.name)
@@ -214,6 +231,15 @@ def sink_reshapes(graph: Graph) -> Graph:
         return None
 
     return rewrite(graph, visit)
+
+
+def _made_at(rw: Rewriter, value: Value) -> int:
+    """The place in the order of nodes where the memory behind ``value`` is written."""
+    node = rw.producer(value)
+    while node is not None and node.op == "reshape":
+        value = _operand(node)
+        node = rw.producer(value)
+    return rw.position(value)
 
 
 def _viewed_operands(rw: Rewriter, node: Node, whole: Dims, other: Dims) -> list[Value | None] | None:
@@ -256,7 +282,7 @@ _RULES: Final[dict[str, tuple[Rule, ...]]] = {
     "expand": (_same_type,),
     "tile": (_same_type,),
     "pad": (_noop_pad,),
-    "slice": (_noop_slice,),
+    "slice": (_noop_slice, _slice_before_transpose),
     "concat": (_same_type,),
     "reduce": (_reduce_keeps_dims,),
 }
