@@ -398,5 +398,6 @@ register(
             np.asarray(inputs[0].shape[slice(ctx.attr("start", 0), ctx.attr("end", None))], dtype=np.int64)  # type: ignore[union-attr]
         ],
         symbolic=_shape_symbolic,
+        reads_data=False,
     )
 )
