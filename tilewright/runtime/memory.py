@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import mmap
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,9 @@ HUGE_PAGE = 2 << 20
 """Memory of at least this many bytes asks for huge pages: far fewer misses of the address translation
 caches.
 """
+
+_LARGE = 256 << 10
+_KEPT_BLOCKS = 2
 
 
 def allocate(nbytes: int) -> mmap.mmap:
@@ -50,15 +55,53 @@ def data_address(array: np.ndarray) -> int:
         return int(array.__array_interface__["data"][0])
 
 
-def empty_aligned(shape: tuple[int, ...], nbytes: int, dtype: np.dtype) -> tuple[np.ndarray, int]:
-    """An uninitialized C-contiguous array on a multiple of :data:`ALIGNMENT` bytes, and its address.
+class OutputMemory:
+    """Where one output of a variant gets its memory: new for each run, on a multiple of :data:`ALIGNMENT`
+    bytes.
+
+    Large outputs get blocks that are used again once no array refers to them any more: fresh memory would
+    cost a page fault for every 4 KiB, which takes longer than writing them.
 
     Args:
-        shape: its shape.
-        nbytes: bytes of its elements together.
-        dtype: its dtype.
+        shape, dtype: of the output.
     """
-    memory = np.empty(nbytes + ALIGNMENT, np.uint8)
-    address = _addressof(_from_buffer(memory))
-    start = -address % ALIGNMENT
-    return np.ndarray(shape, dtype, memory, start), address + start
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        self.shape, self.dtype = shape, dtype
+        self._nbytes = math.prod(shape) * dtype.itemsize
+        self._free: deque[tuple[mmap.mmap, int]] = deque(maxlen=_KEPT_BLOCKS)
+
+    def new(self) -> tuple[np.ndarray, int]:
+        """An uninitialized C-contiguous array, and its address."""
+        if self._nbytes >= _LARGE:
+            try:
+                memory, address = self._free.pop()
+            except IndexError:
+                memory = allocate(self._nbytes)
+                address = address_of(memory)
+            block = np.asarray(_Block(memory, address, self._nbytes, self._free))
+            return block.view(self.dtype).reshape(self.shape), address
+        small = np.empty(self._nbytes + ALIGNMENT, np.uint8)
+        address = _addressof(_from_buffer(small))
+        start = -address % ALIGNMENT
+        return np.ndarray(self.shape, self.dtype, small, start), address + start
+
+
+class _Block:
+    """The owner of a block of output memory, which all arrays on it keep alive; at its end the block is
+    free again.
+    """
+
+    def __init__(
+        self, memory: mmap.mmap, address: int, nbytes: int, free: deque[tuple[mmap.mmap, int]]
+    ) -> None:
+        self._memory, self._address, self._free = memory, address, free
+        self.__array_interface__ = {
+            "version": 3,
+            "shape": (nbytes,),
+            "typestr": "|u1",
+            "data": (address, False),
+        }
+
+    def __del__(self) -> None:
+        self._free.append((self._memory, self._address))

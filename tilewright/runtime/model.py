@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +15,7 @@ from tilewright.runtime.artifact import Artifact
 from tilewright.runtime.dlpack import from_dlpack
 from tilewright.runtime.host import check_host
 from tilewright.runtime.loader import Library, load, load_runtime
-from tilewright.runtime.memory import address_of, allocate, data_address, empty_aligned
+from tilewright.runtime.memory import OutputMemory, address_of, allocate, data_address
 from tilewright.runtime.plan import Signature, TensorSpec, Variant
 from tilewright.runtime.pool import ThreadPool
 from tilewright.runtime.profiler import Profile, summarize
@@ -63,10 +62,10 @@ class _Loaded:
         self._weights = weights
         self._weights_address = address_of(weights) if weights.nbytes else 0
         self._entry = _ENTRY(library.addresses[variant.entry])
-        self._outputs = []
-        for shape, spec in zip(variant.output_shapes, outputs, strict=True):
-            dtype = np.dtype(spec.dtype)
-            self._outputs.append((shape, math.prod(shape) * dtype.itemsize, dtype))
+        self._outputs = [
+            OutputMemory(shape, np.dtype(spec.dtype))
+            for shape, spec in zip(variant.output_shapes, outputs, strict=True)
+        ]
         self._contexts: deque[_Context] = deque()
 
     def run(self, arrays: Sequence[np.ndarray], pool: ThreadPool, stamps: Any = None) -> list[np.ndarray]:
@@ -79,7 +78,7 @@ class _Loaded:
             context.inputs[i] = data_address(array)
         results = []
         for i, output in enumerate(self._outputs):
-            result, context.outputs[i] = empty_aligned(*output)
+            result, context.outputs[i] = output.new()
             results.append(result)
         status = self._entry(
             pool.address, context.inputs, context.outputs, self._weights_address, context.arena, stamps
