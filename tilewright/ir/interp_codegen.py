@@ -195,30 +195,31 @@ class Translator:
         conds = [c for c in grid.conds if uses(c, variables)]
         with self._guarded([self._expr(c) for c in guards]):
             extents = [self._expr(extent) for _, extent in grid.loops]
-            for axis, ((var, _), extent) in enumerate(zip(grid.loops, extents, strict=True)):
-                shape = ", ".join("-1" if a == axis else "1" for a in range(len(extents)))
-                self._vars[var] = self._assign(f"np.arange({extent}).reshape({shape})", "g")
-            self._grid, self._varies, self._env = variables, {}, grid.env
-            zero: dict[Expr, Expr] = {grid.loops[axis][0]: as_expr(0) for axis in grid.reduced}
-            if grid.init is not None:
-                start = [f"({self._expr(c)} == 0)" for c in grid.init_conds if const_int(c) != 0]
-                start += [
-                    f"({extents[axis]} > 0)"
-                    for axis in grid.reduced
-                    if const_int(grid.loops[axis][1]) is None
-                ]
-                with self._guarded(start):
-                    mask = self._mask([grid.env.simplify(substitute_expr(c, zero)) for c in conds])
-                    self._store(grid.init.buffer, grid.init.indices, grid.init.value, mask)
-                self._memo = {}
-            mask = self._mask(conds)
-            store = grid.store
-            if grid.reduce_op is None:
-                self._store(store.buffer, store.indices, store.value, mask)
-            else:
-                self._accumulate(grid, extents, mask)
-            self._grid, self._varies = set(), {}
+            # In an empty grid even indices without its variables may be out of bounds.
+            constant = [const_int(extent) or 0 for _, extent in grid.loops]
+            with self._guarded([f"{name} > 0" for name, n in zip(extents, constant, strict=True) if n <= 0]):
+                self._grid_body(grid, extents, conds)
         self._env = outer
+
+    def _grid_body(self, grid: Grid, extents: list[str], conds: list[Expr]) -> None:
+        """One pass over a grid that is not empty."""
+        for axis, ((var, _), extent) in enumerate(zip(grid.loops, extents, strict=True)):
+            shape = ", ".join("-1" if a == axis else "1" for a in range(len(extents)))
+            self._vars[var] = self._assign(f"np.arange({extent}).reshape({shape})", "g")
+        self._grid, self._varies, self._env = {var for var, _ in grid.loops}, {}, grid.env
+        zero: dict[Expr, Expr] = {grid.loops[axis][0]: as_expr(0) for axis in grid.reduced}
+        if grid.init is not None:
+            with self._guarded([f"({self._expr(c)} == 0)" for c in grid.init_conds if const_int(c) != 0]):
+                mask = self._mask([grid.env.simplify(substitute_expr(c, zero)) for c in conds])
+                self._store(grid.init.buffer, grid.init.indices, grid.init.value, mask)
+            self._memo = {}
+        mask = self._mask(conds)
+        store = grid.store
+        if grid.reduce_op is None:
+            self._store(store.buffer, store.indices, store.value, mask)
+        else:
+            self._accumulate(grid, extents, mask)
+        self._grid, self._varies = set(), {}
 
     def _mask(self, conds: list[Expr]) -> str | None:
         mask: str | None = None

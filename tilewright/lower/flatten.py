@@ -69,6 +69,7 @@ def _without_init(loop: For, blocks: list[Block]) -> For:
 def _init_nest(loop: For, block: Block) -> Stmt:
     """Loops for the init of ``block``: the loops from ``loop`` down to it that its spatial bindings use."""
     spatial = {v for it in block.iters if it.kind == "spatial" for v in free_vars(it.binding)}
+    spatial |= {v for c in _init_guards(block) for v in free_vars(c)}
     path = _loops_to(loop, block)
     assert path is not None
     kept = [inner for inner in path if inner.var in spatial]
@@ -106,8 +107,6 @@ def _loops_to(stmt: Stmt, block: Block) -> list[For] | None:
 def _init_block(block: Block, mapping: dict[Expr, Expr]) -> Block:
     """The init of ``block`` as a block of its own, over its spatial iterators only."""
     assert block.init is not None
-    reduced = _reduce_vars(block)
-    guards = [c for c in conjuncts(block.predicate) if not free_vars(c) & reduced]
     return Block(
         f"{block.name}_init",
         tuple(
@@ -119,8 +118,14 @@ def _init_block(block: Block, mapping: dict[Expr, Expr]) -> Block:
         block.writes,
         block.init,
         None,
-        substitute_expr(all_of(guards), mapping),
+        substitute_expr(all_of(_init_guards(block)), mapping),
     )
+
+
+def _init_guards(block: Block) -> list[Expr]:
+    """The parts of the predicate that concern the init: those without reduce loops."""
+    reduced = _reduce_vars(block)
+    return [c for c in conjuncts(block.predicate) if not free_vars(c) & reduced]
 
 
 def flatten_blocks(func: PrimFunc) -> PrimFunc:
