@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tilewright.ir.expr import TRUE, BinOp, Const, Expr, Var, as_expr
-from tilewright.ir.simplify import simplify
+from tilewright.ir.simplify import prove, simplify
 from tilewright.ir.stmt import (
     Alloc,
     Annotate,
@@ -107,6 +107,7 @@ def reverse_compute_at(func: PrimFunc, ref: BlockRef, loop: LoopRef) -> PrimFunc
             hint="choose a loop around the block that computes its input",
         )
     domains: dict[Var, Range] = {}
+    together: list[set[Var]] = []  # iterators that one load restricts independently of each other
     for producer in producers:
         _require_complete(tree, producer, target)
         for buffer in tree.accesses[producer.name].written & tree.accesses[block.name].loads.keys():
@@ -115,13 +116,24 @@ def reverse_compute_at(func: PrimFunc, ref: BlockRef, loop: LoopRef) -> PrimFunc
                 raise failure(
                     tree,
                     f"{what}: block '{producer.name}' does not write a gapless box of '{buffer.name}' in one "
-                    "iteration of loop "
-                    f"'{target.var.name}'",
+                    "iteration of "
+                    f"loop '{target.var.name}'",
                     target,
                     producer,
                 )
             for node in tree.accesses[block.name].loads[buffer]:
-                _restrict(tree, block, node.indices, ranges, buffer, domains)
+                together.append(_restrict(tree, block, node.indices, ranges, buffer, domains))
+    if not any(domains.keys() <= some for some in together):
+        names = ", ".join(f"'{v.name}'" for v in domains)
+        raise failure(
+            tree,
+            f"{what}: block '{block.name}' reads what one iteration of loop '{target.var.name}' has produced "
+            "at different iterators "
+            f"({names}); it needs several iterations at once",
+            target,
+            block,
+            hint="compute the block after the loop",
+        )
     last = max(producers, key=lambda p: tree.order[p])
     return _moved(tree, block, target, _regenerate(block, domains), last, before=False, what=what)
 
@@ -177,31 +189,36 @@ def _restrict(
     ranges: Sequence[Range],
     buffer: Buffer,
     domains: dict[Var, Range],
-) -> None:
-    """Limit the iterators that index ``buffer`` to the ranges written in one iteration."""
+) -> set[Var]:
+    """Limit the iterators that index ``buffer`` to the ranges written in one iteration; returns these
+    iterators.
+    """
     iters = {it.var: it for it in block.iters}
+    limited: set[Var] = set()
     for index, r, dim in zip(indices, ranges, buffer.shape, strict=True):
+        if prove(r.lo <= 0) and prove(dim <= r.lo + r.extent):
+            continue
         it = iters.get(index) if isinstance(index, Var) else None
-        if it is not None and it.extent is dim:
-            previous = domains.setdefault(it.var, r)
-            if previous == r:
-                continue
+        if it is None or it.extent is not dim or it.var in limited:
             raise failure(
                 tree,
-                f"reverse_compute_at: block '{block.name}' reads at '{it.var.name}' what different producers "
-                "write at different places",
+                f"reverse_compute_at: block '{block.name}' reads '{buffer.name}' at {index!r}, which is not "
+                "an iterator of its "
+                "own over that dimension",
+                block,
+                hint="only blocks that read each produced element at its own position can follow their "
+                "producer",
+            )
+        if domains.setdefault(it.var, r) != r:
+            raise failure(
+                tree,
+                f"reverse_compute_at: block '{block.name}' reads at '{it.var.name}' what its producers write "
+                "at different "
+                "places",
                 block,
             )
-        if r == region.whole(dim):
-            continue
-        raise failure(
-            tree,
-            f"reverse_compute_at: block '{block.name}' reads '{buffer.name}' at {index!r}, which is not an "
-            "iterator over that "
-            "dimension",
-            block,
-            hint="only blocks that read each produced element at its own position can follow their producer",
-        )
+        limited.add(it.var)
+    return limited
 
 
 def _domains(block: Block, indices: Sequence[Expr], ranges: Sequence[Range]) -> dict[Var, Range]:
@@ -222,7 +239,8 @@ def _domains(block: Block, indices: Sequence[Expr], ranges: Sequence[Range]) -> 
                 and index.a is it.var
                 and isinstance(index.b, Const)
             ):
-                domains[it.var] = Range(simplify(r.lo * index.b), simplify(r.extent * index.b))
+                scaled = Range(simplify(r.lo * index.b), simplify(r.extent * index.b))
+                domains[it.var] = region.clip(scaled, it.extent)
                 break
     return domains
 
@@ -233,7 +251,7 @@ def _regenerate(block: Block, domains: dict[Var, Range]) -> Stmt:
     iters: list[IterVar] = []
     guard: Expr = TRUE
     for it in block.iters:
-        r = region.clip(domains.get(it.var), it.extent)
+        r = domains.get(it.var, region.whole(it.extent))
         var = loop_var(loop_name(it), r.extent)
         binding = simplify(r.lo + var)
         if binding is not var or r.extent is not it.extent:

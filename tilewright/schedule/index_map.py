@@ -120,10 +120,6 @@ class IndexMap:
         wanted = {v for v in bounded.values() if isinstance(v, Var) and v.hi != 0}
         return determined_vars([substitute_expr(e, bounded) for e in self.outputs], wanted) == wanted
 
-    def then(self, other: IndexMap) -> IndexMap:
-        """This map followed by another."""
-        return IndexMap(self.inputs, other.indices(self.outputs))
-
     def apply(self, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """``array`` in the new layout, C-contiguous, padding zero."""
         shape = tuple(int(s.value) for s in self.shape(array.shape) if isinstance(s, Const))

@@ -56,16 +56,21 @@ def transform_layout(
         raise failure(
             tree, f"transform_layout: the map '{index_map}' may put two elements in one place", block
         )
+    layouts = func.attr("param_layouts", {})
+    if constant and buffer.name in layouts:
+        raise failure(
+            tree,
+            f"transform_layout: '{buffer.name}' already has the layout '{layouts[buffer.name]}'",
+            block,
+            hint="give the whole map from the original indices at once",
+        )
     fresh = buffer.with_(shape=index_map.shape(buffer.shape))
     func = func.with_(
         body=_relaid(func.body, buffer, fresh, index_map),
         params=tuple(fresh if p is buffer else p for p in func.params),
     )
     if constant:
-        layouts = dict(func.attr("param_layouts", {}))
-        earlier = layouts.get(buffer.name)
-        layouts[buffer.name] = str(index_map if earlier is None else IndexMap.parse(earlier).then(index_map))
-        func = func.with_attr("param_layouts", layouts)
+        func = func.with_attr("param_layouts", {**layouts, buffer.name: str(index_map)})
     recheck_kinds(Tree(func))
     return func
 

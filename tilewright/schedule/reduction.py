@@ -235,6 +235,8 @@ def _final_nest(
     """
     store, spatial = tree.store(block), binding_vars(block, "spatial")
     inside = [s for s in tree.loops_above(block) if tree.is_below(s, top)]
+    guards = [c for c in conjuncts(block.predicate) if not free_vars(c) & binding_vars(block, "reduce")]
+    spatial |= {v for c in guards for v in free_vars(c)}
     kept = [s for s in inside if s.var in spatial]
     fresh: dict[Expr, Expr] = {s.var: loop_var(s.var.name, s.extent) for s in kept}
     step = loop_var(target.var.name, target.extent)
@@ -248,7 +250,6 @@ def _final_nest(
         if isinstance(var, Var):
             iters.append(IterVar(var, it.extent, "spatial", substitute_expr(it.binding, fresh)))
     iters.append(IterVar(over, target.extent, "reduce", step))
-    guards = [c for c in conjuncts(block.predicate) if not free_vars(c) & binding_vars(block, "reduce")]
     source = [substitute_expr(i, renamed) for i in store.indices]
     indices = tuple(source)
     source.insert(axis, over)
