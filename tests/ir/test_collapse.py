@@ -18,7 +18,7 @@ def shapes(func: PrimFunc) -> list[tuple[int, ...] | None]:
 
 def same_values(func: PrimFunc, collapsed: PrimFunc) -> None:
     rng = np.random.default_rng(0)
-    inputs = [rng.standard_normal(p.static_shape).astype(p.dtype) for p in func.inputs if isinstance(p, Buffer)]
+    inputs = [np.asarray(rng.standard_normal(p.static_shape), p.dtype) for p in func.inputs if isinstance(p, Buffer)]
     flat = [
         x.reshape(p.static_shape) for x, p in zip(inputs, collapsed.inputs, strict=True) if isinstance(p, Buffer)
     ]

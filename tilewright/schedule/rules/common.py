@@ -37,8 +37,10 @@ def loops_by_iter(sch: Schedule, ref: BlockRef, below: LoopRef | None = None) ->
     """For each iterator of the block the one loop (inside ``below``) that moves it; iterators that stand still are left out."""
     loops = sch.get_loops(ref)
     if below is not None:
-        position = next(n for n, loop in enumerate(loops) if loop.var is below.var)
-        loops = loops[position + 1 :]
+        variables = [loop.var for loop in loops]
+        if below.var not in variables:
+            raise ScheduleError(f"block '{ref.name}' is not below loop '{below.var.name}'")
+        loops = loops[variables.index(below.var) + 1 :]
     by_var = {loop.var: loop for loop in loops}
     found: dict[Var, LoopRef] = {}
     for it in block_named(sch, ref.name).iters:

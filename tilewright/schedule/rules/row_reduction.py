@@ -27,20 +27,28 @@ def schedule_rows(sch: Schedule, refs: list[BlockRef], target: Target) -> None:
     """
     infos = [_info(sch, ref) for ref in refs]
     rows = min((len(i.spatial) for i in infos if i.reduce), default=0)
+    flops = sum(i.flops() for i in infos) * 4
     last = refs[-1]
-    loops = [loop for loop in sch.get_loops(last)]
+    before = refs[:-1]
+    partial = _factor(sch, last, None, target) if infos[-1].reduce else None
+    if partial is not None:
+        before = [*before, partial]
+    loops = sch.get_loops(last)
     if len(loops) < rows:
         raise ScheduleError(f"'{last.name}' has fewer loops than its reductions have rows")
-    flops = sum(i.flops() for i in infos) * 4
+    outer: LoopRef | None = None
     if rows:
         outer = sch.fuse(*loops[:rows]) if rows > 1 else loops[0]
         parallelize(sch, outer, flops, target)
-        for ref in reversed(refs[:-1]):
+        for ref in reversed(before):
             sch.compute_at(ref, outer)
-    else:
-        outer = None
-    for ref in refs:
-        _schedule_row_block(sch, ref, outer, target)
+    for ref in [*before, last]:
+        if ref == partial:
+            _vectorize_partial(sch, ref, outer, target)
+        elif ref == last and partial is not None:
+            _vectorize_final(sch, ref, outer, target)
+        else:
+            _schedule_row_block(sch, ref, outer, target)
 
 
 def _info(sch: Schedule, ref: BlockRef) -> BlockInfo:
@@ -50,40 +58,47 @@ def _info(sch: Schedule, ref: BlockRef) -> BlockInfo:
     return info
 
 
+def _lanes(info: BlockInfo, target: Target) -> int:
+    return target.lanes(dt.bits(info.store.buffer.dtype))
+
+
 def _schedule_row_block(sch: Schedule, ref: BlockRef, outer: LoopRef | None, target: Target) -> None:
     info = _info(sch, ref)
-    loops = loops_by_iter(sch, ref, below=outer)
-    lanes = target.lanes(dt.bits(info.store.buffer.dtype))
     if not info.reduce:
+        loops = loops_by_iter(sch, ref, below=outer)
         inner = [loops[v] for v in info.spatial if v in loops]
         if inner:
-            vectorize_inner(sch, inner[-1], lanes)
+            vectorize_inner(sch, inner[-1], _lanes(info, target))
         return
+    partial = _factor(sch, ref, outer, target)
+    if partial is not None:
+        _vectorize_partial(sch, partial, outer, target)
+        _vectorize_final(sch, ref, outer, target)
+
+
+def _factor(sch: Schedule, ref: BlockRef, outer: LoopRef | None, target: Target) -> BlockRef | None:
+    """Split a long contiguous reduction over lanes; the block of partial results, or None where it is too short."""
+    info = _info(sch, ref)
+    lanes = _lanes(info, target)
+    loops = loops_by_iter(sch, ref, below=outer)
     contiguous: Var | None = next(
         (v for v in info.reduce if v in loops and any(a.stride(v) == 1 for a in info.loads)), None
     )
-    if contiguous is None:
-        return
-    loop = loops[contiguous]
-    extent = extent_of(sch, loop)
-    if extent < 2 * lanes:
-        return
+    if contiguous is None or extent_of(sch, loops[contiguous]) < 2 * lanes:
+        return None
+    extent = extent_of(sch, loops[contiguous])
     width = lanes * (ACCUMULATORS if extent >= 4 * lanes * ACCUMULATORS else 1)
-    _, part = sch.split(loop, [None, width])
+    _, part = sch.split(loops[contiguous], [None, width])
     partial = sch.rfactor(part, len(info.store.indices))
     sch.set_scope(partial, "register")
-    _vectorize_partial(sch, partial, lanes)
-    final_loops = loops_by_iter(sch, ref, below=outer)
-    final = _info(sch, ref)
-    for var in final.reduce:
-        if var in final_loops:
-            _horizontal(sch, final_loops[var], lanes)
+    return partial
 
 
-def _vectorize_partial(sch: Schedule, partial: BlockRef, lanes: int) -> None:
+def _vectorize_partial(sch: Schedule, partial: BlockRef, outer: LoopRef | None, target: Target) -> None:
     """The lanes of the partial result are the vector; the long loop stays outside it."""
     info = _info(sch, partial)
-    loops = loops_by_iter(sch, partial)
+    lanes = _lanes(info, target)
+    loops = loops_by_iter(sch, partial, below=outer)
     lane_var = next(v for v in info.spatial if v in loops and info.out.stride(v) == 1)
     lane = loops[lane_var]
     reduce_loops = [loops[v] for v in info.reduce if v in loops]
@@ -97,8 +112,15 @@ def _vectorize_partial(sch: Schedule, partial: BlockRef, lanes: int) -> None:
         sch.decompose_reduction(partial, reduce_loops[0])
 
 
-def _horizontal(sch: Schedule, loop: LoopRef, lanes: int) -> None:
-    if extent_of(sch, loop) > lanes:
-        many, loop = sch.split(loop, [None, lanes])
-        sch.unroll(many)
-    sch.vectorize(loop)
+def _vectorize_final(sch: Schedule, ref: BlockRef, outer: LoopRef | None, target: Target) -> None:
+    """Combine the lanes by horizontal reductions."""
+    info = _info(sch, ref)
+    loops = loops_by_iter(sch, ref, below=outer)
+    for var in info.reduce:
+        if var in loops:
+            loop = loops[var]
+            lanes = _lanes(info, target)
+            if extent_of(sch, loop) > lanes:
+                many, loop = sch.split(loop, [None, lanes])
+                sch.unroll(many)
+            sch.vectorize(loop)
