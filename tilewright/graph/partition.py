@@ -17,7 +17,7 @@ from typing import Final
 from tilewright.graph.dominance import PostDominators
 from tilewright.graph.graph import Graph, Node, Value
 from tilewright.graph.opdef import FusionKind, get_op
-from tilewright.graph.shapes import Dims
+from tilewright.graph.shapes import Dims, keeps_innermost, same_but_units
 
 #: A concat of more operands than this reads through too many selects to be fused with its neighbours.
 MAX_FUSED_CONCAT = 4
@@ -56,6 +56,13 @@ class Group:
     def is_elementwise(self) -> bool:
         """Whether every element of the output depends on elements of the same index only (or broadcast ones)."""
         return all(get_op(n.op).kind is FusionKind.elementwise for n in self.nodes)
+
+    @property
+    def permuted(self) -> Node | None:
+        """The transpose that ends a contraction's group, if one does: it only reorders the loops that write the result."""
+        last = self.nodes[-1]
+        contraction = self.anchor is not None and _kind(self.anchor) is FusionKind.contraction
+        return last if contraction and last.op == "transpose" else None
 
     @cached_property
     def name(self) -> str:
@@ -99,6 +106,35 @@ def _rows(node: Node) -> tuple[Dims, tuple[int, ...]] | None:
     return None
 
 
+def _reads_widely(user: Node) -> bool:
+    """Whether an operator reads elements of its first operands more than once."""
+    return _kind(user) is FusionKind.contraction or user.op in _WINDOWED_REDUCTIONS
+
+
+def _perm(node: Node) -> tuple[int, ...]:
+    perm = node.attrs["perm"]
+    assert isinstance(perm, tuple)
+    return tuple(int(p) for p in perm if isinstance(p, int))
+
+
+def _movement_keeps_vectors(nodes: Iterable[Node]) -> bool:
+    """Pure data movement whose innermost dimension stays innermost may be read in place by a contraction."""
+    for node in nodes:
+        x = node.inputs[0]
+        if x is None or len(node.inputs) > 1:
+            return False
+        if node.op == "transpose":
+            if not keeps_innermost(x.dims(), _perm(node)):
+                return False
+        elif node.op == "slice":
+            steps = node.attrs.get("steps") or (1,)
+            if not isinstance(steps, tuple) or any(s != 1 for s in steps):
+                return False
+        elif node.op != "reshape" or not same_but_units(x.dims(), node.output.dims()):
+            return False
+    return True
+
+
 class _Cluster:
     """A group while it grows."""
 
@@ -110,6 +146,12 @@ class _Cluster:
         if _kind(start) in (FusionKind.contraction, FusionKind.reduction):
             self.anchor = start
             self.rows = _rows(start)
+
+    @property
+    def is_complete(self) -> bool:
+        """Nothing joins behind an opaque operator, or behind a contraction's permuted result."""
+        moved = self.anchor is not None and self.sink.op == "transpose"
+        return moved or _kind(self.sink) is FusionKind.opaque or len(self.nodes) >= MAX_NODES
 
     @property
     def domain(self) -> Dims:
@@ -151,7 +193,7 @@ class _Partitioner:
 
     # ---------------------------------------------------------------------------------------------------- forwards
     def _grow(self, cluster: _Cluster) -> None:
-        while _kind(cluster.sink) is not FusionKind.opaque and len(cluster.nodes) < MAX_NODES:
+        while not cluster.is_complete:
             target, fresh = self._next(cluster)
             if target is None:
                 return
@@ -205,6 +247,9 @@ class _Partitioner:
             return self._may_join_chain(cluster, sink, fresh)
         if cluster.rows is not None:
             return all(_fits_rows(n, cluster.rows) for n in fresh)
+        if len(fresh) == 1 and fresh[0].op == "transpose" and _kind(cluster.anchor) is FusionKind.contraction:
+            # The anchor's loops over its result may stand in any order, as long as vectors stay vectors.
+            return keeps_innermost(cluster.domain, _perm(fresh[0]))
         return all(_kind(n) is FusionKind.elementwise and n.output.dims() == cluster.domain for n in fresh)
 
     def _may_join_chain(self, cluster: _Cluster, sink: Node, fresh: Sequence[Node]) -> bool:
@@ -240,21 +285,35 @@ class _Partitioner:
             changed = False
             for node in sorted(cluster.nodes, key=self.order.__getitem__):
                 for value in node.inputs:
-                    other = None if value is None else self._producer_cluster(value)
-                    if other is None or other is cluster or not self._may_absorb(cluster, other):
+                    if value is None:
                         continue
-                    for member in other.nodes:
+                    other, views = self._source(cluster, value)
+                    if other is None or other is cluster or not self._may_absorb(cluster, other, views):
+                        continue
+                    for member in (*other.nodes, *views):
                         self.cluster[member] = cluster
-                    cluster.nodes |= other.nodes
+                        cluster.nodes.add(member)
                     if cluster.anchor is None and other.anchor is not None:
                         cluster.anchor, cluster.rows = other.anchor, other.rows
                     changed = True
 
-    def _producer_cluster(self, value: Value) -> _Cluster | None:
+    def _source(self, cluster: _Cluster, value: Value) -> tuple[_Cluster | None, list[Node]]:
+        """The group that makes ``value``, seen through views that only add or drop dimensions of size 1."""
+        views: list[Node] = []
         producer = self.graph.producer(value)
-        return None if producer is None else self.cluster.get(producer)
+        while producer is not None and producer.op == "reshape" and producer not in self.cluster:
+            x = producer.inputs[0]
+            users = self.graph.users(producer.output)
+            inside = all(self.cluster.get(u) is cluster or u in views for u in users)
+            if x is None or not inside or producer.output in self.graph.outputs:
+                return None, []
+            if not same_but_units(x.dims(), producer.output.dims()):
+                return None, []
+            views.append(producer)
+            producer = self.graph.producer(x)
+        return (None, []) if producer is None else (self.cluster.get(producer), views)
 
-    def _may_absorb(self, cluster: _Cluster, other: _Cluster) -> bool:
+    def _may_absorb(self, cluster: _Cluster, other: _Cluster, views: Sequence[Node]) -> bool:
         if other.anchor is not None or len(cluster.nodes) + len(other.nodes) > MAX_NODES:
             return False
         if any(_kind(n) is FusionKind.opaque for n in (*other.nodes, *cluster.nodes)):
@@ -262,39 +321,22 @@ class _Partitioner:
         users = [u for v in other.sink.outputs for u in self.graph.users(v)]
         if len(other.sink.outputs) != 1 or other.sink.output in self.graph.outputs:
             return False
-        if any(self.cluster.get(u) is not cluster for u in users):
+        if any(self.cluster.get(u) is not cluster and u not in views for u in users):
             return False
         out = other.sink.output
+        if views:
+            users = list(self.graph.users(views[0].output))
         if cluster.rows is not None:
             # Before the rows are reduced: the same elements, once for each reduction that reads them.
-            return all(_fits_rows(n, cluster.rows) for n in other.nodes)
+            return not views and all(_fits_rows(n, cluster.rows) for n in other.nodes)
         if cluster.anchor is not None:
-            if any(self._reads_widely(u, out) for u in users):
-                return self._movement_keeps_vectors(other)
-            return all(_kind(n) is FusionKind.elementwise for n in other.nodes) and out.dims() == cluster.domain
+            if any(_reads_widely(u) for u in users):
+                return _movement_keeps_vectors(other.nodes)
+            return not views and all(_kind(n) is FusionKind.elementwise for n in other.nodes) and out.dims() == cluster.domain
         if any(n.op == "concat" and not self._fusable_concat(n) for n in (*other.nodes, *users)):
             return False
         blow_up = max(prod(u.output.dims()) for u in users) > 2 * prod(out.dims())
         return not blow_up or self._is_cheap(other.nodes)
-
-    def _reads_widely(self, user: Node, value: Value) -> bool:
-        """Whether ``user`` reads elements of ``value`` more than once."""
-        return _kind(user) is FusionKind.contraction or user.op in _WINDOWED_REDUCTIONS
-
-    def _movement_keeps_vectors(self, other: _Cluster) -> bool:
-        """Pure data movement whose innermost dimension stays innermost may be read in place by a contraction."""
-        for node in other.nodes:
-            x = node.inputs[0]
-            if x is None or node.op not in ("transpose", "slice") or len(node.inputs) > 1:
-                return False
-            if node.op == "transpose":
-                perm = node.attrs["perm"]
-                assert isinstance(perm, tuple)
-                if perm[-1] != x.rank - 1:
-                    return False
-            elif x.dims()[-1] != node.output.dims()[-1]:
-                return False
-        return True
 
     # ------------------------------------------------------------------------------------------------------- order
     def _sorted(self, clusters: Iterable[_Cluster]) -> list[Group]:

@@ -12,7 +12,7 @@ from tilewright.graph.graph import Graph, Node, Origin, Value
 from tilewright.graph.opdef import OpContext, get_op
 from tilewright.graph.partition import Group
 from tilewright.ir import te
-from tilewright.ir.expr import Const, Expr, Load, const
+from tilewright.ir.expr import Const, Expr, Load, Reduce, const, load
 from tilewright.ir.stmt import PrimFunc
 from tilewright.ir.visit import rewrite_expr
 
@@ -62,6 +62,10 @@ def lower_group(graph: Graph, group: Group) -> Kernel:
         if data is not None:
             constants.append(tensor)
     for node in group.nodes:
+        if node is group.permuted:
+            assert node.inputs[0] is not None
+            tensors[node.output] = _permuted(tensors[node.inputs[0]], node)
+            continue
         results = _compute(graph, node, tensors)
         tensors.update(zip(node.outputs, results, strict=True))
     outputs = [tensors[v] for v in group.outputs]
@@ -84,6 +88,39 @@ def _compute(graph: Graph, node: Node, tensors: Mapping[Value, te.Tensor]) -> Se
         if tensor.shape != value.shape or tensor.dtype != value.dtype:
             raise GraphError(f"'{node.op}' computes {tensor!r}, not {value.type}", location=node.location)
     return results
+
+
+def _permuted(tensor: te.Tensor, node: Node) -> te.Tensor:
+    """A contraction's result with its dimensions in the order of the transpose ``node`` behind it.
+
+    The same elements are computed by loops in another order. All tensors from the reduction on change alike, so that they
+    still read each other at the same index.
+    """
+    perm = node.attrs["perm"]
+    assert isinstance(perm, tuple)
+    order = [int(p) for p in perm if isinstance(p, int)]
+    fresh: dict[te.Tensor, te.Tensor] = {}
+
+    def visit(t: te.Tensor) -> te.Tensor:
+        if t in fresh:
+            return fresh[t]
+        assert t.body is not None
+        shape, axes = tuple(t.shape[p] for p in order), tuple(t.axes[p] for p in order)
+        body, sources = t.body, t.sources
+        if not isinstance(body, Reduce):
+            follow = {s.buffer: visit(s) for s in sources if s.body is not None and s.shape == t.shape}
+
+            def read(e: Expr) -> Expr | None:
+                if isinstance(e, Load) and e.buffer in follow:
+                    return load(follow[e.buffer].buffer, [e.indices[p] for p in order])
+                return None
+
+            body = rewrite_expr(body, read)
+            sources = tuple(follow.get(s.buffer, s) for s in sources)
+        fresh[t] = te.Tensor(t.buffer.with_(shape=shape), axes, body, sources)
+        return fresh[t]
+
+    return visit(tensor)
 
 
 def _computed(outputs: Sequence[te.Tensor]) -> list[te.Tensor]:

@@ -36,6 +36,17 @@ def transpose_is_view(dims: Dims, perm: Perm) -> bool:
     return moved == sorted(moved) or 0 in dims
 
 
+def same_but_units(a: Dims, b: Dims) -> bool:
+    """Whether two shapes differ in dimensions of size 1 only: a reshape between them copies indices."""
+    return [d for d in a if d != 1] == [d for d in b if d != 1]
+
+
+def keeps_innermost(dims: Dims, perm: Perm) -> bool:
+    """Whether the innermost dimension that is not of size 1 stays innermost under a transpose."""
+    moved = [p for p in perm if dims[p] != 1]
+    return not moved or moved[-1] == max(moved)
+
+
 def align(a: Dims, b: Dims) -> list[tuple[range, range]] | None:
     """The finest split of two shapes of equal size into runs of dimensions with equal products.
 
