@@ -12,9 +12,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tilewright.backend.llvm.compile import compile_many, runtime_object
+from tilewright.backend.llvm.compile import compile_many
 from tilewright.runtime.loader import load, load_runtime
 from tilewright.runtime.pool import ThreadPool
+from tilewright.runtime.threadpool import thread_pool_ir
 from tilewright.target import Target
 
 # @spin does nothing `end - begin` times; @regions runs it as `reps` regions and returns the time in ns.
@@ -75,8 +76,9 @@ def _report(what: str, times: list[float]) -> None:
 def main() -> None:
     """Print the table."""
     target = Target.host()
-    functions = load_runtime(runtime_object(target))
-    library = load(compile_many([_CODE], target), ["regions"], functions)
+    runtime, code = compile_many([thread_pool_ir(target.triple), _CODE], target)
+    functions = load_runtime(runtime)
+    library = load([code], ["regions"], functions)
     call = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, *[ctypes.c_int64] * 3)(
         library.addresses["regions"]
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tilewright.backend.llvm import compile as module
-from tilewright.backend.llvm.compile import compile_many, object_key, runtime_object
+from tilewright.backend.llvm.compile import compile_many, object_key
 from tilewright.backend.llvm.worker import emit_object
 from tilewright.cache import DiskCache
 from tilewright.errors import CompileError
@@ -79,10 +79,6 @@ def test_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert again == codes
     assert seen == [(5, 5)]
-
-
-def test_runtime_object() -> None:
-    assert b"tw_parallel" in runtime_object(HOST)
 
 
 @pytest.mark.parametrize("count", [1, 6])

@@ -6,10 +6,11 @@ import functools
 
 import numpy as np
 
-from tilewright.backend.llvm.compile import compile_many, runtime_object
+from tilewright.backend.llvm.compile import compile_many
 from tilewright.backend.llvm.entry import entry_ir
 from tilewright.runtime.artifact import Artifact, WeightStore
 from tilewright.runtime.plan import KernelCall, Operand, Signature, TensorSpec, Variant
+from tilewright.runtime.threadpool import thread_pool_ir
 from tilewright.target import Target
 
 # z[i] = x[i] + y[i], in parallel; args: x, y, z, n (int64 by value), grain (int64 by value)
@@ -130,7 +131,7 @@ define i32 @tw_k_fail(ptr %pool, ptr %args, ptr %workspace) {
 
 @functools.cache
 def host_runtime() -> bytes:
-    return runtime_object(Target.host())
+    return compile_many([thread_pool_ir(Target.host().triple)], Target.host())[0]
 
 
 @functools.cache

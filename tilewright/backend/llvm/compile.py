@@ -27,7 +27,6 @@ from typing import IO, cast
 from tilewright.backend.llvm import worker
 from tilewright.cache import DiskCache, cache_key
 from tilewright.errors import CompileError
-from tilewright.runtime.threadpool import thread_pool_ir
 from tilewright.target import Target
 
 OPT_LEVEL = 2
@@ -109,16 +108,6 @@ def compile_many(
             finally:
                 _retire_later()
     return [found[key] for key in keys]
-
-
-def runtime_object(target: Target, cache: DiskCache | None = None) -> bytes:
-    """The object file of the thread pool for ``target``, which every artifact carries.
-
-    Raises:
-        TargetError: there is no thread pool for the target's operating system.
-        CacheError: the cache cannot be read or written.
-    """
-    return compile_many([thread_pool_ir(target.triple)], target, cache=cache)[0]
 
 
 def _compile_here(text: str, target: Target) -> bytes:
