@@ -10,7 +10,7 @@ import numpy as np
 from tilewright.graph.opdef import OpContext
 from tilewright.ir import dtype as dt
 from tilewright.ir import te
-from tilewright.ir.expr import Expr, ExprLike, as_expr, maximum
+from tilewright.ir.expr import BinOp, Expr, ExprLike, as_expr, maximum
 from tilewright.ir.visit import const_int
 
 Shape: TypeAlias = tuple[Expr, ...]
@@ -76,7 +76,16 @@ def broadcast_dim(ctx: OpContext, a: Expr, b: Expr) -> Expr:
         ctx.fail(f"dimensions {x} and {y} cannot be broadcast together")
     if x is not None:
         return a
-    return b if y is not None else maximum(a, b)
+    if y is not None or _is_maximum_with(b, a):
+        return b
+    return a if _is_maximum_with(a, b) else maximum(a, b)
+
+
+def _is_maximum_with(whole: Expr, part: Expr) -> bool:
+    """Whether ``whole`` is ``max(..., part, ...)``, as broadcasting with ``part`` before made it."""
+    if not isinstance(whole, BinOp) or whole.op != "max":
+        return False
+    return part in (whole.a, whole.b) or _is_maximum_with(whole.a, part) or _is_maximum_with(whole.b, part)
 
 
 def broadcast_shapes(ctx: OpContext, *shapes: Sequence[Expr]) -> Shape:

@@ -43,7 +43,10 @@ class Axis(NamedTuple):
 
 # --------------------------------------------------------------------------------------------------------------- shape
 def _result_shape(ctx: OpContext) -> Shape | None:
-    """The result's shape from ``sizes``, or from ``scales`` rounded down; None when neither is known yet."""
+    """The result's shape from ``sizes``, or from ``scales`` rounded down; None when neither is known yet.
+
+    Where both are given, ``sizes`` decide the shape and ``scales`` the coordinates.
+    """
     x = ctx.input(0)
     sizes, scales = ctx.arg("sizes"), ctx.arg("scales")
     given = sizes if sizes else scales
@@ -55,19 +58,23 @@ def _result_shape(ctx: OpContext) -> Shape | None:
         ctx.fail(f"resize takes one size or scale for each of {x.rank} dimensions, not {len(given)}")
     if sizes:
         return tuple(as_expr(s if isinstance(s, Expr) else int(s)) for s in sizes)
-    return tuple(_scaled(d, float(s)) for d, s in zip(x.shape, given, strict=True))
+    factors = [_fraction(float(s)) for s in given]
+    if ctx.attr("coordinates", "half_pixel") == "tf_crop_and_resize":
+        factors = [f * (end - start) for f, (start, end) in zip(factors, _regions(ctx), strict=True)]
+    return tuple(_scaled(d, f) for d, f in zip(x.shape, factors, strict=True))
 
 
-def _scaled(dim: Expr, scale: float) -> Expr:
-    """``floor(dim * scale)``; scales are float32 in models, so 2.0 and 1/2 stay exact."""
-    size = const_int(dim)
-    if size is not None:
-        return as_expr(int(np.floor(size * scale)))
-    if scale.is_integer():
-        return dim * int(scale)
-    if scale > 0 and (1 / scale).is_integer():
-        return dim // int(1 / scale)
-    return intrinsic("floor", dim.astype("float64") * scale).astype("int64")
+def _regions(ctx: OpContext) -> list[tuple[Fraction, Fraction]]:
+    """The part of each dimension that tf_crop_and_resize takes, as fractions of it."""
+    rank, roi = ctx.input(0).rank, ctx.attr("roi", None)
+    if roi is None or ctx.attr("coordinates", "half_pixel") != "tf_crop_and_resize":
+        return [(Fraction(0), Fraction(1))] * rank
+    return [(_fraction(float(roi[d])), _fraction(float(roi[rank + d]))) for d in range(rank)]
+
+
+def _scaled(dim: Expr, scale: Fraction) -> Expr:
+    """``floor(dim * scale)``."""
+    return dim * scale.numerator // scale.denominator
 
 
 def _infer(ctx: OpContext) -> list[TensorType]:
@@ -95,8 +102,7 @@ def _fraction(value: float) -> Fraction:
 def _axes(ctx: OpContext) -> list[Axis]:
     """The dimensions that are resampled (a crop of unchanged size included)."""
     x, shape = ctx.input(0), _result_shape(ctx)
-    scales, sizes = ctx.arg("scales"), ctx.arg("sizes")
-    roi = ctx.attr("roi", None)
+    scales, regions = ctx.arg("scales"), _regions(ctx)
     kind = ctx.attr("coordinates", "half_pixel")
     axes = []
     for dim, (old, new) in enumerate(zip(x.shape, shape or (), strict=True)):
@@ -105,22 +111,15 @@ def _axes(ctx: OpContext) -> list[Axis]:
             ctx.fail("resize needs known sizes when the model is compiled")
         if size == 0 and out > 0:
             ctx.fail(f"an empty dimension cannot be resized to {out}")
-        scale = (
-            _fraction(float(scales[dim]))
-            if scales and not sizes
-            else Fraction(out, size)
-            if size and out
-            else Fraction(1)
-        )
-        crop = kind == "tf_crop_and_resize"
-        start, end = Fraction(0), Fraction(1)
-        if crop and roi is not None:
-            start, end = _fraction(float(roi[dim])), _fraction(float(roi[x.rank + dim]))
+        start, end = regions[dim]
+        scale = Fraction(out, size) if size and out else Fraction(1)
+        if scales:
+            scale = _fraction(float(scales[dim]))
         if size == out and scale == 1 and (start, end) == (0, 1):
             continue
         slope, offset = _coordinate(kind, size, out, scale, start, end)
         unit = math.lcm(slope.denominator, offset.denominator)
-        axes.append(Axis(dim, size, out, int(slope * unit), int(offset * unit), unit, crop))
+        axes.append(Axis(dim, size, out, int(slope * unit), int(offset * unit), unit, kind == "tf_crop_and_resize"))
     return axes
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,10 @@ from tilewright.ir.expr import Expr, all_of, as_expr, ceildiv, const, maximum, m
 from tilewright.ir.simplify import simplify
 from tilewright.ir.visit import const_int
 from tilewright.ops.common import axis_of
+
+
+#: Ends from here on mean "all the rest": exporters write the largest integer of some type, or a round number.
+_TO_THE_END: Final = 10**9
 
 
 # ------------------------------------------------------------------------------------------------------------- slice
@@ -39,7 +43,7 @@ def _clamped(value: Any, dim: Expr, low: int, high: int) -> Expr:
         e = select(e < 0, e + dim, e) if not _not_negative(e) else e
     elif number < 0:
         e = dim + number
-    elif number >= 2**31 - 1:
+    elif number >= _TO_THE_END:
         return dim + high
     return simplify(minimum(maximum(e, low), dim + high))
 

@@ -1,0 +1,105 @@
+"""Normalisations."""
+
+from __future__ import annotations
+
+from tilewright.frontend.onnx.context import NodeContext
+from tilewright.frontend.onnx.registry import onnx_op
+from tilewright.graph.graph import Value
+from tilewright.ir import dtype as dt
+
+
+@onnx_op("BatchNormalization", 7, 9, 14, 15)
+def batch_normalization(ctx: NodeContext) -> Value:
+    """Inference only; statistics for each channel."""
+    if ctx.since < 9 and not ctx.attr("spatial", 1):
+        ctx.unsupported("statistics for each position (spatial=0) are not supported")
+    if ctx.attr("training_mode", 0):
+        ctx.unsupported("training mode is not supported")
+    return ctx.op("batch_norm", *(ctx.value(n) for n in range(5)), epsilon=float(ctx.attr("epsilon", 1e-5)))
+
+
+@onnx_op("InstanceNormalization", 6, 22)
+def instance_normalization(ctx: NodeContext) -> Value:
+    """Each channel of each sample by its own statistics."""
+    x, scale, bias = (ctx.value(n) for n in range(3))
+    return ctx.op("group_norm", x, scale, bias, groups=0, epsilon=float(ctx.attr("epsilon", 1e-5)))
+
+
+@onnx_op("GroupNormalization", 18)
+def group_normalization_18(ctx: NodeContext) -> Value:
+    """Scale and bias for each group."""
+    x, groups = ctx.x, int(ctx.attr("num_groups"))
+    channels = ctx.static_dims(ctx.value(0), "the data")[1]
+    if channels % groups:
+        ctx.fail(f"{channels} channels cannot be split into {groups} groups")
+    spread = [ctx.reshape(ctx.value(n), [groups, 1]) for n in (1, 2)]
+    spread = [ctx.op("expand", v, shape=(groups, channels // groups)) for v in spread]
+    scale, bias = (ctx.reshape(v, [channels]) for v in spread)
+    return ctx.op("group_norm", x, scale, bias, groups=groups, epsilon=float(ctx.attr("epsilon", 1e-5)))
+
+
+@onnx_op("GroupNormalization", 21)
+def group_normalization_21(ctx: NodeContext) -> Value:
+    """Scale and bias for each channel."""
+    x, scale, bias = (ctx.value(n) for n in range(3))
+    groups, epsilon = int(ctx.attr("num_groups")), float(ctx.attr("epsilon", 1e-5))
+    return ctx.op("group_norm", x, scale, bias, groups=groups, epsilon=epsilon)
+
+
+@onnx_op("LayerNormalization", 17)
+def layer_normalization(ctx: NodeContext) -> Value:
+    """Over all dimensions from ``axis`` on. The outputs Mean and InvStdDev are not supported."""
+    return ctx.op(
+        "layer_norm",
+        ctx.x,
+        ctx.value(1),
+        ctx.optional(2),
+        axis=ctx.axis(ctx.x.rank, -1),
+        epsilon=float(ctx.attr("epsilon", 1e-5)),
+    )
+
+
+@onnx_op("RMSNormalization", 23)
+def rms_normalization(ctx: NodeContext) -> Value:
+    """Layer normalisation without the mean."""
+    axis = ctx.axis(ctx.x.rank, -1)
+    return ctx.op("rms_norm", ctx.x, ctx.value(1), axis=axis, epsilon=float(ctx.attr("epsilon", 1e-5)))
+
+
+@onnx_op("LRN", 1, 13)
+def lrn(ctx: NodeContext) -> Value:
+    """Local response normalisation across channels."""
+    return ctx.op(
+        "lrn",
+        ctx.x,
+        size=int(ctx.attr("size")),
+        alpha=float(ctx.attr("alpha", 1e-4)),
+        beta=float(ctx.attr("beta", 0.75)),
+        bias=float(ctx.attr("bias", 1.0)),
+    )
+
+
+@onnx_op("LpNormalization", 1, 22)
+def lp_normalization(ctx: NodeContext) -> Value:
+    """``x`` divided by its 1- or 2-norm along ``axis``; 0 where the norm is 0."""
+    x, p = ctx.x, int(ctx.attr("p", 2))
+    axis = ctx.axis(x.rank, -1)
+    if p not in (1, 2):
+        ctx.fail(f"p must be 1 or 2, not {p}")
+    magnitude = ctx.op("abs", x) if p == 1 else ctx.op("mul", x, x)
+    norm = ctx.op("reduce", magnitude, op="sum", axes=(axis,), keepdims=True)
+    norm = norm if p == 1 else ctx.op("sqrt", norm)
+    zero = ctx.op("equal", norm, ctx.like(0, norm))
+    return ctx.op("where", zero, ctx.like(0, x), ctx.op("div", x, ctx.op("where", zero, ctx.like(1, x), norm)))
+
+
+@onnx_op("MeanVarianceNormalization", 9, 13)
+def mean_variance_normalization(ctx: NodeContext) -> Value:
+    """``(x - mean) / (deviation + 1e-9)`` over ``axes``."""
+    x = ctx.x
+    axes = ctx.check_axes(ctx.attr("axes", (0, 2, 3)), x.rank)
+    if not dt.is_float(x.dtype):
+        ctx.fail(f"a normalisation takes floats, not {x.dtype}")
+    centred = ctx.op("sub", x, ctx.op("reduce", x, op="mean", axes=axes, keepdims=True))
+    variance = ctx.op("reduce", ctx.op("mul", centred, centred), op="mean", axes=axes, keepdims=True)
+    return ctx.op("div", centred, ctx.op("add", ctx.op("sqrt", variance), ctx.like(1e-9, x)))

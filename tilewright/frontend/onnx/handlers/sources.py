@@ -1,0 +1,89 @@
+"""Tensors that do not come from data: constants, ranges, shapes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tilewright.frontend.onnx.context import NodeContext
+from tilewright.frontend.onnx.registry import onnx_op
+from tilewright.frontend.onnx.tensors import dtype_name
+from tilewright.graph.graph import Value
+from tilewright.ir import dtype as dt
+
+
+@onnx_op("Constant", 1, 9, 11, 12, 13, 19, 21, 23, 24, 25)
+def constant(ctx: NodeContext) -> Value:
+    """A tensor, a number or a list of numbers in an attribute."""
+    name = ctx.node.outputs[0]
+    attrs = ctx.node.attrs
+    if "value" in attrs:
+        return ctx.builder.constant(attrs["value"], name)
+    for key, dtype in (
+        ("value_float", np.float32),
+        ("value_floats", np.float32),
+        ("value_int", np.int64),
+        ("value_ints", np.int64),
+    ):
+        if key in attrs:
+            return ctx.builder.constant(np.array(attrs[key], dtype=dtype), name)
+    ctx.unsupported(f"a constant given as {', '.join(attrs) or 'nothing'} is not supported")
+
+
+@onnx_op("ConstantOfShape", 9, 20, 21, 23, 24, 25)
+def constant_of_shape(ctx: NodeContext) -> Value:
+    """One number in every place; the default is a float32 0."""
+    value = ctx.attr("value", None)
+    number = np.zeros((), np.float32) if value is None else np.asarray(value).reshape(())
+    return ctx.op("expand", ctx.builder.constant(number), ctx.x)
+
+
+@onnx_op("EyeLike", 9, 22)
+def eye_like(ctx: NodeContext) -> Value:
+    """Ones on the k-th diagonal, in the shape of the input."""
+    rows, columns = ctx.static_dims(ctx.x, "the input")
+    to = ctx.attr("dtype", None)
+    dtype = ctx.x.dtype if to is None else dtype_name(int(to), "the result of EyeLike", ctx.where)
+    return ctx.constant(np.eye(rows, columns, int(ctx.attr("k", 0))), dtype)
+
+
+@onnx_op("Range", 11, 27)
+def arange(ctx: NodeContext) -> Value:
+    """From start (inclusive) to limit (exclusive) in steps of delta."""
+    return ctx.op("range", ctx.value(0), ctx.value(1), ctx.value(2), dtype=ctx.x.dtype)
+
+
+@onnx_op("OneHot", 9, 11, 28)
+def one_hot(ctx: NodeContext) -> Value:
+    """Indices may be of any number type; ``values`` is the pair [off, on]."""
+    indices = ctx.x
+    if not dt.is_int(indices.dtype):
+        indices = ctx.op("cast", indices, to="int64")
+    axis = ctx.axis(indices.rank + 1, -1)
+    depth = ctx.value(1)
+    if not dt.is_int(depth.dtype):
+        depth = ctx.op("cast", depth, to="int64")
+    return ctx.op("one_hot", indices, ctx.value(2), depth, axis=axis)
+
+
+@onnx_op("Shape", 1, 13, 15, 19, 21, 23, 24, 25)
+def shape(ctx: NodeContext) -> Value:
+    """The input's shape, or the part of it from ``start`` to ``end`` (opset 15)."""
+    return ctx.op("shape", ctx.x, start=ctx.attr("start", 0), end=ctx.attr("end", None))
+
+
+@onnx_op("Size", 1, 13, 19, 21, 23, 24, 25)
+def size(ctx: NodeContext) -> Value:
+    """The number of elements."""
+    return ctx.op("reduce", ctx.op("shape", ctx.x, start=0), op="prod", axes=(0,), keepdims=False)
+
+
+@onnx_op("Dropout", 7, 10, 12, 13, 22)
+def dropout(ctx: NodeContext) -> list[Value | None]:
+    """Inference: the identity, and a mask of ones."""
+    if ctx.since >= 12 and ctx.has(2) and bool(ctx.scalar(2, "training_mode")):
+        ctx.unsupported("training mode is not supported")
+    mask = None
+    if ctx.wants_output(1):
+        one = ctx.constant(1, "bool" if ctx.since >= 10 else ctx.x.dtype)
+        mask = ctx.op("expand", one, ctx.op("shape", ctx.x, start=0))
+    return [ctx.op("identity", ctx.x), mask]

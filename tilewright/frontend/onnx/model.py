@@ -1,0 +1,191 @@
+"""An ONNX model as the rest of the compiler sees it: a signature, a list of what is not supported, and graphs on demand."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+from tilewright.errors import ModelFileError, ShapeError, TilewrightError, UnsupportedError
+from tilewright.frontend.common import UnsupportedReport, bind_dims
+from tilewright.frontend.onnx import handlers
+from tilewright.frontend.onnx.context import NodeContext
+from tilewright.frontend.onnx.reader import RawModel, RawNode, RawValue, Source, read
+from tilewright.frontend.onnx.registry import MAX_OPSET, MIN_OPSET, Entry, lookup
+from tilewright.graph.builder import GraphBuilder
+from tilewright.graph.graph import Graph, Origin, TensorType, Value
+from tilewright.graph.rewrite import eliminate_dead_code
+from tilewright.ir.expr import Expr, Var, as_expr
+
+__all__ = ["OnnxModel", "Signature", "handlers", "import_onnx", "read_model"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Signature:
+    """Name and type of a model's input or output; open dimensions are named variables."""
+
+    name: str
+    type: TensorType
+
+
+class OnnxModel:
+    """A read and checked ONNX model.
+
+    Attributes:
+        inputs: what the model takes, in its order. Dimensions that the file leaves open are variables: one variable for each
+            name in the file, and ``<input>_dim<N>`` where it gives none.
+        location: the file, for messages.
+    """
+
+    def __init__(self, raw: RawModel) -> None:
+        self._raw = raw
+        self._dims: dict[str, Var] = {}
+        self.location = raw.location
+        self._inputs = {v.name: self._declared(v) for v in raw.inputs if v.shape is not None}
+        self._rankless = [v.name for v in raw.inputs if v.shape is None]
+
+    @property
+    def inputs(self) -> tuple[Signature, ...]:
+        """What the model takes. Raises ShapeError when the file does not even declare an input's rank."""
+        if self._rankless:
+            raise ShapeError(
+                f"the model does not declare the rank of its input '{self._rankless[0]}'",
+                location=self.location,
+                hint="give the input's shape",
+            )
+        return tuple(Signature(v.name, self._inputs[v.name]) for v in self._raw.inputs)
+
+    @cached_property
+    def outputs(self) -> tuple[Signature, ...]:
+        """What the model gives: inferred where that is possible with open dimensions, else as the file declares it."""
+        try:
+            graph = self.to_graph()
+        except TilewrightError:
+            return tuple(Signature(v.name, self._declared(v)) for v in self._raw.outputs)
+        return tuple(Signature(n, v.type) for n, v in zip(graph.output_names, graph.outputs, strict=True))
+
+    def unsupported(self) -> list[str]:
+        """One line for each operator that is not supported: how many nodes use it, and the first by name."""
+        return self._report().items()
+
+    def to_graph(
+        self,
+        shapes: Mapping[str, Sequence[int | None]] | None = None,
+        dims: Mapping[str, int] | None = None,
+    ) -> Graph:
+        """The model as a graph.
+
+        ``shapes`` fixes the shapes of inputs (None leaves a dimension open), ``dims`` sizes of dimensions by name. With all
+        of them fixed every shape in the graph is a number, provided that shapes do not depend on the inputs' data.
+
+        Raises UnsupportedError naming all unsupported operators at once, ShapeError for shapes that do not fit the model, and
+        GraphError for nodes that contradict their definition.
+        """
+        self._check_opsets()
+        self._report().raise_if_any(self.location)
+        types = self._input_types(shapes)
+        bound = bind_dims(types, shapes, dims)
+        builder = GraphBuilder(_graph_name(self.location))
+        values: dict[str, Value] = {}
+        for raw in self._raw.inputs:
+            kind = types[raw.name]
+            shape = [bound.get(d, d) if isinstance(d, Var) else d for d in kind.shape]
+            values[raw.name] = builder.input(raw.name, shape, kind.dtype)
+        for name, data in self._raw.initializers.items():
+            values[name] = builder.constant(data, name)
+        for node in self._raw.nodes:
+            self._import_node(builder, node, values)
+        builder.origin = Origin()
+        names = [v.name for v in self._raw.outputs]
+        return eliminate_dead_code(builder.build([values[n] for n in names], names))
+
+    def _input_types(self, shapes: Mapping[str, Sequence[int | None]] | None) -> dict[str, TensorType]:
+        """The inputs' types; a shape given by the user stands in for a rank that the file does not declare."""
+        types = {}
+        for raw in self._raw.inputs:
+            if raw.shape is None and shapes is not None and raw.name in shapes:
+                dims = tuple(None if s is None else int(s) for s in shapes[raw.name])
+                types[raw.name] = self._declared(dataclasses.replace(raw, shape=dims))
+        if self._rankless and len(types) < len(self._rankless):
+            _ = self.inputs
+        return {v.name: types.get(v.name) or self._inputs[v.name] for v in self._raw.inputs}
+
+    def _declared(self, value: RawValue) -> TensorType:
+        dims = [self._dim(value, n, d) for n, d in enumerate(value.shape or ())]
+        return TensorType(tuple(dims), value.dtype)
+
+    def _dim(self, value: RawValue, axis: int, dim: int | str | None) -> Expr:
+        if isinstance(dim, int):
+            return as_expr(dim)
+        name = dim if dim is not None else f"{value.name}_dim{axis}"
+        return self._dims.setdefault(name, Var(name, lo=0))
+
+    def _check_opsets(self) -> None:
+        """The opset of ai.onnx must be one whose definitions are known; other domains matter only where nodes use them."""
+        uses_default = any(not n.domain for n in self._raw.nodes)
+        opset = self._raw.opsets.get("")
+        if not uses_default:
+            return
+        if opset is None:
+            raise ModelFileError("the ONNX file imports no opset of ai.onnx, but its nodes use it", location=self.location)
+        if opset < MIN_OPSET:
+            raise UnsupportedError(
+                f"the model is written for opset {opset} of ai.onnx; {MIN_OPSET} is the oldest that is supported",
+                location=self.location,
+                hint="onnx.version_converter.convert_version(model, 17) brings it up to date",
+            )
+        if opset > MAX_OPSET:
+            raise UnsupportedError(
+                f"the model is written for opset {opset} of ai.onnx; {MAX_OPSET} is the newest that is known here",
+                location=self.location,
+                hint=f"export it with an opset of at most {MAX_OPSET}",
+            )
+
+    def _entry(self, node: RawNode) -> Entry | None:
+        return lookup(node.domain, node.op_type, self._raw.opsets.get(node.domain, 0))
+
+    def _report(self) -> UnsupportedReport:
+        report = UnsupportedReport()
+        for node in self._raw.nodes:
+            if self._entry(node) is None:
+                version = self._raw.opsets.get(node.domain, 0)
+                domain = f"{node.domain}." if node.domain else ""
+                report.add(f"{domain}{node.op_type} (opset {version})", node.name)
+        return report
+
+    def _import_node(self, builder: GraphBuilder, node: RawNode, values: dict[str, Value]) -> None:
+        entry = self._entry(node)
+        assert entry is not None
+        builder.origin = Origin("onnx", node.name, node.op_type)
+        inputs = [values[n] if n else None for n in node.inputs]
+        ctx = NodeContext(node, entry.since, builder, inputs, self.location)
+        result = entry.handler(ctx)
+        results = [result] if isinstance(result, Value) else list(result)
+        for n, name in enumerate(node.outputs):
+            value = results[n] if n < len(results) else None
+            if name and value is None:
+                raise UnsupportedError(f"output {n} of {node.op_type} is not supported", location=ctx.where)
+            if name and value is not None:
+                values[name] = value
+
+
+def _graph_name(location: str) -> str:
+    stem = location.replace("\\", "/").rsplit("/", 1)[-1]
+    return stem.rsplit(".", 1)[0] or "graph"
+
+
+def read_model(source: Source) -> OnnxModel:
+    """Read an ONNX model from a path, bytes or a ``ModelProto``.
+
+    Raises ModelFileError when the file is missing, empty, truncated, not ONNX, cyclic, or contradicts itself.
+    """
+    return OnnxModel(read(source))
+
+
+def import_onnx(
+    source: Source,
+    shapes: Mapping[str, Sequence[int | None]] | None = None,
+    dims: Mapping[str, int] | None = None,
+) -> Graph:
+    """``read_model(source).to_graph(shapes, dims)``."""
+    return read_model(source).to_graph(shapes, dims)
