@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilewright import api
+from tilewright.build import Progress
 from tilewright.compare import Difference, compare
 from tilewright.errors import CheckFailed
 from tilewright.feeds import complete_inputs, integer_bounds, model_inputs
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 #: Intermediate values compared in one compilation while the first wrong node is looked for.
 PROBES = 16
-
-Progress = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,30 +123,32 @@ def check(
         inputs: data for some or all inputs; the others are sampled (:mod:`tilewright.feeds`) with ``seed``.
         rtol, atol: tolerances; the defaults and the rule are those of :mod:`tilewright.compare`.
         locate: on a difference, look for the node where it starts (some more compilations).
-        progress: called with one line at the start of every step.
+        progress: called with (step, done, total) as :func:`tilewright.compile` does; total 0 is unknown.
 
     Raises:
         ModelFileError, UnsupportedError, ShapeError, InputError: as :func:`tilewright.compile` and the feeds.
         MissingDependencyError: onnxruntime is not installed.
     """
-    say = progress or (lambda line: None)
+    say = progress or (lambda step, done, total: None)
     raw = read(source)
     feeds = complete_inputs(model_inputs(raw), inputs, shapes, seed, integer_bounds(raw))
     concrete = {name: tuple(array.shape) for name, array in feeds.items()}
-    say("running onnxruntime")
+    say("running onnxruntime", 0, 0)
     proto = parsed(source)
     peer = open_peer("onnxruntime", specialized(proto, feeds), feeds)
     expected = peer.run()
-    say("compiling")
-    model = api.compile(source, target=target, threads=threads, shapes=concrete)
-    say("running the compiled model")
+    say("compiling", 0, 0)
+    model = api.compile(source, target=target, threads=threads, shapes=concrete, progress=progress)
+    say("running the compiled model", 0, 0)
     got = model.run(feeds)
     outputs = tuple(compare(name, got[name], expected[name], rtol, atol) for name in expected)
     divergence = None
     if locate and not all(output.ok for output in outputs):
 
         def build(probed: onnx.ModelProto) -> dict[str, np.ndarray]:
-            return api.compile(probed, target=target, threads=threads, shapes=concrete).run(feeds)
+            return api.compile(
+                probed, target=target, threads=threads, shapes=concrete, progress=progress
+            ).run(feeds)
 
         divergence = _locate(proto, feeds, build, rtol, atol, say)
     return CheckReport(outputs, divergence, f"{peer.name} {peer.version}", concrete)
@@ -209,12 +210,12 @@ def _locate(
     """
     computed = _computed_values(proto)
     names = list(computed)
-    say("running onnxruntime with all intermediate values")
+    say("running onnxruntime with all intermediate values", 0, 0)
     exposed = specialized(_with_outputs(proto, dict.fromkeys(names)), feeds)
     reference = open_peer("onnxruntime", exposed, feeds, optimize=False).run()
 
     def probe(chosen: Sequence[str]) -> dict[str, Difference]:
-        say(f"comparing {len(chosen)} intermediate values between '{chosen[0]}' and '{chosen[-1]}'")
+        say(f"comparing {len(chosen)} intermediate values between '{chosen[0]}' and '{chosen[-1]}'", 0, 0)
         values = build(_with_outputs(proto, {name: reference[name] for name in chosen}))
         return {name: compare(name, values[name], reference[name], rtol, atol) for name in chosen}
 

@@ -1,0 +1,127 @@
+"""The application: subcommands, flags that hold for all of them, and what becomes of errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+import sys
+import traceback
+from typing import Annotated, Any
+
+import typer
+
+from tilewright import __version__, config
+from tilewright.cli import bench, check, compile, doctor, inspect, ops, profile
+from tilewright.cli import run as run_command
+from tilewright.cli.common import error_console
+from tilewright.errors import TilewrightError
+
+#: Exit code for a defect of tilewright itself (EX_SOFTWARE of sysexits.h), apart from the documented ones.
+EXIT_DEFECT = 70
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tilewright {__version__}")
+        raise typer.Exit
+
+
+def _flag(name: str) -> Any:
+    """The typer option of one field of :class:`tilewright.config.Options`."""
+    field = next(field for field in dataclasses.fields(config.Options) if field.name == name)
+    data = field.metadata
+    text = f"{data['help']} [env: {data['env']}; default: {data['default']}]"
+    return typer.Option(f"--{name.replace('_', '-')}", help=text, show_default=False)
+
+
+app = typer.Typer(
+    name="tilewright",
+    help="Compile deep-learning models to fast native code.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    epilog="Exit codes: 0 ok, 1 a check failed, 2 usage or bad input, 130 interrupted.",
+)
+for command in (compile, run_command, check, bench, profile, inspect, doctor, ops):
+    app.command(command.NAME)(command.main)
+
+
+@app.callback()
+def _options(
+    cache_dir: Annotated[str | None, _flag("cache_dir")] = None,
+    jobs: Annotated[str | None, _flag("jobs")] = None,
+    debug: Annotated[bool, _flag("debug")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Flags of the whole program; they may stand before or after the subcommand."""
+    changes: dict[str, Any] = {"cache_dir": cache_dir, "jobs": jobs, "debug": debug or None}
+    config.use(config.Options.from_environment(**changes))
+
+
+def run(argv: list[str]) -> int:
+    """Run one command line; the exit code. Every expected error becomes one message on standard error."""
+    argv = _hoist(argv)
+    debug = "--debug" in argv
+    try:
+        app(argv, prog_name="tilewright", standalone_mode=True)
+    except SystemExit as finished:
+        code = finished.code
+        return code if isinstance(code, int) else 0
+    except KeyboardInterrupt:
+        error_console().print("interrupted", style="bold", highlight=False)
+        return EXIT_INTERRUPTED
+    except TilewrightError as error:
+        return _report(str(error), error.exit_code, debug or config.options().debug)
+    except BrokenPipeError:
+        # The reader (head, less) has gone. Point stdout at nothing, or flushing it at exit fails again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+    except OSError as error:
+        text = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+        if error.errno == errno.ENOSPC:
+            text += "\n  hint: the disk is full; free some space, or move the cache with --cache-dir"
+        return _report(text, 2, debug or config.options().debug)
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        text = (
+            f"this is a defect of tilewright: {type(error).__name__}: {error}\n"
+            f"  at: {last.name}, line {last.lineno} of {last.filename}\n"
+            "  hint: --debug shows the whole traceback; please report it with the model"
+        )
+        return _report(text, EXIT_DEFECT, debug or config.options().debug)
+    return 0
+
+
+def _report(text: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    console = error_console()
+    console.print("error:", style="bold red", end=" ", highlight=False)
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    return code
+
+
+def _hoist(argv: list[str]) -> list[str]:
+    """Move the program's own flags, wherever they stand, before the subcommand."""
+    fields = {f"--{field.name.replace('_', '-')}": field for field in dataclasses.fields(config.Options)}
+    front: list[str] = []
+    rest: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if word == "--":
+            rest += [word, *words]
+            break
+        flag, equals, _ = word.partition("=")
+        if flag not in fields:
+            rest.append(word)
+            continue
+        front.append(word)
+        if fields[flag].type != "bool" and not equals:
+            front += [value for value in [next(words, None)] if value is not None]
+    return front + rest
