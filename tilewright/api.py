@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import numpy as np
 
+import tilewright.ops  # noqa: F401 - registers the operators
 from tilewright.build import Built, Progress, build_variant, compiler_epoch
 from tilewright.build import Options as BuildOptions
 from tilewright.backend import get_backend
 from tilewright.cache import DiskCache
 from tilewright.config import options
 from tilewright.errors import OptionError, ShapeError
-from tilewright.graph.graph import Graph
+from tilewright.graph.graph import Graph, TensorType
 from tilewright.graph.specialise import specialise
-from tilewright.ir.expr import Const, Expr
+from tilewright.ir.expr import Const, Expr, Var
 from tilewright.runtime.artifact import Artifact, WeightStore
 from tilewright.runtime.model import Executable, MissingVariantError
 from tilewright.runtime.plan import Dim, Signature, TensorSpec
@@ -142,37 +143,60 @@ class Model:
 
 
 class _Compiler:
-    """Compiles one source for any sizes of its open dimensions."""
+    """Compiles one source for any sizes of its open dimensions.
 
-    def __init__(self, graph: Graph, target: Target, threads: int, build: BuildOptions, name: str) -> None:
-        self.graph = graph
+    Args:
+        graph_for: the graph with the given dimensions fixed.
+        signature: inputs, outputs and open dimensions.
+    """
+
+    def __init__(
+        self,
+        graph_for: Callable[[Mapping[str, int]], Graph],
+        signature: Signature,
+        target: Target,
+        threads: int,
+        build: BuildOptions,
+        name: str,
+    ) -> None:
+        self.graph_for = graph_for
+        self.signature = signature
         self.target = target
         self.threads = threads
         self.build = build
         self.name = name
         self.weights = WeightStore()
 
-    def signature(self) -> Signature:
-        dims = {name: (var.lo if var.lo is not None else 0, var.hi) for name, var in self.graph.dims.items()}
-        inputs = tuple(TensorSpec(v.name, _dims(v.shape), v.dtype) for v in self.graph.inputs)
-        outputs = tuple(
-            TensorSpec(name, _dims(v.shape), v.dtype)
-            for name, v in zip(self.graph.output_names, self.graph.outputs, strict=True)
-        )
-        return Signature(inputs, outputs, dims)
-
     def empty(self) -> Artifact:
         """An artifact without variants."""
         backend = get_backend(self.target)
         runtime = backend.compile([backend.emit_runtime(self.target)], self.target, cache=self.build.cache)[0]
         facts = {"name": self.name, "compiler": compiler_epoch()[:16]}
-        return Artifact(self.target, self.threads, self.signature(), (), {}, runtime, self.weights.pack(), facts)
+        return Artifact(self.target, self.threads, self.signature, (), {}, runtime, self.weights.pack(), facts)
 
     def add_variant(self, artifact: Artifact, binding: Mapping[str, int]) -> Artifact:
         """``artifact`` with the variant for ``binding`` compiled into it."""
-        graph = specialise(self.graph, binding) if binding else self.graph
+        graph = self.graph_for(binding)
         built: Built = build_variant(graph, self.target, self.threads, binding, self.weights, self.build)
         return artifact.with_variant(built.variant, built.objects, self.weights.pack())
+
+
+def _graph_signature(graph: Graph) -> Signature:
+    outputs = zip(graph.output_names, graph.outputs, strict=True)
+    return _signature([(v.name, v.type) for v in graph.inputs], [(name, v.type) for name, v in outputs])
+
+
+def _signature(inputs: Sequence[tuple[str, TensorType]], outputs: Sequence[tuple[str, TensorType]]) -> Signature:
+    dims: dict[str, tuple[int, int | None]] = {}
+    for _, kind in inputs:
+        for dim in kind.shape:
+            if isinstance(dim, Var):
+                dims[dim.name] = (dim.lo or 0, dim.hi)
+    return Signature(tuple(_spec(*i) for i in inputs), tuple(_spec(*o) for o in outputs), dims)
+
+
+def _spec(name: str, kind: TensorType) -> TensorSpec:
+    return TensorSpec(name, _dims(kind.shape), kind.dtype)
 
 
 def _dims(shape: Sequence[Expr]) -> tuple[Dim, ...]:
@@ -216,21 +240,31 @@ def compile(
     build = BuildOptions(
         choose=default_schedule, cache=store, jobs=settings.jobs, progress=progress, dump=folder, check=settings.debug
     )
-    graph, name = _import(source, shapes)
-    compiler = _Compiler(graph, chosen, count, build, name)
+    graph_for, signature, name = _frontend(source, shapes)
+    compiler = _Compiler(graph_for, signature, chosen, count, build, name)
     artifact = compiler.empty()
-    if not compiler.signature().dims:
+    if not signature.dims:
         artifact = compiler.add_variant(artifact, {})
     return Model(Executable(artifact), compiler)
 
 
-def _import(source: Source, shapes: Shapes | None) -> tuple[Graph, str]:
+def _frontend(
+    source: Source, shapes: Shapes | None
+) -> tuple[Callable[[Mapping[str, int]], Graph], Signature, str]:
+    """How to get the source's graph for given sizes, its signature, and its name."""
     if isinstance(source, Graph):
-        return _with_shapes(source, shapes or {}), source.name
+        graph = _with_shapes(source, shapes or {})
+        return lambda binding: specialise(graph, binding) if binding else graph, _graph_signature(graph), graph.name
     from tilewright.frontend.onnx import read_model
 
+    model = read_model(source)
     name = Path(source).name if isinstance(source, str | os.PathLike) else "model"
-    return read_model(source).to_graph(shapes), name
+    fixed = {key: [d if isinstance(d, int) else None for d in shape] for key, shape in (shapes or {}).items()}
+    opened = model.to_graph(fixed)
+    signature = _graph_signature(opened)
+    if not signature.dims:
+        return lambda binding: opened, signature, name
+    return lambda binding: model.to_graph(fixed, binding), signature, name
 
 
 def _with_shapes(graph: Graph, shapes: Shapes) -> Graph:
