@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import prod
 from typing import Any, Final
 
 import numpy as np
@@ -81,9 +82,11 @@ def _merge(
     if inner is None or node.op != op:
         return None
     parts = _split(rw, inner)
-    if parts is None or c.size * parts[1].size > max(c.size, parts[1].size):
+    if parts is None:
         return None
     source, first, _ = parts
+    if prod(np.broadcast_shapes(c.shape, first.shape)) > max(c.size, first.size):
+        return None
     return [rw.op(op, source, rw.constant(np.asarray(fn(first, c), c.dtype), "const"), name=node.name)]
 
 

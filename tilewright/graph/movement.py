@@ -23,6 +23,9 @@ from tilewright.graph.shapes import (
     view_operand,
 )
 
+#: A constant may be repeated up to this many elements so that it broadcasts along a merged dimension.
+MAX_SPREAD: Final = 1 << 14
+
 Replaced: TypeAlias = Sequence[Value] | None
 Rule: TypeAlias = Callable[[Rewriter, Node], Replaced]
 
@@ -242,23 +245,77 @@ def _made_at(rw: Rewriter, value: Value) -> int:
     return rw.position(value)
 
 
+def sink_transposes(graph: Graph) -> Graph:
+    """Move transposes behind elementwise operators whose other operands are constants, or transposed in the same way.
+
+    The elementwise work then fuses with what made the data; the transpose stays one pass over it.
+    """
+
+    def visit(rw: Rewriter, node: Node) -> Replaced:
+        if get_op(node.op).kind is not FusionKind.elementwise or len(node.outputs) != 1:
+            return None
+        whole = node.output.static_shape
+        inner = next((p for p in (_transposed(rw, v) for v in node.inputs) if p is not None), None)
+        if inner is None or whole is None or inner.output.static_shape != whole:
+            return None
+        perm = _perm(inner)
+        operands = [_untransposed(rw, v, perm) for v in node.inputs]
+        if any(new is None and old is not None for new, old in zip(operands, node.inputs, strict=True)):
+            return None
+        (result,) = rw.emit(node.op, operands, dict(node.attrs), name=node.name)
+        return [transpose(rw, result, perm)]
+
+    return rewrite(graph, visit)
+
+
+def _transposed(rw: Rewriter, value: Value | None) -> Node | None:
+    return None if value is None else rw.single_use(value, "transpose")
+
+
+def _untransposed(rw: Rewriter, value: Value | None, perm: Dims) -> Value | None:
+    """The operand that, transposed by ``perm``, is ``value``; None when it takes work at run time to make it."""
+    if value is None:
+        return None
+    producer = _transposed(rw, value)
+    if producer is not None and _perm(producer) == perm:
+        return _operand(producer)
+    data = rw.const(value)
+    if data is None:
+        return None
+    if data.size == 1 and data.ndim <= len(perm):
+        return value
+    aligned = data.reshape((1,) * (len(perm) - data.ndim) + data.shape)
+    return rw.constant(np.ascontiguousarray(aligned.transpose(inverse(perm))), value.name)
+
+
 def _viewed_operands(rw: Rewriter, node: Node, whole: Dims, other: Dims) -> list[Value | None] | None:
     """The operands of an elementwise node for a result of shape ``other``, views where needed."""
-    shapes: list[Dims | None] = []
+    views: list[tuple[Dims, Dims] | None] = []
     for value in node.inputs:
         if value is None:
-            shapes.append(None)
+            views.append(None)
             continue
         dims = value.static_shape
-        fresh = dims if dims is not None and prod(dims) == 1 and len(dims) <= len(other) else None
-        if fresh is None and dims is not None:
-            fresh = view_operand(dims, whole, other)
-        if fresh is None:
+        if dims is None:
             return None
-        shapes.append(fresh)
-    return [
-        None if v is None or s is None else viewed(rw, v, s) for v, s in zip(node.inputs, shapes, strict=True)
-    ]
+        data = rw.const(value)
+        if prod(dims) == 1 and len(dims) <= len(other):
+            view: tuple[Dims, Dims] | None = dims, dims
+        else:
+            view = view_operand(dims, whole, other, spread=data is not None)
+        if view is None or (data is not None and prod(view[0]) > max(data.size, MAX_SPREAD)):
+            return None
+        views.append(view)
+    pairs = zip(node.inputs, views, strict=True)
+    return [None if v is None or view is None else _view(rw, v, *view) for v, view in pairs]
+
+
+def _view(rw: Rewriter, value: Value, expanded: Dims, shape: Dims) -> Value:
+    """``viewed``, of a constant after broadcasting it to ``expanded``."""
+    data = rw.const(value)
+    if data is not None and prod(expanded) != data.size:
+        return rw.constant(np.broadcast_to(data, expanded).reshape(shape), value.name)
+    return viewed(rw, value, shape)
 
 
 def viewed(rw: Rewriter, value: Value, shape: Dims) -> Value:

@@ -9,11 +9,11 @@ from tilewright.graph.affine import fold_affine, shrink_uniform
 from tilewright.graph.builder import check_types
 from tilewright.graph.canonical import collapse_matmul, fold_pads
 from tilewright.graph.cse import eliminate_common_subexpressions
-from tilewright.graph.decompose import decompose
+from tilewright.graph.decompose import decompose, decompose_elementwise
 from tilewright.graph.fold import absorb_parameters, fold_constants
 from tilewright.graph.graph import Graph, verify
 from tilewright.graph.layout import assign_layouts
-from tilewright.graph.movement import simplify_movement, sink_reshapes
+from tilewright.graph.movement import simplify_movement, sink_reshapes, sink_transposes
 from tilewright.graph.rewrite import eliminate_dead_code, fixpoint
 
 Pass: TypeAlias = Callable[[Graph], Graph]
@@ -37,15 +37,18 @@ def simplify(graph: Graph) -> Graph:
 
 def canonicalise_views(graph: Graph) -> Graph:
     """Views to the borders: products become matrices, reshapes sink behind elementwise work and merge."""
-    return fixpoint(graph, (collapse_matmul, sink_reshapes, simplify_movement, eliminate_common_subexpressions))
+    steps = (collapse_matmul, sink_reshapes, sink_transposes, simplify_movement, fold_affine)
+    return fixpoint(graph, (*steps, eliminate_common_subexpressions))
 
 
 #: The pipeline for a graph with static shapes, before partition.
 PASSES: Final[tuple[tuple[str, Pass], ...]] = (
     ("fold_constants", fold_constants),
     ("absorb_parameters", absorb_parameters),
-    ("decompose", decompose),
+    ("decompose_elementwise", decompose_elementwise),
     ("simplify", simplify),
+    ("decompose", decompose),
+    ("simplify_decomposed", simplify),
     ("assign_layouts", assign_layouts),
     ("simplify_layouts", simplify),
     ("canonicalise_views", canonicalise_views),

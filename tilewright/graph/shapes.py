@@ -82,32 +82,35 @@ def align(a: Dims, b: Dims) -> list[tuple[range, range]] | None:
     return groups
 
 
-def view_operand(operand: Dims, whole: Dims, other: Dims) -> Dims | None:
+def view_operand(operand: Dims, whole: Dims, other: Dims, spread: bool = False) -> tuple[Dims, Dims] | None:
     """How an operand that broadcasts to ``whole`` looks when ``whole`` is viewed as ``other``.
 
-    Right-aligned broadcasting on both sides. None when no reshape of the operand does it (it is broadcast along a part of a
-    merged dimension).
+    Right-aligned broadcasting on both sides. Returns two shapes: that to which the operand is broadcast first (only its rank
+    grows unless ``spread``), and its view. None when no view does it: the operand is broadcast along a part of a merged
+    dimension. With ``spread`` it is repeated there.
     """
     padded = (1,) * (len(whole) - len(operand)) + operand
-    if len(padded) != len(whole):
-        return None
     groups = align(whole, other)
-    if groups is None:
+    if len(padded) != len(whole) or groups is None:
         return None
+    expanded: list[int] = []
     result: list[int] = []
     for ours, theirs in groups:
-        part = [padded[d] for d in ours]
+        part, full = [padded[d] for d in ours], [whole[d] for d in ours]
         target = [other[d] for d in theirs]
-        if part == [whole[d] for d in ours]:
-            result.extend(target)
+        if part == full:
+            view: list[int] | None = target
         elif all(p == 1 for p in part):
-            result.extend([1] * len(target))
+            view = [1] * len(target)
         else:
-            split = _view_prefix(part, [whole[d] for d in ours], target)
-            if split is None:
-                return None
-            result.extend(split)
-    return tuple(result)
+            view = _view_prefix(part, full, target)
+            if view is None and spread:
+                part, view = full, target
+        if view is None:
+            return None
+        expanded.extend(part)
+        result.extend(view)
+    return tuple(expanded), tuple(result)
 
 
 def _view_prefix(part: list[int], whole: list[int], target: list[int]) -> list[int] | None:
