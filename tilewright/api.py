@@ -245,7 +245,7 @@ def compile(
     artifact = compiler.empty()
     if not signature.dims:
         artifact = compiler.add_variant(artifact, {})
-    return Model(Executable(artifact), compiler)
+    return Model(Executable(artifact, foreign=True), compiler)
 
 
 def _frontend(

@@ -82,12 +82,27 @@ def test_weights_are_stored_once() -> None:
     assert store.add(a.view(np.int32)) == first
     assert store.nbytes == 128
     packed = store.pack()
-    assert store.pack() is packed
+    assert packed.nbytes == 128
+    assert packed.readonly
     assert np.array_equal(np.frombuffer(packed, np.float32, 10, second), a + 1)
     third = store.add(np.array(7, ml_dtypes.bfloat16))
     assert third == 128
     assert np.array_equal(np.frombuffer(store.pack(), np.float32, 10, first), a)
     assert np.frombuffer(store.pack(), ml_dtypes.bfloat16, 1, third)[0] == 7
+
+
+def test_growing_weights_keep_what_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tilewright.runtime.artifact._RESERVED", 4096)
+    store = WeightStore()
+    arrays = [np.full(100, i, np.float32) for i in range(40)]
+    offsets, sections = [], []
+    for array in arrays:
+        offsets.append(store.add(array))
+        sections.append(store.pack())
+    assert np.shares_memory(np.frombuffer(sections[0], np.uint8), np.frombuffer(sections[1], np.uint8))
+    for number, section in enumerate(sections):
+        for offset, array in zip(offsets[: number + 1], arrays[: number + 1], strict=True):
+            assert np.array_equal(np.frombuffer(section, np.float32, 100, offset), array)
 
 
 def test_not_contiguous_weights() -> None:

@@ -362,8 +362,15 @@ def test_wrong_machine() -> None:
     other = dataclasses.replace(
         model(), target=dataclasses.replace(Target.host(), triple="sparc64-unknown-linux-gnu")
     )
-    with pytest.raises(TargetError, match="for sparc64-unknown-linux-gnu, this machine is"):
+    message = "for sparc64-unknown-linux-gnu, this machine is"
+    with pytest.raises(TargetError, match=message):
         Executable(other)
+    executable = Executable(other, foreign=True)
+    assert executable.artifact is other
+    executable.extend(other.with_variant(other.variants[0], {}, other.weights))
+    for call in (executable.run, executable.profile, executable.variant_for):
+        with pytest.raises(TargetError, match=message):
+            call(_inputs())
 
 
 @pytest.mark.skipif(Target.host().arch != "x86_64", reason="names x86 features")

@@ -34,20 +34,22 @@ ABI_VERSION = 1
 
 MANIFEST, WEIGHTS, RUNTIME = "manifest.json", "weights.bin", "objects/runtime.o"
 _WEIGHTS_ALIGNMENT = 4096
+_RESERVED = 256 << 20
+"""Address space that a weight store starts with, in bytes."""
 
 
 class WeightStore:
     """Constant tensors of a model, laid out one after the other, each content once.
 
     Offsets never change once given out, so variants that are compiled later can share a store with earlier
-    ones.
+    ones. The memory has room reserved behind the tensors (address space, not memory), so it rarely moves
+    when the store grows, and the variants share it, too.
     """
 
     def __init__(self) -> None:
         self._offsets: dict[tuple[int, bytes], int] = {}
-        self._chunks: list[tuple[int, np.ndarray]] = []
         self._size = 0
-        self._packed: memoryview | None = None
+        self._memory = allocate(_RESERVED, reserve=True)
 
     @property
     def nbytes(self) -> int:
@@ -55,35 +57,27 @@ class WeightStore:
         return self._size
 
     def add(self, array: np.ndarray) -> int:
-        """Store ``array`` (any dtype; C order) and return its byte offset, a multiple of 64.
-
-        The array must not change before :meth:`pack` is called next.
-        """
+        """Copy ``array`` (any dtype; C order) into the store and return its byte offset, a multiple of 64."""
         data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         key = (data.nbytes, hashlib.sha256(data.data).digest())
         offset = self._offsets.get(key)
         if offset is None:
             offset = self._offsets[key] = self._size
-            self._chunks.append((offset, data))
             self._size += -(-max(data.nbytes, 1) // ALIGNMENT) * ALIGNMENT
-            self._packed = None
+            if self._size > len(self._memory):
+                self._move(offset, 2 * self._size)
+            np.frombuffer(self._memory, np.uint8)[offset : offset + data.nbytes] = data
         return offset
 
     def pack(self) -> memoryview:
-        """The section as one block of memory that starts on a page. The tensors added so far are moved into
-        it.
-        """
-        if self._packed is None:
-            packed = memoryview(allocate(self._size))[: self._size]
-            target = np.frombuffer(packed, np.uint8)
-            chunks = []
-            for offset, data in self._chunks:
-                place = target[offset : offset + data.nbytes]
-                place[:] = data
-                chunks.append((offset, place))
-            self._chunks = chunks
-            self._packed = packed.toreadonly()
-        return self._packed
+        """The section as one read-only block of memory that starts on a page."""
+        return memoryview(self._memory)[: self._size].toreadonly()
+
+    def _move(self, used: int, capacity: int) -> None:
+        """Go on in a larger block. Whoever still uses the old one keeps it."""
+        memory = allocate(capacity, reserve=True)
+        np.frombuffer(memory, np.uint8)[:used] = np.frombuffer(self._memory, np.uint8)[:used]
+        self._memory = memory
 
 
 @dataclasses.dataclass(frozen=True)

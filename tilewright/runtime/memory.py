@@ -25,12 +25,18 @@ _LARGE = 256 << 10
 _KEPT_BLOCKS = 2
 
 
-def allocate(nbytes: int) -> mmap.mmap:
-    """Zeroed memory of at least ``nbytes`` (and at least one) bytes that starts on a page; freed with its
-    last reference.
+def allocate(nbytes: int, *, reserve: bool = False) -> mmap.mmap:
+    """Zeroed memory of at least one byte that starts on a page; freed with its last reference.
+
+    Args:
+        nbytes: its size.
+        reserve: whether most of it may never be used, so that the system should not account for it yet.
     """
     size = max(nbytes, 1)
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    if reserve:
+        flags |= getattr(mmap, "MAP_NORESERVE", 0)
+    memory = mmap.mmap(-1, size, flags=flags)
     if size >= HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # a kernel built without them
             memory.madvise(mmap.MADV_HUGEPAGE)

@@ -10,7 +10,7 @@ from typing import Any
 import ml_dtypes  # noqa: F401 - gives NumPy the names bfloat16, float8_e4m3fn, int4 ...
 import numpy as np
 
-from tilewright.errors import ArtifactError, InputError, OptionError, ShapeError
+from tilewright.errors import ArtifactError, InputError, OptionError, ShapeError, TargetError
 from tilewright.runtime.artifact import Artifact
 from tilewright.runtime.dlpack import from_dlpack
 from tilewright.runtime.host import check_host
@@ -103,6 +103,8 @@ class Executable:
     Args:
         artifact: the compiled model.
         threads: threads of a run, at most the number that the artifact was compiled for (the default).
+        foreign: also accept an artifact for another machine. It can be saved and inspected; runs raise
+            TargetError.
 
     Raises:
         TargetError: this machine cannot run the artifact's code.
@@ -110,16 +112,20 @@ class Executable:
         ArtifactError: the code cannot be loaded.
     """
 
-    def __init__(self, artifact: Artifact, threads: int | None = None) -> None:
-        check_host(artifact.target)
+    def __init__(self, artifact: Artifact, threads: int | None = None, *, foreign: bool = False) -> None:
+        self._elsewhere: TargetError | None = None
+        try:
+            check_host(artifact.target)
+        except TargetError as error:
+            if not foreign:
+                raise
+            self._elsewhere = error
         if threads is not None and not 1 <= threads <= artifact.threads:
             raise OptionError(
                 f"threads={threads} is not possible: the model was compiled for up to {artifact.threads}",
                 hint=None if threads < 1 else f"compile it again with threads={threads}",
             )
         self.threads = threads or artifact.threads
-        self._functions = load_runtime(artifact.runtime)
-        self._pool: ThreadPool | None = ThreadPool.shared(self._functions, self.threads)
         self._artifact = artifact
         self._dtypes = [_dtype(spec) for spec in artifact.signature.inputs]
         self._names = [spec.name for spec in artifact.signature.inputs]
@@ -127,6 +133,12 @@ class Executable:
         for spec in artifact.signature.outputs:
             _dtype(spec)
         self._variants: dict[tuple[tuple[int, ...], ...], _Loaded] = {}
+        self._functions: dict[str, int] = {}
+        self._pool: ThreadPool | None = None
+        if self._elsewhere is not None:
+            return
+        self._functions = load_runtime(artifact.runtime)
+        self._pool = ThreadPool.shared(self._functions, self.threads)
         for variant in artifact.variants:
             self._load(variant)
 
@@ -146,7 +158,7 @@ class Executable:
             raise ArtifactError("a model can only be extended by variants of itself")
         known = {id(loaded.variant) for loaded in self._variants.values()}
         for variant in artifact.variants:
-            if id(variant) not in known:
+            if id(variant) not in known and self._elsewhere is None:
                 self._load(variant, artifact)
         self._artifact = artifact
 
@@ -216,6 +228,8 @@ class Executable:
         self.close()
 
     def _open(self) -> ThreadPool:
+        if self._elsewhere is not None:
+            raise self._elsewhere
         if self._pool is None:
             raise InputError("the model was closed")
         return self._pool
