@@ -28,7 +28,11 @@ def matmul_relu(m: int = 7, n: int = 10, k: int = 5) -> PrimFunc:
 
 
 def conv(
-    size: tuple[int, int] = (6, 7), channels: tuple[int, int] = (3, 10), kernel: int = 3, stride: int = 1, pad: int = 1
+    size: tuple[int, int] = (6, 7),
+    channels: tuple[int, int] = (3, 10),
+    kernel: int = 3,
+    stride: int = 1,
+    pad: int = 1,
 ) -> PrimFunc:
     """Convolution with padding, bias and relu over one image, channels last."""
     (h, w), (ci, co) = size, channels

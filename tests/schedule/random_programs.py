@@ -18,7 +18,9 @@ from tilewright.schedule.state import Tree
 
 def random_program(rng: Random) -> PrimFunc:
     """One to five stages over tensors with small, odd dimensions."""
-    inputs = [te.placeholder(_shape(rng, rng.randint(1, 3)), "float32", f"x{n}") for n in range(rng.randint(1, 2))]
+    inputs = [
+        te.placeholder(_shape(rng, rng.randint(1, 3)), "float32", f"x{n}") for n in range(rng.randint(1, 2))
+    ]
     tensors = list(inputs)
     stages: list[te.Tensor] = []
     for n in range(rng.randint(1, 5)):
@@ -177,7 +179,9 @@ def random_step(rng: Random, sch: Schedule) -> None:
     kind = rng.choice(_STEPS)
     if kind == "split":
         size = rng.choice([1, 2, 3, 4])
-        sch.split(loop, rng.choice([[None, size], [size, None], [2, None, size], [None, size, 2], [size, size]]))
+        sch.split(
+            loop, rng.choice([[None, size], [size, None], [2, None, size], [None, size, 2], [size, size]])
+        )
     elif kind == "fuse":
         start = rng.randrange(len(mine)) if mine else 0
         sch.fuse(*mine[start : start + rng.randint(2, 3)])
@@ -238,7 +242,9 @@ def adversarial(func: PrimFunc) -> PrimFunc:
             if any(it.kind == "reduce" and stmt.var in _vars(it.binding) for it in block.iters):
                 return None
             return dataclasses.replace(
-                stmt, kind="serial", body=substitute(stmt.body, {stmt.var: as_expr(0) + stmt.extent - 1 - stmt.var})
+                stmt,
+                kind="serial",
+                body=substitute(stmt.body, {stmt.var: as_expr(0) + stmt.extent - 1 - stmt.var}),
             )
         return None
 

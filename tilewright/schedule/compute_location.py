@@ -22,7 +22,12 @@ from tilewright.ir.stmt import (
 )
 from tilewright.ir.visit import const_int
 from tilewright.schedule import region
-from tilewright.schedule.dependence import recheck_kinds, require_covered, written_ranges
+from tilewright.schedule.dependence import (
+    recheck_kinds,
+    require_covered,
+    require_no_recurrence,
+    written_ranges,
+)
 from tilewright.schedule.diagnostics import failure
 from tilewright.schedule.itermap import determined_vars
 from tilewright.schedule.state import (
@@ -115,21 +120,20 @@ def reverse_compute_at(func: PrimFunc, ref: BlockRef, loop: LoopRef) -> PrimFunc
             if ranges is None:
                 raise failure(
                     tree,
-                    f"{what}: block '{producer.name}' does not write a gapless box of '{buffer.name}' in one "
-                    "iteration of "
-                    f"loop '{target.var.name}'",
+                    f"{what}: block '{producer.name}' does not write a gapless box of '{buffer.name}' in "
+                    f"one iteration of loop '{target.var.name}'",
                     target,
                     producer,
                 )
             for node in tree.accesses[block.name].loads[buffer]:
-                together.append(_restrict(tree, block, node.indices, ranges, buffer, domains))
+                limited = _restrict(tree, block, node.indices, ranges, buffer, domains)
+                together.append(limited)
     if not any(domains.keys() <= some for some in together):
         names = ", ".join(f"'{v.name}'" for v in domains)
         raise failure(
             tree,
-            f"{what}: block '{block.name}' reads what one iteration of loop '{target.var.name}' has produced "
-            "at different iterators "
-            f"({names}); it needs several iterations at once",
+            f"{what}: block '{block.name}' reads what one iteration of loop '{target.var.name}' has "
+            f"produced at different iterators ({names}); it needs several iterations at once",
             target,
             block,
             hint="compute the block after the loop",
@@ -157,6 +161,7 @@ def _moved_buffer(tree: Tree, block: Block, target: For, what: str) -> Buffer:
                 loop,
                 hint="choose a loop outside of it; lanes have no memory of their own",
             )
+    require_no_recurrence(tree, block, what)
     if len(tree.writers(buffer)) > 1 or (block.init is None and tree.accesses[block.name].accumulates):
         raise failure(
             tree,
@@ -174,8 +179,7 @@ def _require_complete(tree: Tree, producer: Block, target: For) -> None:
             raise failure(
                 tree,
                 f"reverse_compute_at: loop '{loop.var.name}' still reduces block '{producer.name}'; its "
-                "elements are not complete in "
-                "one iteration",
+                "elements are not complete in one iteration",
                 loop,
                 producer,
                 hint="choose a loop outside of all reduce loops of the producer",
@@ -203,8 +207,7 @@ def _restrict(
             raise failure(
                 tree,
                 f"reverse_compute_at: block '{block.name}' reads '{buffer.name}' at {index!r}, which is not "
-                "an iterator of its "
-                "own over that dimension",
+                "an iterator of its own over that dimension",
                 block,
                 hint="only blocks that read each produced element at its own position can follow their "
                 "producer",
@@ -212,9 +215,8 @@ def _restrict(
         if domains.setdefault(it.var, r) != r:
             raise failure(
                 tree,
-                f"reverse_compute_at: block '{block.name}' reads at '{it.var.name}' what its producers write "
-                "at different "
-                "places",
+                f"reverse_compute_at: block '{block.name}' reads at '{it.var.name}' what its producers "
+                "write at different places",
                 block,
             )
         limited.add(it.var)
@@ -289,8 +291,9 @@ def _require_once(tree: Tree, block: Block) -> None:
     """A reduction must not see an instance twice."""
     variables = {loop.var for loop in tree.loops_above(block) if const_int(loop.extent) != 1}
     missing = variables - determined_vars([it.binding for it in block.iters], variables)
+    mixed = binding_vars(block, "spatial") & binding_vars(block, "reduce")
     for loop in tree.loops_above(block):
-        if loop.var in missing:
+        if loop.var in missing | mixed:
             raise failure(
                 tree,
                 f"reverse_compute_at: block '{block.name}' accumulates, and iterations of loop "

@@ -27,6 +27,8 @@ def require_independent(tree: Tree, loop: For, what: str) -> None:
         return
     blocks = tree.blocks_below(loop)
     for block in blocks:
+        require_no_recurrence(tree, block, what)
+    for block in blocks:
         if loop.var in binding_vars(block, "reduce"):
             if loop.kind == "vectorized" and len(blocks) == 1 and _combines_lanes(tree, block, loop.var):
                 continue
@@ -35,12 +37,24 @@ def require_independent(tree: Tree, loop: For, what: str) -> None:
                 f"{what}: loop '{loop.var.name}' drives the reduction of block '{block.name}'",
                 loop,
                 hint="only loops over spatial iterators have independent iterations; use rfactor to split "
-                "off a part of the "
-                "reduction as a spatial dimension",
+                "off a part of the reduction as a spatial dimension",
             )
         _require_own_elements(tree, loop, block, what)
     for block in blocks:
         _require_complete_reads(tree, loop, block, what)
+
+
+def require_no_recurrence(tree: Tree, block: Block, what: str) -> None:
+    """Raise ScheduleError when ``block`` reads other elements of a buffer that it writes."""
+    access = tree.accesses[block.name]
+    for buffer in access.written & access.loads.keys():
+        raise failure(
+            tree,
+            f"{what}: block '{block.name}' reads elements of '{buffer.name}' that other instances of it "
+            "write",
+            block,
+            hint="such a recurrence runs in its given order only",
+        )
 
 
 def _combines_lanes(tree: Tree, block: Block, var: Var) -> bool:
@@ -60,17 +74,14 @@ def _require_own_elements(tree: Tree, loop: For, block: Block, what: str) -> Non
     for buffer in tree.accesses[block.name].written:
         users = {b.name: b for b in [*tree.writers(buffer), *tree.readers(buffer)]}
         outside = next((b for b in users.values() if not tree.is_below(b, loop)), None)
-        if tree.is_param(buffer) or outside is not None:
-            place = (
-                "is a parameter"
-                if outside is None
-                else f"is also used by block '{outside.name}' outside the loop"
-            )
+        if tree.is_param(buffer) or outside is not None or loop.kind == "vectorized":
+            place = "is a parameter" if tree.is_param(buffer) else "is shared by the lanes"
+            if outside is not None:
+                place = f"is also used by block '{outside.name}' outside the loop"
             raise failure(
                 tree,
                 f"{what}: different iterations of loop '{loop.var.name}' write the same elements of "
-                f"'{buffer.name}' in block "
-                f"'{block.name}', and '{buffer.name}' {place}",
+                f"'{buffer.name}' in block '{block.name}', and '{buffer.name}' {place}",
                 loop,
                 block,
                 hint="the loop must appear in a spatial binding of every block below it",
@@ -89,8 +100,7 @@ def _require_complete_reads(tree: Tree, loop: For, block: Block, what: str) -> N
             raise failure(
                 tree,
                 f"{what}: block '{block.name}' may read elements of '{buffer.name}' that block "
-                f"'{writers[-1].name}' writes in "
-                f"another iteration of loop '{loop.var.name}'",
+                f"'{writers[-1].name}' writes in another iteration of loop '{loop.var.name}'",
                 loop,
                 writers[-1],
                 block,
@@ -234,8 +244,7 @@ def require_covered(tree: Tree, block: Block, what: str) -> None:
                 raise failure(
                     tree,
                     f"{what}: block '{block.name}' would read elements of '{buffer.name}' before block "
-                    f"'{producer.name}' has "
-                    "written them",
+                    f"'{producer.name}' has written them",
                     producer,
                     block,
                 )

@@ -10,7 +10,7 @@ from tilewright.ir.expr import Expr, Load, Var, as_expr
 from tilewright.ir.simplify import simplify
 from tilewright.ir.stmt import Block, Buffer, PrimFunc, Stmt, Store
 from tilewright.ir.visit import const_int, map_stmt, rewrite_expr, substitute_expr
-from tilewright.schedule.dependence import recheck_kinds, require_covered
+from tilewright.schedule.dependence import recheck_kinds, require_covered, require_no_recurrence
 from tilewright.schedule.diagnostics import failure
 from tilewright.schedule.state import BlockRef, Tree, find_block, replace, with_body, without_alloc
 
@@ -101,6 +101,7 @@ def reverse_compute_inline(func: PrimFunc, ref: BlockRef) -> PrimFunc:
 
 def _injective_store(tree: Tree, block: Block, what: str) -> Store:
     store = tree.store(block)
+    require_no_recurrence(tree, block, what)
     if (
         block.init is not None
         or any(it.kind == "reduce" for it in block.iters)
@@ -138,9 +139,8 @@ def _positions(
         elif const_int(buffer.shape[dim]) != 1:
             raise failure(
                 tree,
-                f"{what}: block '{block.name}' {verb} '{buffer.name}' at {index!r} in dimension {dim}, which "
-                "is not an iterator of its "
-                "own over the whole dimension",
+                f"{what}: block '{block.name}' {verb} '{buffer.name}' at {index!r} in dimension {dim}, "
+                "which is not an iterator of its own over the whole dimension",
                 block,
                 hint="only a block whose elements correspond one to one can be inlined",
             )

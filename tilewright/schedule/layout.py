@@ -48,8 +48,8 @@ def transform_layout(
     if not same_rank(index_map, len(buffer.shape)):
         raise failure(
             tree,
-            f"transform_layout: the map '{index_map}' takes {len(index_map.inputs)} indices, '{buffer.name}' "
-            f"has {len(buffer.shape)}",
+            f"transform_layout: the map '{index_map}' takes {len(index_map.inputs)} indices, "
+            f"'{buffer.name}' has {len(buffer.shape)}",
             block,
         )
     if not index_map.is_injective(buffer.shape):

@@ -10,7 +10,7 @@ from tilewright.ir.expr import TRUE, Expr, as_expr, ceildiv
 from tilewright.ir.simplify import prove, simplify
 from tilewright.ir.stmt import Block, For, PrimFunc, Stmt
 from tilewright.ir.visit import const_int, free_vars
-from tilewright.schedule.dependence import require_independent
+from tilewright.schedule.dependence import require_independent, require_no_recurrence
 from tilewright.schedule.diagnostics import failure
 from tilewright.schedule.itermap import determined_vars
 from tilewright.schedule.state import LoopRef, Tree, binding_vars, find_loop, loop_var, rebind, replace
@@ -183,6 +183,7 @@ def _require_reorderable(tree: Tree, chain: list[For], order: list[For]) -> None
             require_independent(tree, loop, "reorder")
         return
     block = blocks[0]
+    require_no_recurrence(tree, block, "reorder")
     if block.init is None and not tree.accesses[block.name].accumulates:
         return
     below = [*chain, *tree.loops_between(chain[-1], block)]

@@ -61,8 +61,7 @@ def decompose_reduction(func: PrimFunc, ref: BlockRef, loop: LoopRef) -> tuple[P
             raise failure(
                 tree,
                 f"decompose_reduction: loop '{outer.var.name}' outside of loop '{target.var.name}' already "
-                "reduces block "
-                f"'{block.name}'",
+                f"reduces block '{block.name}'",
                 outer,
                 target,
                 hint=f"choose loop '{outer.var.name}' or one around it",
@@ -75,8 +74,7 @@ def decompose_reduction(func: PrimFunc, ref: BlockRef, loop: LoopRef) -> tuple[P
             raise failure(
                 tree,
                 f"decompose_reduction: loop '{inner.var.name}' may repeat iterations of block "
-                f"'{block.name}', each of which starts "
-                "its sum anew",
+                f"'{block.name}', each of which starts its sum anew",
                 inner,
                 hint="choose a loop further in",
             )

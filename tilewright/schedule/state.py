@@ -7,11 +7,11 @@ touched path.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 
 from tilewright.errors import ScheduleError
-from tilewright.ir.expr import BinOp, Expr, Load, Var
+from tilewright.ir.expr import BinOp, Const, Expr, Load, Var, load
 from tilewright.ir.regions import block_regions
 from tilewright.ir.simplify import simplify
 from tilewright.ir.stmt import (
@@ -29,7 +29,7 @@ from tilewright.ir.stmt import (
     child_stmts,
     seq,
 )
-from tilewright.ir.visit import free_vars, loads_of, stores_of, substitute_expr
+from tilewright.ir.visit import find_blocks, free_vars, loads_of, own_exprs, substitute_expr, walk_stmt
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -52,11 +52,11 @@ class LoopRef:
 
 
 class Tree:
-    """An index of one function: parents, blocks and loops in program order, who writes and reads which
-    buffer.
+    """An index of one function: parents, blocks and loops in program order, who accesses which buffer.
 
-    Raises ScheduleError when the program is not schedulable: nested blocks, computation outside blocks, or
-    two blocks of one name.
+    A block's body must be meaningful on the whole domain of its iterators; predicates only cut loops that
+    overrun it. Raises ScheduleError when the program cannot be scheduled: computation outside of blocks,
+    blocks inside blocks, loop extents over other loops, two blocks of one name.
     """
 
     def __init__(self, func: PrimFunc) -> None:
@@ -74,7 +74,7 @@ class Tree:
                 self._add_block(node)
                 continue
             if isinstance(node, For):
-                self.loops[node.var] = node
+                self._add_loop(node)
             elif not isinstance(node, Seq | Alloc | Annotate | If):
                 raise ScheduleError(
                     f"'{func.name}' computes outside of blocks; only programs made of blocks can be "
@@ -86,7 +86,22 @@ class Tree:
     def _add_block(self, block: Block) -> None:
         if block.name in self.blocks:
             raise ScheduleError(f"two blocks of '{self.func.name}' are named '{block.name}'")
+        if not isinstance(block.body, Store) and find_blocks(block.body):
+            raise ScheduleError(
+                f"block '{block.name}' contains blocks; only blocks without blocks inside can be scheduled"
+            )
         self.blocks[block.name] = block
+
+    def _add_loop(self, loop: For) -> None:
+        if not isinstance(loop.extent, Const) and free_vars(loop.extent) & self.loops.keys():
+            raise ScheduleError(
+                f"the extent {loop.extent!r} of loop '{loop.var.name}' depends on another loop; only "
+                "rectangular loop nests can be scheduled",
+                hint="schedule before lowering",
+            )
+        if loop.var in self.loops:
+            raise ScheduleError(f"two loops of '{self.func.name}' share the variable '{loop.var.name}'")
+        self.loops[loop.var] = loop
 
     def path(self, node: Stmt) -> list[Stmt]:
         """Statements from the root down to ``node``, both included."""
@@ -213,20 +228,18 @@ class Accesses:
         for part in (block.init, block.body):
             if part is None:
                 continue
-            for store in stores_of(part):
-                written.add(store.buffer)
-                for node in loads_of_store(store):
-                    if node.buffer is store.buffer and node.indices == store.indices:
-                        accumulates = True
-                    else:
-                        loads.setdefault(node.buffer, []).append(node)
+            for stmt in walk_stmt(part):
+                own = None
+                if isinstance(stmt, Store):
+                    written.add(stmt.buffer)
+                    own = load(stmt.buffer, stmt.indices)
+                for e in own_exprs(stmt):
+                    for node in loads_of(e):
+                        if node is own:
+                            accumulates = True
+                        else:
+                            loads.setdefault(node.buffer, []).append(node)
         return Accesses(frozenset(written), loads, accumulates)
-
-
-def loads_of_store(store: Store) -> Iterator[Load]:
-    """Loads in the value and in the indices of a store."""
-    for e in (*store.indices, store.value):
-        yield from loads_of(e)
 
 
 def find_loop(tree: Tree, ref: LoopRef, primitive: str) -> For:
