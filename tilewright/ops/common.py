@@ -10,7 +10,7 @@ import numpy as np
 from tilewright.graph.opdef import OpContext
 from tilewright.ir import dtype as dt
 from tilewright.ir import te
-from tilewright.ir.expr import BinOp, Expr, ExprLike, as_expr, maximum
+from tilewright.ir.expr import BinOp, Expr, ExprLike, as_expr, maximum, reduce_identity
 from tilewright.ir.visit import const_int
 
 Shape: TypeAlias = tuple[Expr, ...]
@@ -116,6 +116,13 @@ def broadcast_index(
 def read_broadcast(tensor: te.Tensor, out_shape: Sequence[Expr], index: Sequence[Expr]) -> Expr:
     """Element ``index`` of ``tensor`` broadcast to ``out_shape``."""
     return tensor[broadcast_index(tensor.shape, out_shape, index)]
+
+
+def reduced(op: str, extents: Sequence[Expr | int], term: Callable[..., Expr], dtype: str) -> Expr:
+    """A reduction as the body of a compute; over nothing it is its neutral element, which no loop would store."""
+    if any(const_int(as_expr(e)) == 0 for e in extents):
+        return reduce_identity(op, dtype)
+    return te.reduce(op, extents, term)
 
 
 def is_half(dtype: str) -> bool:

@@ -23,6 +23,7 @@ from tilewright.ops.common import (
     broadcast_shapes,
     format_shape,
     is_half,
+    reduced,
 )
 from tilewright.ops.window import Layout, Window, arrange, pad_spatial, windowed, windows
 
@@ -63,7 +64,7 @@ def _matmul_compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te.Tens
         def term(k: Expr) -> Expr:
             return a[(*rows, m, k)].astype(wide) * b[(*columns, k, n)].astype(wide)
 
-        return te.reduce("sum", [a.shape[-1]], term)
+        return reduced("sum", [a.shape[-1]], term, wide)
 
     return [_narrowed(te.compute(shape, body, "matmul"), a.dtype)]
 

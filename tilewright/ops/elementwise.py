@@ -298,10 +298,11 @@ def _div_numpy(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _mod(x: Expr, y: Expr) -> Expr:
-    """The remainder with the divisor's sign."""
+    """The remainder with the divisor's sign, as Python's."""
     if dt.is_int(x.dtype):
         return x % y
-    return x - intrinsic("floor", x / y) * y
+    rest = intrinsic("fmod", x, y)
+    return select(rest.ne(0.0) & (rest < 0.0).ne(y < 0.0), rest + y, rest)
 
 
 def _fmod(x: Expr, y: Expr) -> Expr:

@@ -60,7 +60,7 @@ def _layer_norm_compute(ctx: OpContext, inputs: Sequence[te.Tensor | None]) -> l
     assert x is not None
     axes, wide = _trailing_axes(ctx, x.ndim), accumulator_dtype(x.dtype)
     inverse = const(1.0, wide) / product([x.shape[a] for a in axes]).astype(wide)
-    total = reduce_tensor(x, axes, "sum", "sum", element=lambda e: e.astype(wide))
+    total = reduce_tensor(x, axes, "sum", "sum", element=lambda e: e.astype(wide), dtype=wide)
     mean = te.compute(total.shape, lambda *i: total[i] * inverse, "mean")
 
     def at(i: Sequence[Expr]) -> tuple[Expr, ...]:
@@ -76,7 +76,7 @@ def _rms_norm_compute(ctx: OpContext, inputs: Sequence[te.Tensor | None]) -> lis
     assert x is not None
     axes, wide = _trailing_axes(ctx, x.ndim), accumulator_dtype(x.dtype)
     inverse = const(1.0, wide) / product([x.shape[a] for a in axes]).astype(wide)
-    squares = reduce_tensor(x, axes, "sum", "square_sum", element=lambda e: e.astype(wide) * e.astype(wide))
+    squares = reduce_tensor(x, axes, "sum", "square_sum", element=lambda e: e.astype(wide) * e.astype(wide), dtype=wide)
 
     def at(i: Sequence[Expr]) -> tuple[Expr, ...]:
         return tuple(as_expr(0) if n in axes else e for n, e in enumerate(i))

@@ -20,6 +20,7 @@ from tilewright.ops.common import (
     axis_of,
     is_half,
     product,
+    reduced,
 )
 
 #: attribute ``op`` of the reduce operator -> reduction of the IR.
@@ -69,8 +70,9 @@ def reduce_tensor(
     name: str,
     keepdims: bool = True,
     element: Callable[[Expr], Expr] = lambda e: e,
+    dtype: str | None = None,
 ) -> te.Tensor:
-    """``op`` over ``axes`` of ``element(x)``."""
+    """``op`` over ``axes`` of ``element(x)``, which has ``dtype`` (default: that of ``x``)."""
 
     def body(*index: Expr) -> Expr:
         spatial = iter(index)
@@ -87,7 +89,7 @@ def reduce_tensor(
             inner = iter(r)
             return element(x[tuple(next(inner) if i is None else i for i in outer)])
 
-        return te.reduce(op, [x.shape[a] for a in axes], term)
+        return reduced(op, [x.shape[a] for a in axes], term, dtype or x.dtype)
 
     return te.compute(reduced_shape(x.shape, axes, keepdims), body, name)
 
@@ -109,7 +111,7 @@ def _reduce_compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te.Tens
     dtype = x.dtype
     # Booleans have no minimum or maximum of their own; sums of 16-bit floats are kept in float32.
     wide = "uint8" if dtype == "bool" else accumulator_dtype(dtype) if op != "max" and op != "min" else dtype
-    total = reduce_tensor(x, axes, _TE_OPS[op], op, keepdims, lambda e: e.astype(wide))
+    total = reduce_tensor(x, axes, _TE_OPS[op], op, keepdims, lambda e: e.astype(wide), wide)
     if op == "mean":
         count = product([x.shape[a] for a in axes])
         if dt.is_float(wide):
@@ -192,7 +194,7 @@ def _shifted(
 ) -> tuple[te.Tensor, Callable[..., Expr], Callable[..., Any]]:
     """The maximum along ``axis``, ``x`` minus it, and the index of a statistic that belongs to an index of ``x``."""
     wide = accumulator_dtype(x.dtype)
-    top = reduce_tensor(x, [axis], "max", "max", element=lambda e: e.astype(wide))
+    top = reduce_tensor(x, [axis], "max", "max", element=lambda e: e.astype(wide), dtype=wide)
 
     def at(*i: Expr) -> tuple[Expr, ...]:
         return tuple(as_expr(0) if n == axis else e for n, e in enumerate(i))
