@@ -117,18 +117,19 @@ class _Assignment:
             for value in node.outputs:
                 self.made[value] = variable
             for value in node.inputs:
-                self._follow(value, node.outputs[0], variable)
+                self._follow(node, value, variable)
         elif node.op == "transpose" and node.output.rank >= 3:
             self._constrain_transpose(node)
         else:
             for value in node.inputs:
                 self._want(value, FIRST)
 
-    def _follow(self, value: Value | None, out: Value, variable: int) -> None:
+    def _follow(self, node: Node, value: Value | None, variable: int) -> None:
         """An operand of a node whose label is ``variable``."""
+        out = node.outputs[0]
         if value is None or self.graph.constant(value) is not None:
             return
-        if value.rank == out.rank:
+        if value.rank == out.rank or node.op == "reshape":
             self._want(value, variable)
             return
         self._want(value, FIRST)
