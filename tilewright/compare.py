@@ -1,9 +1,11 @@
 """Numeric comparison of one tensor with its reference.
 
 A floating-point element agrees when ``|got - expected| <= atol + rtol * |expected|``. Where no ``atol`` is
-given it is ``0.1 * rtol * max|expected|`` over the finite elements of the reference: rounding errors of a sum
-are proportional to its largest terms, not to what is left after they cancel. NaN agrees with NaN, an infinity
-with the same infinity; integers and booleans have to be equal.
+given it is ``0.1 * rtol * M`` with ``M = max|expected|`` over the finite elements of the reference: rounding
+errors of a sum are proportional to its largest terms, not to what is left after they cancel. Where that is
+below two units in the last place of 1.0, it is raised to them, though not above ``rtol * M``: saturating
+functions (sigmoid, softmax) are no more exact than that in any engine, however small their results. NaN
+agrees with NaN, an infinity with the same infinity; integers and booleans have to be equal.
 """
 
 from __future__ import annotations
@@ -76,13 +78,21 @@ def compare(
     a, b = got.astype(np.float64), expected.astype(np.float64)
     both = np.isfinite(a) & np.isfinite(b)
     magnitude = float(np.max(np.abs(b), where=np.isfinite(b), initial=0.0))
-    atol = 0.1 * rtol * magnitude if atol is None else atol
+    if atol is None:
+        atol = max(0.1 * rtol * magnitude, min(2 * _epsilon(expected.dtype), rtol * magnitude))
     with np.errstate(invalid="ignore"):
         error = np.where(both, np.abs(a - b), 0.0)
         agree = np.where(both, error <= atol + rtol * np.abs(b), (a == b) | (np.isnan(a) & np.isnan(b)))
     max_abs = float(np.max(error, initial=0.0))
     max_rel = max_abs / magnitude if magnitude else (0.0 if max_abs == 0 else float("inf"))
     return _verdict(name, agree, a, b, rtol, atol, max_abs, max_rel)
+
+
+def _epsilon(dtype: np.dtype[Any]) -> float:
+    """The distance from 1.0 to the next number of the type."""
+    import ml_dtypes
+
+    return float(ml_dtypes.finfo(dtype).eps)
 
 
 def _compare_exact(name: str, got: np.ndarray, expected: np.ndarray) -> Difference:

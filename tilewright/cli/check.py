@@ -18,7 +18,8 @@ def main(
     seed: common.SeedOption = 0,
     rtol: Annotated[float | None, typer.Option("--rtol", min=0, help="1e-3; 1e-2 for 16-bit floats.")] = None,
     atol: Annotated[
-        float | None, typer.Option("--atol", min=0, help="0.1 * rtol * the reference's largest magnitude.")
+        float | None,
+        typer.Option("--atol", min=0, help="0.1 * rtol * max|reference|, at least 2 ulp of 1.0."),
     ] = None,
     target: common.TargetOption = "native",
     threads: common.ThreadsOption = None,
