@@ -35,7 +35,8 @@ def split(
     for var, extent in zip(parts, extents, strict=True):
         index = index * extent + var
     index = simplify(index)
-    guard = simplify(index < target.extent)
+    exact = simplify(_product(extents)) is simplify(target.extent)
+    guard = TRUE if exact else simplify(index < target.extent)
     body = rebind(target.body, {target.var: index}, None if guard is TRUE else guard)
     for n in reversed(range(len(parts))):
         body = (
@@ -44,6 +45,13 @@ def split(
             else For(parts[n], extents[n], body)
         )
     return replace(tree, {target: body}), [LoopRef(v) for v in parts]
+
+
+def _product(extents: Sequence[Expr]) -> Expr:
+    total: Expr = as_expr(1)
+    for extent in extents:
+        total = total * extent
+    return total
 
 
 def _split_extents(tree: Tree, loop: For, factors: Sequence[int | Expr | None]) -> list[Expr]:
@@ -109,10 +117,7 @@ def fuse(func: PrimFunc, loops: Sequence[LoopRef]) -> tuple[PrimFunc, LoopRef]:
                 *nest,
                 hint="fuse spatial loops with spatial loops, and reduce loops with reduce loops",
             )
-    extent: Expr = as_expr(1)
-    for loop in nest:
-        extent = extent * loop.extent
-    extent = simplify(extent)
+    extent = simplify(_product([loop.extent for loop in nest]))
     fused = loop_var("_".join(loop.var.name for loop in nest), extent)
     mapping: dict[Expr, Expr] = {}
     rest: Expr = fused
