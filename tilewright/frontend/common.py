@@ -49,8 +49,8 @@ def bind_dims(
     shapes: Mapping[str, Sequence[int | None]] | None,
     dims: Mapping[str, int] | None,
 ) -> dict[Var, int]:
-    """The sizes of symbolic dimensions that follow from the user's ``shapes`` (by input; None leaves a dimension open) and
-    ``dims`` (by name).
+    """The sizes of symbolic dimensions that follow from the user's ``shapes`` (by input; None leaves a
+    dimension open) and ``dims`` (by name).
 
     Raises ShapeError when a name is unknown or a size contradicts the model or another size.
     """
@@ -63,7 +63,9 @@ def bind_dims(
         bound[variables[name]] = _checked_size(size, f"dimension '{name}'")
     for name, shape in (shapes or {}).items():
         if name not in inputs:
-            raise ShapeError(f"the model has no input '{name}'", hint=f"its inputs: {', '.join(inputs) or 'none'}")
+            raise ShapeError(
+                f"the model has no input '{name}'", hint=f"its inputs: {', '.join(inputs) or 'none'}"
+            )
         _bind_shape(name, inputs[name], shape, bound)
     return bound
 
@@ -78,12 +80,12 @@ def _bind_shape(name: str, declared: TensorType, shape: Sequence[int | None], bo
         if isinstance(dim, Const) and dim.value != size:
             raise ShapeError(f"dimension {axis} of input '{name}' is {dim.value} in the model, not {size}")
         if isinstance(dim, Var) and bound.setdefault(dim, size) != size:
-            raise ShapeError(f"dimension '{dim.name}' cannot be both {bound[dim]} and {size} (input '{name}')")
+            raise ShapeError(
+                f"dimension '{dim.name}' cannot be both {bound[dim]} and {size} (input '{name}')"
+            )
 
 
 def _checked_size(size: int, what: str) -> int:
     if isinstance(size, bool) or not isinstance(size, int) or size < 0:
         raise ShapeError(f"{what} must be a size, not {size!r}")
     return size
-
-

@@ -14,11 +14,20 @@ from tilewright.ir.expr import BinOp, Expr, ExprLike, as_expr, maximum, reduce_i
 from tilewright.ir.visit import const_int
 
 Shape: TypeAlias = tuple[Expr, ...]
+#: Operands of an operator's rule: tensors (compute) or arrays (reference); None stands for an optional one
+#: left out.
+Operands: TypeAlias = Sequence[Any]
 
 
 def shape_of(dims: Sequence[ExprLike]) -> Shape:
     """Dimensions as expressions."""
     return tuple(as_expr(d) for d in dims)
+
+
+def dims_attr(dims: Sequence[ExprLike]) -> tuple[int | Expr, ...]:
+    """A shape as an attribute: plain ints where sizes are known."""
+    numbers = [(const_int(as_expr(d)), as_expr(d)) for d in dims]
+    return tuple(e if n is None else n for n, e in numbers)
 
 
 def product(dims: Sequence[ExprLike]) -> Expr:
@@ -43,6 +52,7 @@ def format_shape(shape: Sequence[ExprLike]) -> str:
 
 
 def is_one(dim: Expr) -> bool:
+    """Whether a dimension is known to be 1."""
     return const_int(dim) == 1
 
 
@@ -64,8 +74,8 @@ def axes_of(ctx: OpContext, axes: Sequence[int], rank: int) -> tuple[int, ...]:
 def broadcast_dim(ctx: OpContext, a: Expr, b: Expr) -> Expr:
     """The common size of two dimensions under NumPy's rule.
 
-    An open dimension against a fixed one other than 1 takes the fixed one; two different open ones their maximum: a size of 1
-    on either side is then still right.
+    An open dimension against a fixed one other than 1 takes the fixed one; two different open ones their
+    maximum: a size of 1 on either side is then still right.
     """
     x, y = const_int(a), const_int(b)
     if a is b or y == 1:
@@ -119,7 +129,9 @@ def read_broadcast(tensor: te.Tensor, out_shape: Sequence[Expr], index: Sequence
 
 
 def reduced(op: str, extents: Sequence[Expr | int], term: Callable[..., Expr], dtype: str) -> Expr:
-    """A reduction as the body of a compute; over nothing it is its neutral element, which no loop would store."""
+    """A reduction as the body of a compute; over nothing it is its neutral element, which no loop would
+    store.
+    """
     if any(const_int(as_expr(e)) == 0 for e in extents):
         return reduce_identity(op, dtype)
     return te.reduce(op, extents, term)
@@ -142,7 +154,9 @@ def in_float32(fn: Callable[..., Expr], *args: Expr) -> Expr:
 
 
 def in_float32_numpy(fn: Callable[..., Any], *args: np.ndarray) -> np.ndarray:
-    """The same for arrays; a float result takes the first argument's dtype, warnings of NumPy about Inf and NaN are silenced."""
+    """The same for arrays; a float result takes the first argument's dtype, warnings of NumPy about Inf and
+    NaN are silenced.
+    """
     dtype = args[0].dtype
     half = is_half(dtype.name)
     with np.errstate(all="ignore"):

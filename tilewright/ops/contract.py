@@ -1,22 +1,24 @@
 """Contractions: matrix product and convolution.
 
-Convolutions take any number of spatial dimensions. With ``channels_last`` data is ``[N, *spatial, C]`` and weights are
-``[*K, CI / groups, CO]``, else data is ``[N, C, *spatial]`` and weights ``[CO, CI / groups, *K]``.
+Convolutions take any number of spatial dimensions. With ``channels_last`` data is ``[N, *spatial, C]`` and
+weights are ``[*K, CI / groups, CO]``, else data is ``[N, C, *spatial]`` and weights ``[CO, CI / groups,
+*K]``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from tilewright.graph.opdef import FusionKind, OpContext, OpDef, TensorType, register
+from tilewright.graph.graph import TensorType
+from tilewright.graph.opdef import FusionKind, OpContext, OpDef, register
 from tilewright.ir import dtype as dt
 from tilewright.ir import te
 from tilewright.ir.expr import Expr, as_expr
 from tilewright.ir.visit import const_int
 from tilewright.ops.common import (
+    Operands,
     accumulator_dtype,
     as_dtype,
     broadcast_index,
@@ -28,7 +30,7 @@ from tilewright.ops.common import (
 from tilewright.ops.window import Layout, Window, arrange, pad_spatial, windowed, windows
 
 
-# ------------------------------------------------------------------------------------------------------------ matmul
+# ----------------------------------------------------------------------------------------------------- matmul
 def _matmul_infer(ctx: OpContext) -> list[TensorType]:
     a, b = ctx.input(0), ctx.input(1)
     if a.rank < 2 or b.rank < 2:
@@ -51,7 +53,7 @@ def _narrowed(total: te.Tensor, dtype: str) -> te.Tensor:
     return te.compute(total.shape, lambda *i: total[i].astype(dtype), "narrow")
 
 
-def _matmul_compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te.Tensor]:
+def _matmul_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
     a, b = inputs
     shape = _matmul_infer(ctx)[0].shape
     wide = accumulator_dtype(a.dtype)
@@ -69,7 +71,7 @@ def _matmul_compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te.Tens
     return [_narrowed(te.compute(shape, body, "matmul"), a.dtype)]
 
 
-def _matmul_numpy(ctx: OpContext, inputs: Sequence[Any]) -> list[np.ndarray]:
+def _matmul_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
     a, b = inputs
     if is_half(a.dtype.name):
         return [as_dtype(np.matmul(a.astype(np.float32), b.astype(np.float32)), a.dtype.name)]
@@ -87,7 +89,7 @@ register(
 )
 
 
-# -------------------------------------------------------------------------------------------------------------- conv
+# ------------------------------------------------------------------------------------------------------- conv
 class _Conv(NamedTuple):
     """A convolution's sizes: ``ci`` and ``co`` channels in all, ``groups`` of them, windows and layouts."""
 
@@ -160,10 +162,8 @@ def _conv_infer(ctx: OpContext) -> list[TensorType]:
     return [TensorType(arrange(conv.last, x.shape[0], as_expr(conv.co), spatial), x.dtype)]
 
 
-def _conv_compute(ctx: OpContext, inputs: Sequence[te.Tensor | None]) -> list[te.Tensor]:
+def _conv_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
     x, weight = inputs[0], inputs[1]
-    assert x is not None
-    assert weight is not None
     conv, dtype = _conv(ctx), x.dtype
     wide, last, groups = accumulator_dtype(dtype), conv.last, conv.groups
     rank = len(conv.windows)
@@ -174,7 +174,8 @@ def _conv_compute(ctx: OpContext, inputs: Sequence[te.Tensor | None]) -> list[te
 
     def body(*i: Expr) -> Expr:
         n, co, spatial = (i[0], i[-1], i[1:-1]) if last else (i[0], i[1], i[2:])
-        # Depthwise convolution reads its own channel: no division, and the channel stays a plain loop variable.
+        # Depthwise convolution reads its own channel: no division, and the channel stays a plain loop
+        # variable.
         first = (co if out_per_group == 1 else co // out_per_group) * per_group
 
         def term(*r: Expr) -> Expr:
@@ -195,8 +196,10 @@ def _conv_compute(ctx: OpContext, inputs: Sequence[te.Tensor | None]) -> list[te
     return [_add_bias(te.compute(shape, body, name), bias, len(shape) - 1 if last else 1, dtype)]
 
 
-def _conv_numpy(ctx: OpContext, inputs: Sequence[Any]) -> list[np.ndarray]:
-    """One matrix product for each kernel tap, on views of the padded data: no copy of it is larger than itself."""
+def _conv_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
+    """One matrix product for each kernel tap, on views of the padded data: no copy of it is larger than
+    itself.
+    """
     x, weight = inputs[0], inputs[1]
     conv = _conv(ctx)
     dtype = x.dtype

@@ -1,24 +1,26 @@
-"""Transposed convolution, decomposed into an ordinary convolution with one group of output channels for each phase.
+"""Transposed convolution, decomposed into an ordinary convolution with one group of output channels for each
+phase.
 
-Element ``s*q + r`` of the full result reads only the kernel taps ``s*t + r``: ``full[q, r] = sum_t x[q - t] * w[s*t + r]``.
-So a stride-1 convolution over ``x`` with ``ceil(K / s)`` taps and ``s`` times the channels computes all phases ``r`` at once,
-without multiplying zeros that were inserted for the stride; interleaving the phases is a transpose.
+Element ``s*q + r`` of the full result reads only the kernel taps ``s*t + r``: ``full[q, r] = sum_t x[q - t] *
+w[s*t + r]``. So a stride-1 convolution over ``x`` with ``ceil(K / s)`` taps and ``s`` times the channels
+computes all phases ``r`` at once, without multiplying zeros that were inserted for the stride; interleaving
+the phases is a transpose.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from tilewright.graph.builder import GraphBuilder
-from tilewright.graph.graph import Value
-from tilewright.graph.opdef import FusionKind, OpContext, OpDef, TensorType, register
+from tilewright.graph.graph import TensorType, Value
+from tilewright.graph.opdef import FusionKind, OpContext, OpDef, register
 from tilewright.ir import dtype as dt
 from tilewright.ir.expr import Expr, as_expr
 from tilewright.ir.visit import const_int
-from tilewright.ops.common import as_dtype, format_shape, is_half
+from tilewright.ops.common import Operands, as_dtype, dims_attr, format_shape, is_half
 from tilewright.ops.window import Layout, arrange, per_dim
 
 
@@ -144,11 +146,11 @@ def _interleave(builder: GraphBuilder, y: Value, c: _Deconv, taps: Sequence[int]
     if max(c.strides) == 1:
         return y
     n, *positions = y.shape[: rank + 1]
-    y = builder.op("reshape", y, shape=(n, *positions, c.groups, *c.strides, per_group))
+    y = builder.op("reshape", y, shape=dims_attr((n, *positions, c.groups, *c.strides, per_group)))
     pairs = [a for d in range(rank) for a in (1 + d, 2 + rank + d)]
     y = builder.op("transpose", y, perm=(0, *pairs, rank + 1, 2 * rank + 2))
     merged = [q * s for q, s in zip(positions, c.strides, strict=True)]
-    return builder.op("reshape", y, shape=(n, *merged, c.co))
+    return builder.op("reshape", y, shape=dims_attr((n, *merged, c.co)))
 
 
 def _crop(builder: GraphBuilder, y: Value, c: _Deconv, taps: Sequence[int]) -> Value:
@@ -157,16 +159,16 @@ def _crop(builder: GraphBuilder, y: Value, c: _Deconv, taps: Sequence[int]) -> V
     ends = [size + b - whole for size, b, whole in zip(c.spatial, c.begins, full, strict=True)]
     if not any(c.begins) and all(const_int(e) == 0 for e in ends):
         return y
-    return builder.op("pad", y, pads=(0, *(-b for b in c.begins), 0, 0, *ends, 0))
+    return builder.op("pad", y, pads=(0, *(-b for b in c.begins), 0, 0, *dims_attr(ends), 0))
 
 
-def _reference(ctx: OpContext, inputs: Sequence[Any]) -> list[np.ndarray]:
+def _reference(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
     """Every input element adds its weighted kernel to the result."""
     x, w = inputs[0], inputs[1]
     c, dtype = _sizes(ctx), x.dtype
     wide = np.float32 if is_half(dtype.name) else dtype
     x, w = x.astype(wide, copy=False), w.astype(wide, copy=False)
-    rank, g, per_group = len(c.kernel), c.groups, c.co // c.groups
+    g, per_group = c.groups, c.co // c.groups
     if not c.last:
         x = np.moveaxis(x, 1, -1)
         w = np.moveaxis(w.reshape(g, -1, per_group, *c.kernel), (0, 1, 2), (-2, -3, -1))

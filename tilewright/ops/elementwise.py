@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from tilewright.graph.opdef import FusionKind, OpContext, OpDef, Reference, TensorType, register
+from tilewright.graph.graph import TensorType
+from tilewright.graph.opdef import FusionKind, OpContext, OpDef, Reference, register
 from tilewright.ir import dtype as dt
 from tilewright.ir import te
 from tilewright.ir.bounds import interval
 from tilewright.ir.expr import Expr, binop, cmp, const, logical_not, maximum, minimum, select
 from tilewright.ir.intrinsics import intrinsic
-from tilewright.ops import activation as act
+from tilewright.ops.activation import ACTIVATIONS, erf_numpy
 from tilewright.ops.common import (
+    Operands,
     as_dtype,
     broadcast_shapes,
     format_shape,
@@ -49,7 +51,7 @@ def symbolic_map(fn: Callable[..., Any]) -> Reference:
     return lambda ctx, inputs: [np.asarray(ufunc(*inputs), dtype=object)]
 
 
-# ------------------------------------------------------------------------------------------------------------- unary
+# ------------------------------------------------------------------------------------------------------ unary
 def unary(
     name: str,
     body: Callable[[Expr, Attrs], Expr],
@@ -67,11 +69,11 @@ def unary(
             ctx.fail(f"'{name}' is not defined for {x.dtype}")
         return [TensorType(x.shape, result(x.dtype))]
 
-    def compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te.Tensor]:
+    def compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
         (x,) = inputs
         return [te.compute(x.shape, lambda *i: in_float32(lambda v: body(v, ctx.attrs), x[i]), name)]
 
-    def reference(ctx: OpContext, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def reference(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
         value = in_float32_numpy(lambda v: numpy(v, ctx.attrs), inputs[0])
         return [as_dtype(value, result(dt.from_numpy(inputs[0].dtype)))]
 
@@ -89,6 +91,10 @@ def unary(
 
 def _intrinsic(name: str) -> Callable[[Expr, Attrs], Expr]:
     return lambda x, attrs: intrinsic(name, x)
+
+
+def _ignoring_attrs(function: Callable[[np.ndarray], Any]) -> Callable[[np.ndarray, Attrs], np.ndarray]:
+    return lambda x, attrs: np.asarray(function(x))
 
 
 def _abs(x: Expr, attrs: Attrs) -> Expr:
@@ -116,13 +122,13 @@ unary("ceil", _intrinsic("ceil"), lambda x, a: np.ceil(x))
 unary("round", _intrinsic("round"), lambda x, a: np.rint(x))
 unary("sin", _intrinsic("sin"), lambda x, a: np.sin(x))
 unary("cos", _intrinsic("cos"), lambda x, a: np.cos(x))
-for _name, _numpy in (
+for _name, _function in (
     ("tan", np.tan), ("asin", np.arcsin), ("acos", np.arccos), ("atan", np.arctan), ("sinh", np.sinh),
     ("cosh", np.cosh), ("asinh", np.arcsinh), ("acosh", np.arccosh), ("atanh", np.arctanh),
 ):  # fmt: skip
-    unary(_name, _intrinsic(_name), lambda x, a, fn=_numpy: fn(x))
+    unary(_name, _intrinsic(_name), _ignoring_attrs(_function))
 unary("tanh", _intrinsic("tanh"), lambda x, a: np.tanh(x))
-unary("erf", _intrinsic("erf"), lambda x, a: act.erf_numpy(x))
+unary("erf", _intrinsic("erf"), lambda x, a: erf_numpy(x))
 unary("isnan", _intrinsic("isnan"), lambda x, a: np.isnan(x), result=_bool)
 unary("not", lambda x, a: logical_not(x), lambda x, a: np.logical_not(x), accepts=_is_bool)
 unary(
@@ -132,23 +138,8 @@ unary(
     accepts=dt.is_int,
 )
 
-for _name, _body, _numpy in (
-    ("leaky_relu", act.leaky_relu, act.leaky_relu_numpy),
-    ("thresholded_relu", act.thresholded_relu, act.thresholded_relu_numpy),
-    ("elu", act.elu, act.elu_numpy),
-    ("celu", act.celu, act.celu_numpy),
-    ("selu", act.selu, act.selu_numpy),
-    ("sigmoid", act.sigmoid, act.sigmoid_numpy),
-    ("hard_sigmoid", act.hard_sigmoid, act.hard_sigmoid_numpy),
-    ("hard_swish", act.hard_swish, act.hard_swish_numpy),
-    ("silu", act.silu, act.silu_numpy),
-    ("gelu", act.gelu, act.gelu_numpy),
-    ("softplus", act.softplus, act.softplus_numpy),
-    ("softsign", act.softsign, act.softsign_numpy),
-    ("mish", act.mish, act.mish_numpy),
-):
-    unary(_name, _body, _numpy)
-unary("relu", act.relu, act.relu_numpy, accepts=_is_number)
+for _name, (_body, _twin) in ACTIVATIONS.items():
+    unary(_name, _body, _twin, accepts=_is_number if _name == "relu" else dt.is_float)
 
 
 def _isinf(x: Expr, attrs: Attrs) -> Expr:
@@ -169,18 +160,18 @@ def _isinf_numpy(x: np.ndarray, attrs: Attrs) -> np.ndarray:
 unary("isinf", _isinf, _isinf_numpy, result=_bool)
 
 
-# -------------------------------------------------------------------------------------------------------------- cast
+# ------------------------------------------------------------------------------------------------------- cast
 def _cast_infer(ctx: OpContext) -> list[TensorType]:
     x = ctx.input(0)
-    for dtype in (x.dtype, ctx.attrs["to"]):
-        if dt.bits(dtype) < 8:
-            ctx.fail(f"casting from {x.dtype} to {ctx.attrs['to']} is not supported")
-    return [TensorType(x.shape, ctx.attrs["to"])]
+    to = str(ctx.attr("to"))
+    if min(dt.bits(x.dtype), dt.bits(to)) < 8:
+        ctx.fail(f"casting from {x.dtype} to {to} is not supported")
+    return [TensorType(x.shape, to)]
 
 
-def _cast_compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te.Tensor]:
+def _cast_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
     (x,) = inputs
-    to = ctx.attrs["to"]
+    to = str(ctx.attr("to"))
 
     def body(*i: Expr) -> Expr:
         # A number is true when it is not zero, NaN included.
@@ -208,19 +199,23 @@ def cast_numpy(x: np.ndarray, to: str) -> np.ndarray:
         return x.astype(target)
 
 
+def _cast_reference(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
+    return [cast_numpy(inputs[0], str(ctx.attr("to")))]
+
+
 register(
     OpDef(
         "cast",
         FusionKind.elementwise,
         infer=_cast_infer,
         compute=_cast_compute,
-        reference=lambda ctx, inputs: [cast_numpy(inputs[0], ctx.attrs["to"])],
+        reference=_cast_reference,
         symbolic=symbolic_map(lambda x: x),
     )
 )
 
 
-# ------------------------------------------------------------------------------------------------------------ binary
+# ----------------------------------------------------------------------------------------------------- binary
 def binary(
     name: str,
     body: Callable[[Expr, Expr], Expr],
@@ -240,7 +235,7 @@ def binary(
             ctx.fail(f"'{name}' is not defined for {x.dtype}")
         return [TensorType(broadcast_shapes(ctx, x.shape, y.shape), result(x.dtype))]
 
-    def compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te.Tensor]:
+    def compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
         x, y = inputs
         shape = broadcast_shapes(ctx, x.shape, y.shape)
         return [
@@ -251,7 +246,7 @@ def binary(
             )
         ]
 
-    def reference(ctx: OpContext, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def reference(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
         value = in_float32_numpy(numpy, *inputs)
         return [as_dtype(value, result(dt.from_numpy(inputs[0].dtype)))]
 
@@ -283,7 +278,9 @@ def _div(x: Expr, y: Expr) -> Expr:
 
 
 def _div_symbolic(x: Expr, y: Expr) -> Expr:
-    """Sizes are not negative, so the floor division is nearly always the right one and far easier to simplify."""
+    """Sizes are not negative, so the floor division is nearly always the right one and far easier to
+    simplify.
+    """
     low_x, low_y = interval(x, {}).lo, interval(y, {}).lo
     return x // y if low_x is not None and low_x >= 0 and low_y is not None and low_y > 0 else _div(x, y)
 
@@ -322,11 +319,11 @@ def _pow(x: Expr, y: Expr) -> Expr:
 binary("add", _op("add"), np.add, symbolic=lambda x, y: x + y)
 binary("sub", _op("sub"), np.subtract, symbolic=lambda x, y: x - y)
 binary("mul", _op("mul"), np.multiply, symbolic=lambda x, y: x * y)
-binary("div", _div, _div_numpy, symbolic=lambda x, y: _div_symbolic(x, y))
+binary("div", _div, _div_numpy, symbolic=_div_symbolic)
 binary("mod", _mod, np.mod, symbolic=lambda x, y: x % y)
 binary("fmod", _fmod, np.fmod)
-binary("minimum", _op("min"), np.minimum, symbolic=lambda x, y: minimum(x, y))
-binary("maximum", _op("max"), np.maximum, symbolic=lambda x, y: maximum(x, y))
+binary("minimum", _op("min"), np.minimum, symbolic=minimum)
+binary("maximum", _op("max"), np.maximum, symbolic=maximum)
 binary("and", _op("and"), np.logical_and, accepts=_is_bool)
 binary("or", _op("or"), np.logical_or, accepts=_is_bool)
 binary("xor", _op("xor"), np.logical_xor, accepts=_is_bool)
@@ -339,10 +336,10 @@ binary("equal", lambda x, y: cmp("eq", x, y), np.equal, accepts=lambda dtype: Tr
 binary("less", lambda x, y: cmp("lt", x, y), np.less, result=_bool)
 binary("less_equal", lambda x, y: cmp("le", x, y), np.less_equal, result=_bool)
 binary("prelu", lambda x, slope: select(x < 0, x * slope, x), lambda x, slope: np.where(x < 0, x * slope, x))
-binary("pow", _pow, lambda x, y: np.power(x, y))
+binary("pow", _pow, np.power)
 
 
-# ------------------------------------------------------------------------------------------------------------- where
+# ------------------------------------------------------------------------------------------------------ where
 def _where_infer(ctx: OpContext) -> list[TensorType]:
     cond, x, y = ctx.input(0), ctx.input(1), ctx.input(2)
     if cond.dtype != "bool":
@@ -352,9 +349,14 @@ def _where_infer(ctx: OpContext) -> list[TensorType]:
     return [TensorType(broadcast_shapes(ctx, cond.shape, x.shape, y.shape), x.dtype)]
 
 
-def _where_compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te.Tensor]:
+def _where_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
     shape = broadcast_shapes(ctx, *(t.shape for t in inputs))
     return [te.compute(shape, lambda *i: select(*(read_broadcast(t, shape, i) for t in inputs)), "where")]
+
+
+def _where_reference(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
+    cond, x, y = inputs
+    return [np.asarray(np.where(cond, x, y))]
 
 
 register(
@@ -363,12 +365,12 @@ register(
         FusionKind.elementwise,
         infer=_where_infer,
         compute=_where_compute,
-        reference=lambda ctx, inputs: [np.where(inputs[0], inputs[1], inputs[2])],
+        reference=_where_reference,
     )
 )
 
 
-# -------------------------------------------------------------------------------------------------------------- clip
+# ------------------------------------------------------------------------------------------------------- clip
 def _clip_infer(ctx: OpContext) -> list[TensorType]:
     x = ctx.input(0)
     for index, what in ((1, "lower"), (2, "upper")):
@@ -382,9 +384,8 @@ def _clip_infer(ctx: OpContext) -> list[TensorType]:
     return [x]
 
 
-def _clip_compute(ctx: OpContext, inputs: Sequence[te.Tensor | None]) -> list[te.Tensor]:
+def _clip_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
     x = inputs[0]
-    assert x is not None
     lower, upper = (_clip_bound(ctx, inputs, n) for n in (1, 2))
 
     def body(value: Expr) -> Expr:
@@ -395,7 +396,7 @@ def _clip_compute(ctx: OpContext, inputs: Sequence[te.Tensor | None]) -> list[te
     return [te.compute(x.shape, lambda *i: in_float32(body, x[i]), "clip")]
 
 
-def _clip_bound(ctx: OpContext, inputs: Sequence[te.Tensor | None], index: int) -> Callable[[], Expr] | None:
+def _clip_bound(ctx: OpContext, inputs: Operands, index: int) -> Callable[[], Expr] | None:
     """The bound as an expression to be made inside the body: a literal when its value is known."""
     if not ctx.has_input(index):
         return None
@@ -408,9 +409,8 @@ def _clip_bound(ctx: OpContext, inputs: Sequence[te.Tensor | None], index: int) 
     return lambda: tensor[(0,) * tensor.ndim]
 
 
-def _clip_numpy(ctx: OpContext, inputs: Sequence[np.ndarray | None]) -> list[np.ndarray]:
+def _clip_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
     x = inputs[0]
-    assert x is not None
     if len(inputs) > 1 and inputs[1] is not None:
         x = np.maximum(x, inputs[1].reshape(()))
     if len(inputs) > 2 and inputs[2] is not None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from tilewright.graph.opdef import FusionKind, OpContext, OpDef, TensorType, register
+from tilewright.graph.graph import TensorType
+from tilewright.graph.opdef import FusionKind, OpContext, OpDef, register
 from tilewright.ir import dtype as dt
 from tilewright.ir import te
 from tilewright.ir.expr import Expr, as_expr, const, maximum, minimum, select
 from tilewright.ir.visit import const_int
-from tilewright.ops.common import axis_of, broadcast_dim, format_shape
+from tilewright.ops.common import Operands, axis_of, broadcast_dim, format_shape
 
 
 def _check_indices(ctx: OpContext, index: int) -> TensorType:
@@ -25,7 +25,8 @@ def _check_indices(ctx: OpContext, index: int) -> TensorType:
 def position(value: Expr, dim: Expr) -> Expr:
     """An index of a model as a position: negative ones count from the end.
 
-    Clamped into the dimension, so that a wrong index in the data reads a wrong element instead of foreign memory.
+    Clamped into the dimension, so that a wrong index in the data reads a wrong element instead of foreign
+    memory.
     """
     e = value.astype("int64")
     e = select(e < 0, e + dim, e)
@@ -37,7 +38,7 @@ def _positions_numpy(indices: np.ndarray, size: int) -> np.ndarray:
     return np.clip(np.where(wide < 0, wide + size, wide), 0, max(size - 1, 0))
 
 
-# ------------------------------------------------------------------------------------------------------------ gather
+# ----------------------------------------------------------------------------------------------------- gather
 def _gather_infer(ctx: OpContext) -> list[TensorType]:
     x, indices = ctx.input(0), _check_indices(ctx, 1)
     axis = axis_of(ctx, ctx.attr("axis", 0), x.rank)
@@ -52,7 +53,7 @@ def _gather_infer(ctx: OpContext) -> list[TensorType]:
     return [TensorType((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]), x.dtype)]
 
 
-def _gather_compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te.Tensor]:
+def _gather_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
     x, indices = inputs
     axis = axis_of(ctx, ctx.attr("axis", 0), x.ndim)
     known = ctx.consts[1]
@@ -69,13 +70,13 @@ def _gather_compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te.Tens
     return [te.compute(_gather_infer(ctx)[0].shape, body, "gather")]
 
 
-def _gather_numpy(ctx: OpContext, inputs: Sequence[Any]) -> list[np.ndarray]:
+def _gather_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
     x, indices = inputs
     axis = ctx.attr("axis", 0)
     return [np.asarray(np.take(x, _positions_numpy(indices, x.shape[axis]), axis=axis))]
 
 
-def _gather_symbolic(ctx: OpContext, inputs: Sequence[Any]) -> list[np.ndarray]:
+def _gather_symbolic(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
     x, indices = inputs
     numbers = np.array([const_int(e) for e in indices.reshape(-1)], dtype=object).reshape(indices.shape)
     if any(n is None for n in numbers.reshape(-1)):
@@ -95,7 +96,7 @@ register(
 )
 
 
-# --------------------------------------------------------------------------------------------------- gather_elements
+# -------------------------------------------------------------------------------------------- gather_elements
 def _elements_infer(ctx: OpContext) -> list[TensorType]:
     x, indices = ctx.input(0), _check_indices(ctx, 1)
     if x.rank != indices.rank:
@@ -104,7 +105,7 @@ def _elements_infer(ctx: OpContext) -> list[TensorType]:
     return [TensorType(indices.shape, x.dtype)]
 
 
-def _elements_compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te.Tensor]:
+def _elements_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
     x, indices = inputs
     axis = axis_of(ctx, ctx.attr("axis", 0), x.ndim)
 
@@ -114,7 +115,7 @@ def _elements_compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te.Te
     return [te.compute(indices.shape, body, "gather_elements")]
 
 
-def _elements_numpy(ctx: OpContext, inputs: Sequence[Any]) -> list[np.ndarray]:
+def _elements_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
     x, indices = inputs
     axis = axis_of(ctx, ctx.attr("axis", 0), x.ndim)
     where = list(np.indices(indices.shape, sparse=True))
@@ -133,7 +134,7 @@ register(
 )
 
 
-# --------------------------------------------------------------------------------------------------------- gather_nd
+# -------------------------------------------------------------------------------------------------- gather_nd
 def _nd_infer(ctx: OpContext) -> list[TensorType]:
     x, indices = ctx.input(0), _check_indices(ctx, 1)
     batch = int(ctx.attr("batch_dims", 0))
@@ -149,7 +150,7 @@ def _nd_infer(ctx: OpContext) -> list[TensorType]:
     return [TensorType((*lead, *indices.shape[batch:-1], *x.shape[batch + depth :]), x.dtype)]
 
 
-def _nd_compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te.Tensor]:
+def _nd_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
     x, indices = inputs
     batch, depth = int(ctx.attr("batch_dims", 0)), const_int(indices.shape[-1]) or 0
 
@@ -161,7 +162,7 @@ def _nd_compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te.Tensor]:
     return [te.compute(_nd_infer(ctx)[0].shape, body, "gather_nd")]
 
 
-def _nd_numpy(ctx: OpContext, inputs: Sequence[Any]) -> list[np.ndarray]:
+def _nd_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
     x, indices = inputs
     batch, depth = int(ctx.attr("batch_dims", 0)), indices.shape[-1]
     outer = indices.shape[:-1]
@@ -173,7 +174,7 @@ def _nd_numpy(ctx: OpContext, inputs: Sequence[Any]) -> list[np.ndarray]:
 register(OpDef("gather_nd", FusionKind.injective, infer=_nd_infer, compute=_nd_compute, reference=_nd_numpy))
 
 
-# ------------------------------------------------------------------------------------------------------------- range
+# ------------------------------------------------------------------------------------------------------ range
 def _range_length(ctx: OpContext) -> tuple[Expr, Any, Any] | None:
     """Length, start and delta; None when they are not known yet."""
     start, limit, delta = (ctx.arg(name) for name in ("start", "limit", "delta"))
@@ -197,7 +198,7 @@ def _range_infer(ctx: OpContext) -> list[TensorType]:
     return [TensorType((length,), ctx.attr("dtype"))]
 
 
-def _range_compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te.Tensor]:
+def _range_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
     found = _range_length(ctx)
     if found is None:
         ctx.fail("the bounds of a range must be known when the model is compiled")
@@ -212,15 +213,15 @@ def _range_compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te.Tenso
     return [te.compute((length,), body, "range")]
 
 
-def _range_numpy(ctx: OpContext, inputs: Sequence[Any]) -> list[np.ndarray]:
+def _range_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
     found = _range_length(ctx)
     assert found is not None
-    length, start, step = (const_int(e) if isinstance(e, Expr) else e for e in found)
-    values = np.arange(length) * step + start  # type: ignore[arg-type]
+    length, start, step = ((const_int(e) or 0) if isinstance(e, Expr) else e for e in found)
+    values = np.arange(length) * step + start
     return [np.asarray(values).astype(dt.to_numpy(ctx.attr("dtype")))]
 
 
-def _range_symbolic(ctx: OpContext, inputs: Sequence[Any]) -> list[np.ndarray]:
+def _range_symbolic(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
     found = _range_length(ctx)
     assert found is not None
     length, start, step = found
@@ -243,7 +244,7 @@ register(
 )
 
 
-# ----------------------------------------------------------------------------------------------------------- one_hot
+# ---------------------------------------------------------------------------------------------------- one_hot
 def _one_hot_infer(ctx: OpContext) -> list[TensorType]:
     indices, values = ctx.input(0), ctx.input(1)
     if values.rank != 1 or const_int(values.shape[0]) not in (None, 2):
@@ -258,7 +259,7 @@ def _one_hot_infer(ctx: OpContext) -> list[TensorType]:
     return [TensorType((*indices.shape[:axis], size, *indices.shape[axis:]), values.dtype)]
 
 
-def _one_hot_compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te.Tensor]:
+def _one_hot_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
     """Indices count from the end when negative; those outside the depth give only 'off'."""
     indices, values = inputs[0], inputs[1]
     shape = _one_hot_infer(ctx)[0].shape
@@ -273,7 +274,7 @@ def _one_hot_compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te.Ten
     return [te.compute(shape, body, "one_hot")]
 
 
-def _one_hot_numpy(ctx: OpContext, inputs: Sequence[Any]) -> list[np.ndarray]:
+def _one_hot_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
     indices, values = inputs[0].astype(np.int64), inputs[1]
     shape = _one_hot_infer(ctx)[0].shape
     axis = axis_of(ctx, ctx.attr("axis", -1), len(shape))

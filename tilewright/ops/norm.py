@@ -8,18 +8,20 @@ from typing import Any
 import numpy as np
 
 from tilewright.graph.builder import GraphBuilder
-from tilewright.graph.graph import Value
-from tilewright.graph.opdef import FusionKind, OpContext, OpDef, TensorType, register
+from tilewright.graph.graph import TensorType, Value
+from tilewright.graph.opdef import FusionKind, OpContext, OpDef, register
 from tilewright.ir import dtype as dt
 from tilewright.ir import te
 from tilewright.ir.expr import Expr, all_of, as_expr, const, select
 from tilewright.ir.intrinsics import intrinsic
 from tilewright.ops.common import (
+    Operands,
     accumulator_dtype,
     as_dtype,
     axis_of,
     broadcast_index,
     broadcast_shapes,
+    dims_attr,
     format_shape,
     is_half,
     product,
@@ -38,7 +40,7 @@ def _float_input(ctx: OpContext) -> TensorType:
     return x
 
 
-# -------------------------------------------------------------------------------------------------- layer norm, rms norm
+# --------------------------------------------------------------------------------------- layer norm, rms norm
 def _trailing_axes(ctx: OpContext, rank: int) -> list[int]:
     return list(range(axis_of(ctx, ctx.attr("axis", -1), rank), rank))
 
@@ -54,10 +56,9 @@ def _trailing_infer(ctx: OpContext) -> list[TensorType]:
     return [x]
 
 
-def _layer_norm_compute(ctx: OpContext, inputs: Sequence[te.Tensor | None]) -> list[te.Tensor]:
+def _layer_norm_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
     """Mean, then the mean of squared deviations (two passes: no cancellation), then one elementwise stage."""
     x = inputs[0]
-    assert x is not None
     axes, wide = _trailing_axes(ctx, x.ndim), accumulator_dtype(x.dtype)
     inverse = const(1.0, wide) / product([x.shape[a] for a in axes]).astype(wide)
     total = reduce_tensor(x, axes, "sum", "sum", element=lambda e: e.astype(wide), dtype=wide)
@@ -71,12 +72,13 @@ def _layer_norm_compute(ctx: OpContext, inputs: Sequence[te.Tensor | None]) -> l
     return [_scaled(ctx, inputs, centred, squares, inverse, at, "layer_norm")]
 
 
-def _rms_norm_compute(ctx: OpContext, inputs: Sequence[te.Tensor | None]) -> list[te.Tensor]:
+def _rms_norm_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
     x = inputs[0]
-    assert x is not None
     axes, wide = _trailing_axes(ctx, x.ndim), accumulator_dtype(x.dtype)
     inverse = const(1.0, wide) / product([x.shape[a] for a in axes]).astype(wide)
-    squares = reduce_tensor(x, axes, "sum", "square_sum", element=lambda e: e.astype(wide) * e.astype(wide), dtype=wide)
+    squares = reduce_tensor(
+        x, axes, "sum", "square_sum", element=lambda e: e.astype(wide) * e.astype(wide), dtype=wide
+    )
 
     def at(i: Sequence[Expr]) -> tuple[Expr, ...]:
         return tuple(as_expr(0) if n in axes else e for n, e in enumerate(i))
@@ -86,7 +88,7 @@ def _rms_norm_compute(ctx: OpContext, inputs: Sequence[te.Tensor | None]) -> lis
 
 def _scaled(
     ctx: OpContext,
-    inputs: Sequence[te.Tensor | None],
+    inputs: Operands,
     value: te.Tensor,
     squares: te.Tensor,
     inverse: Expr,
@@ -95,7 +97,6 @@ def _scaled(
 ) -> te.Tensor:
     """``value / sqrt(mean square + epsilon) * scale + bias``."""
     x = inputs[0]
-    assert x is not None
     wide, epsilon = squares.dtype, float(ctx.attr("epsilon", 1e-5))
     deviation = te.compute(
         squares.shape,
@@ -115,7 +116,7 @@ def _scaled(
 
 
 def _trailing_numpy(centre: bool) -> Any:
-    def reference(ctx: OpContext, inputs: Sequence[Any]) -> list[np.ndarray]:
+    def reference(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
         x = inputs[0]
         axes = tuple(_trailing_axes(ctx, x.ndim))
         wide = _wide(x)
@@ -147,7 +148,7 @@ for _name, _compute, _centre in (
     )
 
 
-# --------------------------------------------------------------------------------------------------------- batch norm
+# ------------------------------------------------------------------------------------------------- batch norm
 def _batch_infer(ctx: OpContext) -> list[TensorType]:
     x = _float_input(ctx)
     if x.rank < 2:
@@ -160,7 +161,9 @@ def _batch_infer(ctx: OpContext) -> list[TensorType]:
 
 
 def _batch_decompose(builder: GraphBuilder, ctx: OpContext, inputs: Sequence[Value | None]) -> list[Value]:
-    """``x * a + (bias - mean * a)`` with ``a = scale / sqrt(var + epsilon)``, which folding turns into two constants."""
+    """``x * a + (bias - mean * a)`` with ``a = scale / sqrt(var + epsilon)``, which folding turns into two
+    constants.
+    """
     x, scale, bias, mean, var = (v for v in inputs[:5] if v is not None)
     epsilon = builder.constant(float(ctx.attr("epsilon", 1e-5)), "epsilon", dtype=var.dtype)
     deviation = builder.op("sqrt", builder.op("add", var, epsilon))
@@ -176,7 +179,7 @@ def _batch_decompose(builder: GraphBuilder, ctx: OpContext, inputs: Sequence[Val
     return [builder.op("add", builder.op("mul", x, factor), offset)]
 
 
-def _batch_numpy(ctx: OpContext, inputs: Sequence[Any]) -> list[np.ndarray]:
+def _batch_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
     x = inputs[0]
     shape = (-1, *[1] * (x.ndim - 2))
     scale, bias, mean, var = (_wide(a).reshape(shape) for a in inputs[1:5])
@@ -196,7 +199,7 @@ register(
 )
 
 
-# ------------------------------------------------------------------------------------------- instance norm, group norm
+# ---------------------------------------------------------------------------------- instance norm, group norm
 def _group_infer(ctx: OpContext) -> list[TensorType]:
     x = _float_input(ctx)
     if x.rank < 3:
@@ -217,12 +220,12 @@ def _group_count(ctx: OpContext) -> int:
 
 def _group_decompose(builder: GraphBuilder, ctx: OpContext, inputs: Sequence[Value | None]) -> list[Value]:
     """A layer norm over each group's channels and positions, then scale and bias for each channel."""
-    x, scale, bias = inputs[0], inputs[1], inputs[2]
+    x, scale, bias = (inputs[n] if n < len(inputs) else None for n in range(3))
     assert x is not None
     groups = _group_count(ctx)
-    split = builder.op("reshape", x, shape=(x.shape[0], groups, -1))
+    split = builder.op("reshape", x, shape=dims_attr((x.shape[0], groups, -1)))
     normal = builder.op("layer_norm", split, axis=2, epsilon=float(ctx.attr("epsilon", 1e-5)))
-    result = builder.op("reshape", normal, shape=x.shape)
+    result = builder.op("reshape", normal, shape=dims_attr(x.shape))
     shape = (-1, *[1] * (x.rank - 2))
     if scale is not None:
         result = builder.op("mul", result, builder.op("reshape", scale, shape=shape))
@@ -231,7 +234,7 @@ def _group_decompose(builder: GraphBuilder, ctx: OpContext, inputs: Sequence[Val
     return [result]
 
 
-def _group_numpy(ctx: OpContext, inputs: Sequence[Any]) -> list[np.ndarray]:
+def _group_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
     x = inputs[0]
     wide = _wide(x).reshape(x.shape[0], _group_count(ctx), -1)
     wide = wide - wide.mean(axis=2, keepdims=True)
@@ -256,8 +259,8 @@ register(
 )
 
 
-# ---------------------------------------------------------------------------------------------------------------- lrn
-def _lrn_compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te.Tensor]:
+# -------------------------------------------------------------------------------------------------------- lrn
+def _lrn_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
     """Local response normalisation over ``size`` neighbouring channels (dimension 1)."""
     x, size = inputs[0], int(ctx.attr("size"))
     wide, channels = accumulator_dtype(x.dtype), x.shape[1]
@@ -281,7 +284,7 @@ def _lrn_compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te.Tensor]
     return [te.compute(x.shape, body, "lrn")]
 
 
-def _lrn_numpy(ctx: OpContext, inputs: Sequence[Any]) -> list[np.ndarray]:
+def _lrn_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
     x, size = inputs[0], int(ctx.attr("size"))
     wide = _wide(x)
     before = (size - 1) // 2

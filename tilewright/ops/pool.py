@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from tilewright.graph.opdef import FusionKind, OpContext, OpDef, TensorType, register
+from tilewright.graph.graph import TensorType
+from tilewright.graph.opdef import FusionKind, OpContext, OpDef, register
 from tilewright.ir import dtype as dt
 from tilewright.ir import te
 from tilewright.ir.expr import Expr, as_expr, ceildiv, const, maximum, minimum, reduce_identity
 from tilewright.ir.visit import const_int
-from tilewright.ops.common import accumulator_dtype, as_dtype, is_half
+from tilewright.ops.common import Operands, accumulator_dtype, as_dtype, is_half
 from tilewright.ops.window import Layout, Window, arrange, pad_spatial, windowed, windows
 
 
 class _Pool(NamedTuple):
-    """``windows`` hold the pads of the model, ``reaching`` those enlarged by what ``ceil_mode`` reaches over the end."""
+    """``windows`` hold the pads of the model, ``reaching`` those enlarged by what ``ceil_mode`` reaches over
+    the end.
+    """
 
     layout: Layout
     last: bool
@@ -97,13 +99,13 @@ def _numpy_windows(
     return view[(slice(None), *places, slice(None), *taps)], tuple(range(rank + 2, 2 * rank + 2))
 
 
-# ---------------------------------------------------------------------------------------------------------------- max
-def _max_compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te.Tensor]:
+# -------------------------------------------------------------------------------------------------------- max
+def _max_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
     x = inputs[0]
     return [_window_reduce(ctx, x, _pool(ctx), "max", reduce_identity("max", x.dtype).value, "max_pool")]
 
 
-def _max_numpy(ctx: OpContext, inputs: Sequence[Any]) -> list[np.ndarray]:
+def _max_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
     x, pool = inputs[0], _pool(ctx)
     last = x if pool.last else np.moveaxis(x, 1, -1)
     fill = reduce_identity("max", dt.from_numpy(x.dtype)).value
@@ -115,9 +117,11 @@ def _max_numpy(ctx: OpContext, inputs: Sequence[Any]) -> list[np.ndarray]:
 register(OpDef("max_pool", FusionKind.reduction, infer=_infer, compute=_max_compute, reference=_max_numpy))
 
 
-# ------------------------------------------------------------------------------------------------------------ average
+# ---------------------------------------------------------------------------------------------------- average
 def _countable(ctx: OpContext, pool: _Pool) -> list[Window]:
-    """The border that counts into the average: the model's own pads, or none. What ``ceil_mode`` adds never does."""
+    """The border that counts into the average: the model's own pads, or none. What ``ceil_mode`` adds never
+    does.
+    """
     if ctx.attr("count_include_pad", False):
         return pool.windows
     return [w._replace(before=0, after=0) for w in pool.windows]
@@ -132,7 +136,7 @@ def _taps_inside(position: Expr, dim: Expr, w: Window, border: Window) -> Expr:
     return end - first
 
 
-def _avg_compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te.Tensor]:
+def _avg_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
     x, pool = inputs[0], _pool(ctx)
     total = _window_reduce(ctx, x, pool, "sum", 0.0, "pool_sum")
     wide, dtype = total.dtype, x.dtype
@@ -165,7 +169,7 @@ def _avg_infer(ctx: OpContext) -> list[TensorType]:
     return _infer(ctx)
 
 
-def _avg_numpy(ctx: OpContext, inputs: Sequence[Any]) -> list[np.ndarray]:
+def _avg_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
     x, pool = inputs[0], _pool(ctx)
     wide = x.astype(np.float32) if is_half(x.dtype.name) else x
     last = wide if pool.last else np.moveaxis(wide, 1, -1)

@@ -7,12 +7,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from tilewright.graph.opdef import FusionKind, OpContext, OpDef, TensorType, register
+from tilewright.graph.graph import TensorType
+from tilewright.graph.opdef import FusionKind, OpContext, OpDef, register
 from tilewright.ir import dtype as dt
 from tilewright.ir import te
 from tilewright.ir.expr import Expr, as_expr, const, maximum, minimum, reduce_identity, select
 from tilewright.ir.intrinsics import intrinsic
 from tilewright.ops.common import (
+    Operands,
     Shape,
     accumulator_dtype,
     as_dtype,
@@ -34,7 +36,7 @@ _NUMPY: Final[dict[str, Callable[..., Any]]] = {
 }
 
 
-# ------------------------------------------------------------------------------------------------------------ reduce
+# ----------------------------------------------------------------------------------------------------- reduce
 def _axes(ctx: OpContext) -> tuple[int, ...]:
     """The reduced axes, from the front; all of them when none are given."""
     rank = ctx.input(0).rank
@@ -104,7 +106,7 @@ def _reduce_infer(ctx: OpContext) -> list[TensorType]:
     return [TensorType(reduced_shape(x.shape, _axes(ctx), bool(ctx.attr("keepdims", True))), x.dtype)]
 
 
-def _reduce_compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te.Tensor]:
+def _reduce_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
     x, op, axes, keepdims = inputs[0], ctx.attr("op"), _axes(ctx), bool(ctx.attr("keepdims", True))
     if not axes:
         return [te.compute(x.shape, lambda *i: x[i], op)]
@@ -127,7 +129,7 @@ def _reduce_compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te.Tens
     return [te.compute(total.shape, lambda *i: total[i].astype(dtype), "narrow")]
 
 
-def _reduce_numpy(ctx: OpContext, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+def _reduce_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
     x, op = inputs[0], ctx.attr("op")
     axes, keepdims = _axes(ctx), bool(ctx.attr("keepdims", True))
     wide = x.astype(np.float32) if is_half(x.dtype.name) else x
@@ -144,10 +146,9 @@ def _reduce_numpy(ctx: OpContext, inputs: Sequence[np.ndarray]) -> list[np.ndarr
     return [as_dtype(result, x.dtype.name)]
 
 
-def _reduce_symbolic(ctx: OpContext, inputs: Sequence[np.ndarray | None]) -> list[np.ndarray]:
+def _reduce_symbolic(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
     """Sizes of tensors: products and sums of dimensions."""
     x = inputs[0]
-    assert x is not None
     functions: dict[str, Callable[[Any, Any], Any]] = {
         "sum": lambda a, b: a + b,
         "prod": lambda a, b: a * b,
@@ -180,7 +181,7 @@ register(
 )
 
 
-# ----------------------------------------------------------------------------------------------------------- softmax
+# ---------------------------------------------------------------------------------------------------- softmax
 def _float_same(ctx: OpContext) -> list[TensorType]:
     x = ctx.input(0)
     axis_of(ctx, ctx.attr("axis"), x.rank)
@@ -192,7 +193,9 @@ def _float_same(ctx: OpContext) -> list[TensorType]:
 def _shifted(
     ctx: OpContext, x: te.Tensor, axis: int
 ) -> tuple[te.Tensor, Callable[..., Expr], Callable[..., Any]]:
-    """The maximum along ``axis``, ``x`` minus it, and the index of a statistic that belongs to an index of ``x``."""
+    """The maximum along ``axis``, ``x`` minus it, and the index of a statistic that belongs to an index of
+    ``x``.
+    """
     wide = accumulator_dtype(x.dtype)
     top = reduce_tensor(x, [axis], "max", "max", element=lambda e: e.astype(wide), dtype=wide)
 
@@ -202,7 +205,7 @@ def _shifted(
     return top, lambda *i: x[i].astype(wide) - top[at(*i)], at
 
 
-def _softmax_compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te.Tensor]:
+def _softmax_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
     (x,) = inputs
     axis = axis_of(ctx, ctx.attr("axis"), x.ndim)
     _, shifted, at = _shifted(ctx, x, axis)
@@ -211,7 +214,7 @@ def _softmax_compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te.Ten
     return [te.compute(x.shape, lambda *i: (powers[i] / total[at(*i)]).astype(x.dtype), "softmax")]
 
 
-def _log_softmax_compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te.Tensor]:
+def _log_softmax_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
     (x,) = inputs
     axis = axis_of(ctx, ctx.attr("axis"), x.ndim)
     _, shifted, at = _shifted(ctx, x, axis)
@@ -224,7 +227,7 @@ def _log_softmax_compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te
     ]
 
 
-def _softmax_numpy(ctx: OpContext, inputs: Sequence[np.ndarray], log: bool = False) -> list[np.ndarray]:
+def _softmax_numpy(ctx: OpContext, inputs: Operands, log: bool = False) -> list[np.ndarray]:
     x, axis = inputs[0], ctx.attr("axis")
     wide = x.astype(np.float32) if is_half(x.dtype.name) else x
     with np.errstate(all="ignore"):
@@ -254,16 +257,18 @@ register(
 )
 
 
-# ----------------------------------------------------------------------------------------------------- argmax, argmin
+# --------------------------------------------------------------------------------------------- argmax, argmin
 def _arg_infer(ctx: OpContext) -> list[TensorType]:
     x = ctx.input(0)
     axis = axis_of(ctx, ctx.attr("axis"), x.rank)
     return [TensorType(reduced_shape(x.shape, [axis], bool(ctx.attr("keepdims", True))), "int64")]
 
 
-def _arg_compute(op: str) -> Callable[[OpContext, Sequence[te.Tensor]], list[te.Tensor]]:
-    def compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te.Tensor]:
-        """The extreme value first, then the smallest (or largest) position that holds it; NaN counts as the extreme."""
+def _arg_compute(op: str) -> Callable[[OpContext, Operands], list[te.Tensor]]:
+    def compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
+        """The extreme value first, then the smallest (or largest) position that holds it; NaN counts as the
+        extreme.
+        """
         (x,) = inputs
         axis, last = axis_of(ctx, ctx.attr("axis"), x.ndim), bool(ctx.attr("select_last", False))
         extent = x.shape[axis]
@@ -289,8 +294,8 @@ def _arg_compute(op: str) -> Callable[[OpContext, Sequence[te.Tensor]], list[te.
     return compute
 
 
-def _arg_numpy(function: Callable[..., Any]) -> Callable[[OpContext, Sequence[np.ndarray]], list[np.ndarray]]:
-    def reference(ctx: OpContext, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+def _arg_numpy(function: Callable[..., Any]) -> Callable[[OpContext, Operands], list[np.ndarray]]:
+    def reference(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
         x, axis = inputs[0], ctx.attr("axis")
         if ctx.attr("select_last", False):
             position = x.shape[axis] - 1 - function(np.flip(x, axis), axis=axis)
@@ -314,15 +319,17 @@ for _op, _function in (("max", np.argmax), ("min", np.argmin)):
     )
 
 
-# ------------------------------------------------------------------------------------------------------------ cumsum
+# ----------------------------------------------------------------------------------------------------- cumsum
 def _cumsum_infer(ctx: OpContext) -> list[TensorType]:
     x = ctx.input(0)
     axis_of(ctx, ctx.attr("axis"), x.rank)
     return [x]
 
 
-def _cumsum_compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te.Tensor]:
-    """Each element sums its own prefix: quadratic in the axis, parallel, and free of a loop-carried dependence."""
+def _cumsum_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
+    """Each element sums its own prefix: quadratic in the axis, parallel, and free of a loop-carried
+    dependence.
+    """
     (x,) = inputs
     axis = axis_of(ctx, ctx.attr("axis"), x.ndim)
     exclusive, reverse = bool(ctx.attr("exclusive", False)), bool(ctx.attr("reverse", False))
@@ -342,7 +349,7 @@ def _cumsum_compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te.Tens
     return [te.compute(x.shape, lambda *i: total[i].astype(x.dtype), "narrow")]
 
 
-def _cumsum_numpy(ctx: OpContext, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+def _cumsum_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
     x, axis = inputs[0], ctx.attr("axis")
     wide = x.astype(np.float32) if is_half(x.dtype.name) else x
     if ctx.attr("reverse", False):

@@ -9,27 +9,32 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from tilewright.graph.opdef import FusionKind, OpContext, OpDef, TensorType, register
+from tilewright.graph.graph import TensorType
+from tilewright.graph.opdef import FusionKind, OpContext, OpDef, register
 from tilewright.ir import dtype as dt
 from tilewright.ir import te
 from tilewright.ir.expr import Expr, all_of, as_expr, const, maximum, minimum, select
-from tilewright.ir.intrinsics import intrinsic
 from tilewright.ir.visit import const_int
-from tilewright.ops.common import Shape, accumulator_dtype, as_dtype, is_half
+from tilewright.ops.common import Operands, Shape, accumulator_dtype, as_dtype, is_half
 
 MODES: Final = ("nearest", "linear", "cubic")
 COORDINATES: Final = (
-    "half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric", "tf_crop_and_resize",
-)  # fmt: skip
+    "half_pixel",
+    "half_pixel_symmetric",
+    "pytorch_half_pixel",
+    "align_corners",
+    "asymmetric",
+    "tf_crop_and_resize",
+)
 NEAREST: Final = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
 
 
 class Axis(NamedTuple):
     """One resampled dimension: ``size`` elements become ``out``.
 
-    The source coordinate of position ``i`` is ``(slope * i + offset) / unit``: exact integers, so that no choice of a
-    neighbour hangs on a rounding. ``crop`` marks tf_crop_and_resize, where coordinates outside the data take the
-    extrapolation value.
+    The source coordinate of position ``i`` is ``(slope * i + offset) / unit``: exact integers, so that no
+    choice of a neighbour hangs on a rounding. ``crop`` marks tf_crop_and_resize, where coordinates outside
+    the data take the extrapolation value.
     """
 
     dim: int
@@ -41,7 +46,7 @@ class Axis(NamedTuple):
     crop: bool
 
 
-# --------------------------------------------------------------------------------------------------------------- shape
+# ------------------------------------------------------------------------------------------------------ shape
 def _result_shape(ctx: OpContext) -> Shape | None:
     """The result's shape from ``sizes``, or from ``scales`` rounded down; None when neither is known yet.
 
@@ -119,14 +124,18 @@ def _axes(ctx: OpContext) -> list[Axis]:
             continue
         slope, offset = _coordinate(kind, size, out, scale, start, end)
         unit = math.lcm(slope.denominator, offset.denominator)
-        axes.append(Axis(dim, size, out, int(slope * unit), int(offset * unit), unit, kind == "tf_crop_and_resize"))
+        axes.append(
+            Axis(dim, size, out, int(slope * unit), int(offset * unit), unit, kind == "tf_crop_and_resize")
+        )
     return axes
 
 
 def _coordinate(
     kind: str, size: int, out: int, scale: Fraction, start: Fraction, end: Fraction
 ) -> tuple[Fraction, Fraction]:
-    """Slope and offset of the source coordinate as a function of the result's position (ONNX Resize's formulas)."""
+    """Slope and offset of the source coordinate as a function of the result's position (ONNX Resize's
+    formulas).
+    """
     zero, half = Fraction(0), Fraction(1, 2)
     if kind == "align_corners":
         return (Fraction(size - 1, out - 1), zero) if out > 1 else (zero, zero)
@@ -145,7 +154,7 @@ def _coordinate(
     return 1 / scale, centred
 
 
-# ---------------------------------------------------------------------------------------------------------------- taps
+# ------------------------------------------------------------------------------------------------------- taps
 # These work alike on expressions and on integer arrays.
 def _floor(axis: Axis, position: Any) -> Any:
     return (position * axis.slope + axis.offset) // axis.unit
@@ -175,9 +184,11 @@ def _cubic_weights(t: Any, a: float) -> list[Any]:
     return [far(t + 1.0), near(t), near(1.0 - t), far(2.0 - t)]
 
 
-# ---------------------------------------------------------------------------------------------------------- expression
+# ------------------------------------------------------------------------------------------------- expression
 def _closed_form(axis: Axis, rule: str, position: Expr) -> Expr:
-    """The clamped nearest index; whole-number factors get the plain form that address arithmetic simplifies best."""
+    """The clamped nearest index; whole-number factors get the plain form that address arithmetic simplifies
+    best.
+    """
     positions = np.arange(axis.out)
     table = np.clip(_nearest_index(axis, rule, positions), 0, axis.size - 1)
     if axis.out % axis.size == 0 and np.array_equal(table, positions // (axis.out // axis.size)):
@@ -215,7 +226,7 @@ def _inside(axis: Axis, position: Expr) -> Expr:
     return (as_expr(0) <= scaled) & (scaled <= (axis.size - 1) * axis.unit)
 
 
-def _compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te.Tensor]:
+def _compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
     x, axes = inputs[0], _axes(ctx)
     shape, wide = _infer(ctx)[0].shape, accumulator_dtype(x.dtype)
     mode, rule = ctx.attr("mode", "nearest"), ctx.attr("nearest", "round_prefer_floor")
@@ -247,7 +258,7 @@ def _compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te.Tensor]:
     return [te.compute(shape, body, "resize")]
 
 
-# ------------------------------------------------------------------------------------------------------------ reference
+# -------------------------------------------------------------------------------------------------- reference
 def _weights_numpy(ctx: OpContext, axis: Axis) -> np.ndarray:
     """The resampling of one dimension as a matrix [out, size]."""
     position = np.arange(axis.out)
@@ -270,7 +281,7 @@ def _weights_numpy(ctx: OpContext, axis: Axis) -> np.ndarray:
     return matrix
 
 
-def _reference(ctx: OpContext, inputs: Sequence[Any]) -> list[np.ndarray]:
+def _reference(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
     x, axes = inputs[0], _axes(ctx)
     result = x.astype(np.float32) if is_half(x.dtype.name) else x
     for axis in axes:

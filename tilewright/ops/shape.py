@@ -1,4 +1,6 @@
-"""Data movement whose result is the same elements in another arrangement: reshape, transpose, expand, concat, tile, shape."""
+"""Data movement whose result is the same elements in another arrangement: reshape, transpose, expand, concat,
+tile, shape.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.graph.opdef import FusionKind, OpContext, OpDef, TensorType, register
+from tilewright.graph.graph import TensorType
+from tilewright.graph.opdef import FusionKind, OpContext, OpDef, register
 from tilewright.ir import te
 from tilewright.ir.expr import Expr, as_expr, const, select
 from tilewright.ir.simplify import simplify
 from tilewright.ir.visit import const_int
 from tilewright.ops.common import (
+    Operands,
     Shape,
     axis_of,
     broadcast_shapes,
@@ -24,9 +28,9 @@ from tilewright.ops.common import (
 )
 
 
-# ----------------------------------------------------------------------------------------------------------- reshape
+# ---------------------------------------------------------------------------------------------------- reshape
 def reshaped(ctx: OpContext) -> Shape:
-    """The result shape of a reshape: 0 copies a dimension (unless ``allowzero``), one -1 takes what is left."""
+    """The result shape of a reshape: 0 copies a dimension (without ``allowzero``), -1 takes what is left."""
     x = ctx.input(0)
     wanted = ctx.arg("shape")
     if wanted is None:
@@ -104,8 +108,8 @@ def flat_index(shape: Sequence[Expr], index: Sequence[Expr]) -> Expr:
 def reshape_index(source: Sequence[Expr], target: Sequence[Expr], index: Sequence[Expr]) -> tuple[Expr, ...]:
     """Where element ``index`` of shape ``target`` lies in ``source``.
 
-    Dimensions are matched in the smallest groups of equal size, so that a dimension that both shapes share is copied without
-    a division, and a split or merged one gets one only by its own factors.
+    Dimensions are matched in the smallest groups of equal size, so that a dimension that both shapes share is
+    copied without a division, and a split or merged one gets one only by its own factors.
     """
     result: list[Expr] = []
     s = t = 0
@@ -150,12 +154,12 @@ def _regroup(source: Sequence[Expr], target: Sequence[Expr], index: Sequence[Exp
     return parts
 
 
-def _reshape_compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te.Tensor]:
+def _reshape_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
     x, shape = inputs[0], reshaped(ctx)
     return [te.compute(shape, lambda *i: x[reshape_index(x.shape, shape, i)], "reshape")]
 
 
-def _reshape_numpy(ctx: OpContext, inputs: Sequence[Any]) -> list[np.ndarray]:
+def _reshape_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
     x = inputs[0]
     wanted = [int(const_int(as_expr(d)) or 0) for d in ctx.arg("shape") or ()]
     if not ctx.attr("allowzero", False):
@@ -166,7 +170,7 @@ def _reshape_numpy(ctx: OpContext, inputs: Sequence[Any]) -> list[np.ndarray]:
     return [x.reshape(wanted)]
 
 
-def _reshape_symbolic(ctx: OpContext, inputs: Sequence[Any]) -> list[np.ndarray]:
+def _reshape_symbolic(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
     x = inputs[0]
     shape = [const_int(d) for d in reshaped(ctx)]
     return [x.reshape([d for d in shape if d is not None])]
@@ -185,7 +189,7 @@ register(
 )
 
 
-# --------------------------------------------------------------------------------------------------------- transpose
+# -------------------------------------------------------------------------------------------------- transpose
 def _perm(ctx: OpContext) -> tuple[int, ...]:
     rank = ctx.input(0).rank
     perm = ctx.attr("perm", None)
@@ -201,7 +205,7 @@ def _transpose_infer(ctx: OpContext) -> list[TensorType]:
     return [TensorType(tuple(x.shape[p] for p in _perm(ctx)), x.dtype)]
 
 
-def _transpose_compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te.Tensor]:
+def _transpose_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
     x, perm = inputs[0], _perm(ctx)
 
     def body(*i: Expr) -> Expr:
@@ -213,19 +217,23 @@ def _transpose_compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te.T
     return [te.compute([x.shape[p] for p in perm], body, "transpose")]
 
 
+def _transpose_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
+    return [np.transpose(inputs[0], _perm(ctx))]
+
+
 register(
     OpDef(
         "transpose",
         FusionKind.injective,
         infer=_transpose_infer,
         compute=_transpose_compute,
-        reference=lambda ctx, inputs: [np.transpose(inputs[0], _perm(ctx))],
-        symbolic=lambda ctx, inputs: [np.transpose(inputs[0], _perm(ctx))],
+        reference=_transpose_numpy,
+        symbolic=_transpose_numpy,
     )
 )
 
 
-# ------------------------------------------------------------------------------------------------------------ expand
+# ----------------------------------------------------------------------------------------------------- expand
 def _expand_infer(ctx: OpContext) -> list[TensorType]:
     x = ctx.input(0)
     wanted = ctx.arg("shape")
@@ -235,18 +243,18 @@ def _expand_infer(ctx: OpContext) -> list[TensorType]:
     return [TensorType(broadcast_shapes(ctx, x.shape, shape_of(wanted)), x.dtype)]
 
 
-def _expand_compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te.Tensor]:
+def _expand_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
     x, shape = inputs[0], _expand_infer(ctx)[0].shape
     return [te.compute(shape, lambda *i: read_broadcast(x, shape, i), "expand")]
 
 
-def _expand_numpy(ctx: OpContext, inputs: Sequence[Any]) -> list[np.ndarray]:
+def _expand_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
     wanted = tuple(const_int(as_expr(d)) or 0 for d in ctx.arg("shape") or ())
     shape = np.broadcast_shapes(inputs[0].shape, wanted)
     return [np.ascontiguousarray(np.broadcast_to(inputs[0], shape))]
 
 
-def _expand_symbolic(ctx: OpContext, inputs: Sequence[Any]) -> list[np.ndarray]:
+def _expand_symbolic(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
     shape = [const_int(d) for d in _expand_infer(ctx)[0].shape]
     return [np.broadcast_to(inputs[0], [d for d in shape if d is not None])]
 
@@ -264,7 +272,7 @@ register(
 )
 
 
-# ------------------------------------------------------------------------------------------------------------ concat
+# ----------------------------------------------------------------------------------------------------- concat
 def _concat_infer(ctx: OpContext) -> list[TensorType]:
     first = ctx.input(0)
     axis = axis_of(ctx, ctx.attr("axis"), first.rank)
@@ -285,7 +293,7 @@ def _concat_infer(ctx: OpContext) -> list[TensorType]:
     return [TensorType(tuple(dims), first.dtype)]
 
 
-def _concat_compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te.Tensor]:
+def _concat_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
     axis = axis_of(ctx, ctx.attr("axis"), inputs[0].ndim)
     kind = _concat_infer(ctx)[0]
     # Empty operands hold nothing to read.
@@ -319,7 +327,7 @@ register(
 )
 
 
-# -------------------------------------------------------------------------------------------------------------- tile
+# ------------------------------------------------------------------------------------------------------- tile
 def _repeats(ctx: OpContext) -> Sequence[Any] | None:
     repeats = ctx.arg("repeats")
     if repeats is not None and len(repeats) != ctx.input(0).rank:
@@ -334,7 +342,7 @@ def _tile_infer(ctx: OpContext) -> list[TensorType]:
     return [TensorType(tuple(d * r for d, r in zip(x.shape, repeats, strict=True)), x.dtype)]
 
 
-def _tile_compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te.Tensor]:
+def _tile_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
     x, repeats = inputs[0], _repeats(ctx) or ()
 
     def body(*i: Expr) -> Expr:
@@ -348,35 +356,37 @@ def _tile_compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te.Tensor
     return [te.compute(_tile_infer(ctx)[0].shape, body, "tile")]
 
 
+def _tile_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
+    return [np.tile(inputs[0], [const_int(as_expr(r)) or 0 for r in _repeats(ctx) or ()])]
+
+
 register(
     OpDef(
         "tile",
         FusionKind.injective,
         infer=_tile_infer,
         compute=_tile_compute,
-        reference=lambda ctx, inputs: [
-            np.tile(inputs[0], [const_int(as_expr(r)) or 0 for r in ctx.arg("repeats") or ()])
-        ],
+        reference=_tile_numpy,
         params={1: "repeats"},
     )
 )
 
 
-# ------------------------------------------------------------------------------------------------------------- shape
+# ------------------------------------------------------------------------------------------------------ shape
 def _shape_range(ctx: OpContext) -> Shape:
     x = ctx.input(0)
     start, end, _ = slice(ctx.attr("start", 0), ctx.attr("end", None)).indices(x.rank)
     return x.shape[start:end]
 
 
-def _shape_symbolic(ctx: OpContext, inputs: Sequence[Any]) -> list[np.ndarray]:
+def _shape_symbolic(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
     dims = _shape_range(ctx)
     out = np.empty(len(dims), dtype=object)
     out[:] = dims
     return [out]
 
 
-def _shape_compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te.Tensor]:
+def _shape_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
     dims = _shape_range(ctx)
 
     def body(i: Expr) -> Expr:

@@ -7,19 +7,19 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from tilewright.graph.opdef import FusionKind, OpContext, OpDef, TensorType, register
+from tilewright.graph.graph import TensorType
+from tilewright.graph.opdef import FusionKind, OpContext, OpDef, register
 from tilewright.ir import te
 from tilewright.ir.expr import Expr, all_of, as_expr, ceildiv, const, maximum, minimum, select
 from tilewright.ir.simplify import simplify
 from tilewright.ir.visit import const_int
-from tilewright.ops.common import axis_of
-
+from tilewright.ops.common import Operands, axis_of
 
 #: Ends from here on mean "all the rest": exporters write the largest integer of some type, or a round number.
 _TO_THE_END: Final = 10**9
 
 
-# ------------------------------------------------------------------------------------------------------------- slice
+# ------------------------------------------------------------------------------------------------------ slice
 class Slice(NamedTuple):
     """One dimension of a slice: element ``i`` of the result is element ``start + i * step``."""
 
@@ -91,7 +91,7 @@ def _slice_infer(ctx: OpContext) -> list[TensorType]:
     return [TensorType(tuple(p.extent for p in parts), x.dtype)]
 
 
-def _slice_compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te.Tensor]:
+def _slice_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
     x, parts = inputs[0], slices(ctx) or []
 
     def body(*i: Expr) -> Expr:
@@ -100,7 +100,7 @@ def _slice_compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te.Tenso
     return [te.compute([p.extent for p in parts], body, "slice")]
 
 
-def _slice_numpy(ctx: OpContext, inputs: Sequence[Any]) -> list[np.ndarray]:
+def _slice_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
     index = []
     for part in slices(ctx) or []:
         start, extent = const_int(part.start) or 0, const_int(part.extent) or 0
@@ -117,12 +117,12 @@ register(
         compute=_slice_compute,
         reference=_slice_numpy,
         params={1: "starts", 2: "ends", 3: "axes", 4: "steps"},
-        symbolic=lambda ctx, inputs: _slice_numpy(ctx, inputs),
+        symbolic=_slice_numpy,
     )
 )
 
 
-# ------------------------------------------------------------------------------------------------------------- split
+# ------------------------------------------------------------------------------------------------------ split
 def _split_sizes(ctx: OpContext) -> tuple[int, ...]:
     axis = axis_of(ctx, ctx.attr("axis"), ctx.input(0).rank)
     sizes = ctx.arg("sizes")
@@ -144,7 +144,7 @@ def _split_infer(ctx: OpContext) -> list[TensorType]:
     return [TensorType((*x.shape[:axis], as_expr(s), *x.shape[axis + 1 :]), x.dtype) for s in sizes]
 
 
-def _split_compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te.Tensor]:
+def _split_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
     x, axis = inputs[0], axis_of(ctx, ctx.attr("axis"), inputs[0].ndim)
     outputs, start = [], 0
     for kind, size in zip(_split_infer(ctx), _split_sizes(ctx), strict=True):
@@ -155,7 +155,7 @@ def _split_compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te.Tenso
     return outputs
 
 
-def _split_numpy(ctx: OpContext, inputs: Sequence[Any]) -> list[np.ndarray]:
+def _split_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
     ends = np.cumsum(_split_sizes(ctx))
     return [np.ascontiguousarray(part) for part in np.split(inputs[0], ends[:-1], axis=ctx.attr("axis"))]
 
@@ -168,12 +168,12 @@ register(
         compute=_split_compute,
         reference=_split_numpy,
         params={1: "sizes"},
-        symbolic=lambda ctx, inputs: _split_numpy(ctx, inputs),
+        symbolic=_split_numpy,
     )
 )
 
 
-# --------------------------------------------------------------------------------------------------------------- pad
+# -------------------------------------------------------------------------------------------------------- pad
 _MODES = ("constant", "reflect", "edge", "wrap")
 
 
@@ -250,9 +250,8 @@ def pad_constant(
     return te.compute(shape, body, name)
 
 
-def _pad_compute(ctx: OpContext, inputs: Sequence[te.Tensor | None]) -> list[te.Tensor]:
+def _pad_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
     x, pads, mode = inputs[0], _pads(ctx) or [], ctx.attr("mode", "constant")
-    assert x is not None
     if mode == "constant":
         known = ctx.consts[2] if ctx.has_input(2) else np.zeros(())
         given = inputs[2] if len(inputs) > 2 else None
@@ -269,7 +268,7 @@ def _pad_compute(ctx: OpContext, inputs: Sequence[te.Tensor | None]) -> list[te.
     return [te.compute(_pad_infer(ctx)[0].shape, body, "pad")]
 
 
-def _pad_numpy(ctx: OpContext, inputs: Sequence[Any]) -> list[np.ndarray]:
+def _pad_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
     x, mode = inputs[0], ctx.attr("mode", "constant")
     pads = [(const_int(as_expr(b)) or 0, const_int(as_expr(a)) or 0) for b, a in _pads(ctx) or []]
     added = [(max(b, 0), max(a, 0)) for b, a in pads]
@@ -296,7 +295,7 @@ register(
 )
 
 
-# ------------------------------------------------------------------------------------------------------------- trilu
+# ------------------------------------------------------------------------------------------------------ trilu
 def _trilu_infer(ctx: OpContext) -> list[TensorType]:
     x = ctx.input(0)
     if x.rank < 2:
@@ -304,7 +303,7 @@ def _trilu_infer(ctx: OpContext) -> list[TensorType]:
     return [x]
 
 
-def _trilu_compute(ctx: OpContext, inputs: Sequence[te.Tensor]) -> list[te.Tensor]:
+def _trilu_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
     """The upper (or lower) triangle; ``k`` moves the diagonal."""
     x, k, upper = inputs[0], int(ctx.attr("k", 0)), bool(ctx.attr("upper", True))
 

@@ -39,7 +39,9 @@ def per_dim(ctx: OpContext, name: str, count: int, default: int) -> tuple[int, .
 
 
 def same_pads(size: int, w: Window, upper: bool) -> tuple[int, int]:
-    """Pads that make the result ``ceil(size / stride)`` long; an odd one goes to the end (``upper``) or the beginning."""
+    """Pads that make the result ``ceil(size / stride)`` long; an odd one goes to the end (``upper``) or the
+    beginning.
+    """
     total = max((-(-size // w.stride) - 1) * w.stride + w.reach - size, 0)
     return (total // 2, total - total // 2) if upper else (total - total // 2, total // 2)
 
@@ -47,8 +49,8 @@ def same_pads(size: int, w: Window, upper: bool) -> tuple[int, int]:
 def windows(ctx: OpContext, kernel: Sequence[int], dims: Sequence[Expr]) -> list[Window]:
     """The window of each spatial dimension of sizes ``dims``.
 
-    Pads come from ``pads`` (all begins, then all ends), or from ``auto_pad`` (same_upper, same_lower), which an importer leaves
-    in place of numbers where they depend on a size that is not known yet.
+    Pads come from ``pads`` (all begins, then all ends), or from ``auto_pad`` (same_upper, same_lower), which
+    an importer leaves in place of numbers where they depend on a size that is not known yet.
     """
     rank = len(kernel)
     strides, dilations = per_dim(ctx, "strides", rank, 1), per_dim(ctx, "dilations", rank, 1)
@@ -101,7 +103,7 @@ def arrange(last: bool, batch: Expr, channel: Expr, spatial: Sequence[Expr]) -> 
 
 
 def pad_spatial(x: te.Tensor, layout: Layout, windows: Sequence[Window], fill: float) -> te.Tensor:
-    """``x`` with the windows' borders, as a stage of its own named "pad"; ``x`` itself when there are none."""
+    """``x`` with the windows' borders, as a stage named "pad"; ``x`` itself when there are none."""
     if not any(w.before or w.after for w in windows):
         return x
     pads: list[tuple[int, int]] = [(0, 0)] * x.ndim

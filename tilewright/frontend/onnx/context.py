@@ -22,8 +22,8 @@ _REQUIRED = object()
 class NodeContext:
     """One node being imported: its operands, attributes, and the graph under construction.
 
-    ``op`` and ``emit`` add graph operators and fold at once what only depends on constants, so that shapes computed by the
-    model are known to the nodes after it.
+    ``op`` and ``emit`` add graph operators and fold at once what only depends on constants, so that shapes
+    computed by the model are known to the nodes after it.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class NodeContext:
         self.inputs = tuple(inputs)
         self.location = location
 
-    # ------------------------------------------------------------------------------------------------- operands
+    # ----------------------------------------------------------------------------------------------- operands
     def has(self, index: int) -> bool:
         return index < len(self.inputs) and self.inputs[index] is not None
 
@@ -89,7 +89,7 @@ class NodeContext:
             self.fail(f"{what} must be one number, not {data.size}")
         return data.reshape(()).item()
 
-    # ----------------------------------------------------------------------------------------------- attributes
+    # --------------------------------------------------------------------------------------------- attributes
     def attr(self, name: str, default: Any = _REQUIRED) -> Any:
         value = self.node.attrs.get(name, default)
         if value is _REQUIRED:
@@ -112,7 +112,7 @@ class NodeContext:
             self.fail(f"axes {tuple(axes)} name a dimension twice")
         return tuple(found)
 
-    # ----------------------------------------------------------------------------------------------- operators
+    # ---------------------------------------------------------------------------------------------- operators
     def op(self, op: str, /, *inputs: Value | None, **attrs: Attr) -> Value:
         """Emit an operator with one output."""
         (output,) = self.emit(op, inputs, **attrs)
@@ -131,7 +131,9 @@ class NodeContext:
             if folded is None:
                 return outputs
             known = list(folded)
-        return tuple(builder.constant(d, v.name) for d, v in zip(known, outputs, strict=True) if d is not None)
+        return tuple(
+            builder.constant(d, v.name) for d, v in zip(known, outputs, strict=True) if d is not None
+        )
 
     def constant(self, data: Any, dtype: str) -> Value:
         """A constant of one of our dtypes."""
@@ -157,7 +159,7 @@ class NodeContext:
             self.unsupported(f"{what} must have a known shape, not {value.type}")
         return shape
 
-    # -------------------------------------------------------------------------------------------------- errors
+    # ------------------------------------------------------------------------------------------------- errors
     def fail(self, message: str) -> NoReturn:
         """The node contradicts its definition."""
         raise GraphError(message, location=self.where)

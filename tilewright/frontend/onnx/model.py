@@ -1,4 +1,6 @@
-"""An ONNX model as the rest of the compiler sees it: a signature, a list of what is not supported, and graphs on demand."""
+"""An ONNX model as the rest of the compiler sees it: a signature, a list of what is not supported, and graphs
+on demand.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +34,8 @@ class OnnxModel:
     """A read and checked ONNX model.
 
     Attributes:
-        inputs: what the model takes, in its order. Dimensions that the file leaves open are variables: one variable for each
-            name in the file, and ``<input>_dim<N>`` where it gives none.
+        inputs: what the model takes, in its order. Dimensions that the file leaves open are variables: one
+            variable for each name in the file, and ``<input>_dim<N>`` where it gives none.
         location: the file, for messages.
     """
 
@@ -57,7 +59,9 @@ class OnnxModel:
 
     @cached_property
     def outputs(self) -> tuple[Signature, ...]:
-        """What the model gives: inferred where that is possible with open dimensions, else as the file declares it."""
+        """What the model gives: inferred where that is possible with open dimensions, else as the file
+        declares it.
+        """
         try:
             graph = self.to_graph()
         except TilewrightError:
@@ -75,11 +79,12 @@ class OnnxModel:
     ) -> Graph:
         """The model as a graph.
 
-        ``shapes`` fixes the shapes of inputs (None leaves a dimension open), ``dims`` sizes of dimensions by name. With all
-        of them fixed every shape in the graph is a number, provided that shapes do not depend on the inputs' data.
+        ``shapes`` fixes the shapes of inputs (None leaves a dimension open), ``dims`` sizes of dimensions by
+        name. With all of them fixed every shape in the graph is a number, provided that shapes do not depend
+        on the inputs' data.
 
-        Raises UnsupportedError naming all unsupported operators at once, ShapeError for shapes that do not fit the model, and
-        GraphError for nodes that contradict their definition.
+        Raises UnsupportedError naming all unsupported operators at once, ShapeError for shapes that do not
+        fit the model, and GraphError for nodes that contradict their definition.
         """
         self._check_opsets()
         self._report().raise_if_any(self.location)
@@ -100,7 +105,7 @@ class OnnxModel:
         return eliminate_dead_code(builder.build([values[n] for n in names], names))
 
     def _input_types(self, shapes: Mapping[str, Sequence[int | None]] | None) -> dict[str, TensorType]:
-        """The inputs' types; a shape given by the user stands in for a rank that the file does not declare."""
+        """The inputs' types; a shape from the user stands in for a rank that the file does not declare."""
         types = {}
         for raw in self._raw.inputs:
             if raw.shape is None and shapes is not None and raw.name in shapes:
@@ -121,22 +126,27 @@ class OnnxModel:
         return self._dims.setdefault(name, Var(name, lo=0))
 
     def _check_opsets(self) -> None:
-        """The opset of ai.onnx must be one whose definitions are known; other domains matter only where nodes use them."""
+        """The opset of ai.onnx must be one whose definitions are known; other domains matter only where nodes
+        use them.
+        """
         uses_default = any(not n.domain for n in self._raw.nodes)
         opset = self._raw.opsets.get("")
         if not uses_default:
             return
         if opset is None:
-            raise ModelFileError("the ONNX file imports no opset of ai.onnx, but its nodes use it", location=self.location)
+            raise ModelFileError(
+                "the ONNX file imports no opset of ai.onnx, but its nodes use it", location=self.location
+            )
+        written = f"the model is written for opset {opset} of ai.onnx"
         if opset < MIN_OPSET:
             raise UnsupportedError(
-                f"the model is written for opset {opset} of ai.onnx; {MIN_OPSET} is the oldest that is supported",
+                f"{written}; {MIN_OPSET} is the oldest that is supported",
                 location=self.location,
                 hint="onnx.version_converter.convert_version(model, 17) brings it up to date",
             )
         if opset > MAX_OPSET:
             raise UnsupportedError(
-                f"the model is written for opset {opset} of ai.onnx; {MAX_OPSET} is the newest that is known here",
+                f"{written}; {MAX_OPSET} is the newest that is known here",
                 location=self.location,
                 hint=f"export it with an opset of at most {MAX_OPSET}",
             )

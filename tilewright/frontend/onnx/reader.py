@@ -1,4 +1,5 @@
-"""Reading ONNX files: from a path, bytes or a ``ModelProto`` to a checked, sorted :class:`RawModel` without protobuf objects.
+"""Reading ONNX files: from a path, bytes or a ``ModelProto`` to a checked, sorted :class:`RawModel` without
+protobuf objects.
 
 Everything that is wrong with the file itself is found here and raised as ``ModelFileError``.
 """
@@ -28,7 +29,9 @@ _HINT: Final = "expected a binary ONNX file (.onnx), as written by onnx.save or 
 
 @dataclasses.dataclass(frozen=True)
 class RawValue:
-    """A graph input or output as the file declares it; ``shape`` None means that even the rank is not declared."""
+    """A graph input or output as the file declares it; ``shape`` None means that even the rank is not
+    declared.
+    """
 
     name: str
     dtype: str
@@ -37,7 +40,9 @@ class RawValue:
 
 @dataclasses.dataclass(frozen=True)
 class RawNode:
-    """A node. Attribute values are Python numbers, strings, tuples or arrays; '' in ``inputs`` is an input left out."""
+    """A node. Attribute values are Python numbers, strings, tuples or arrays; '' in ``inputs`` is an input
+    left out.
+    """
 
     name: str
     op_type: str
@@ -66,8 +71,9 @@ class RawModel:
 def read(source: Source) -> RawModel:
     """Read and check an ONNX model.
 
-    Raises ModelFileError when the file is missing, empty, truncated, not ONNX, cyclic or contradicts itself, and
-    UnsupportedError when it holds constructs that no node of ours could mean (sequence inputs, sparse weights).
+    Raises ModelFileError when the file is missing, empty, truncated, not ONNX, cyclic or contradicts itself,
+    and UnsupportedError when it holds constructs that no node of ours could mean (sequence inputs, sparse
+    weights).
     """
     proto, location, folder = _load(source)
     if proto.functions:
@@ -171,7 +177,7 @@ def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
 
 
 def _nodes(graph: onnx.GraphProto, tensors: TensorReader) -> list[RawNode]:
-    """Nodes with unique names: a missing or repeated one becomes ``OpType_index`` or gets its index appended."""
+    """Nodes with unique names: a missing one becomes ``OpType_index``, a repeated one gets its index."""
     counts = Counter(n.name for n in graph.node if n.name)
     taken = set(counts)
     seen: set[str] = set()
@@ -233,7 +239,9 @@ def _sort(nodes: Sequence[RawNode], given: set[str], wanted: Sequence[str], loca
 
 
 def _find_cycle(blocked: Sequence[RawNode], producer: Mapping[str, RawNode]) -> list[RawNode]:
-    """One cycle, in the direction of the data. Every blocked node reads some blocked node, so walking back closes one."""
+    """One cycle, in the direction of the data. Every blocked node reads some blocked node, so walking back
+    closes one.
+    """
     stuck = {n.index for n in blocked}
     path: list[RawNode] = []
     position: dict[int, int] = {}

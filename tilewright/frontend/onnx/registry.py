@@ -30,7 +30,7 @@ _table: dict[tuple[str, str], dict[int, Entry]] = {}
 
 
 def onnx_op(op_type: str, *versions: int, domain: str = "") -> Callable[[Handler], Handler]:
-    """Register a handler for the definitions of ``op_type`` that were introduced in the opsets ``versions``."""
+    """Register a handler for the definitions of ``op_type`` that the opsets ``versions`` introduced."""
 
     def decorate(handler: Handler) -> Handler:
         entries = _table.setdefault((domain, op_type), {})
@@ -44,14 +44,18 @@ def onnx_op(op_type: str, *versions: int, domain: str = "") -> Callable[[Handler
 
 
 def lookup(domain: str, op_type: str, opset: int) -> Entry | None:
-    """The entry for the definition that is in force in ``opset``; None when the operator is not supported there."""
+    """The entry for the definition that is in force in ``opset``; None when the operator is not supported
+    there.
+    """
     entries = _table.get((domain, op_type), {})
     known = [since for since in entries if since <= opset]
     return entries[max(known)] if known else None
 
 
 def supported_ops() -> dict[str, tuple[int, ...]]:
-    """Operator type -> versions of its definition that are supported, for reports (``domain.Type`` outside ai.onnx)."""
+    """Operator type -> versions of its definition that are supported, for reports (``domain.Type`` outside
+    ai.onnx).
+    """
     return {
         f"{domain}.{op}" if domain else op: tuple(sorted(entries))
         for (domain, op), entries in sorted(_table.items())

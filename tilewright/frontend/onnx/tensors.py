@@ -16,7 +16,8 @@ from tilewright.ir import dtype as dt
 _T = onnx.TensorProto
 #: ONNX element type -> ours.
 DTYPES: Final[dict[int, str]] = {
-    _T.FLOAT: "float32", _T.DOUBLE: "float64", _T.FLOAT16: "float16", _T.BFLOAT16: "bfloat16", _T.BOOL: "bool",
+    _T.FLOAT: "float32", _T.DOUBLE: "float64", _T.FLOAT16: "float16", _T.BFLOAT16: "bfloat16",
+    _T.BOOL: "bool",
     _T.INT8: "int8", _T.INT16: "int16", _T.INT32: "int32", _T.INT64: "int64",
     _T.UINT8: "uint8", _T.UINT16: "uint16", _T.UINT32: "uint32", _T.UINT64: "uint64",
     _T.FLOAT8E4M3FN: "float8_e4m3fn", _T.FLOAT8E5M2: "float8_e5m2", _T.INT4: "int4", _T.UINT4: "uint4",
@@ -24,7 +25,9 @@ DTYPES: Final[dict[int, str]] = {
 
 
 def dtype_name(elem_type: int, what: str, location: str) -> str:
-    """Our name of an ONNX element type. Raises UnsupportedError naming ``what`` for strings, complex numbers and the like."""
+    """Our name of an ONNX element type. Raises UnsupportedError naming ``what`` for strings, complex numbers
+    and the like.
+    """
     if elem_type in DTYPES:
         return DTYPES[elem_type]
     known = (
@@ -33,6 +36,10 @@ def dtype_name(elem_type: int, what: str, location: str) -> str:
     raise UnsupportedError(
         f"{what} has the element type {known.lower()}, which is not supported", location=location
     )
+
+
+def _type(dtype: str, shape: tuple[int, ...]) -> str:
+    return f"{dtype}[{', '.join(map(str, shape))}]"
 
 
 class TensorReader:
@@ -59,7 +66,7 @@ class TensorReader:
             )
         except (ValueError, TypeError) as error:
             raise ModelFileError(
-                f"{what} does not hold the data for {dtype}[{', '.join(map(str, shape))}]: the file is truncated or corrupt",
+                f"{what} does not hold the data for {_type(dtype, shape)}: the file is truncated or corrupt",
                 location=self.location,
             ) from error
 
@@ -75,7 +82,7 @@ class TensorReader:
         expected = count * numpy_dtype.itemsize
         if len(data) != expected:
             raise ModelFileError(
-                f"{what} holds {len(data)} bytes, but {dtype}[{', '.join(map(str, shape))}] takes {expected}: "
+                f"{what} holds {len(data)} bytes, but {_type(dtype, shape)} takes {expected}: "
                 "the file is truncated or corrupt",
                 location=self.location,
             )
@@ -87,8 +94,8 @@ class TensorReader:
         entries = {e.key: e.value for e in tensor.external_data}
         if self.folder is None:
             raise ModelFileError(
-                f"{what} keeps its data in the file '{entries.get('location', '')}', which can only be found beside a model "
-                "file",
+                f"{what} keeps its data in the file '{entries.get('location', '')}', which can only be found "
+                "beside a model file",
                 location=self.location,
                 hint="pass the model's path instead of its bytes",
             )
@@ -112,7 +119,7 @@ class TensorReader:
             )
         if length == 0:
             return memoryview(b"")
-        return memoryview(np.memmap(path, np.uint8, "r", offset, (length,)))
+        return np.memmap(path, np.uint8, "r", offset, (length,)).data
 
     def attribute(self, attr: onnx.AttributeProto, what: str) -> Any:
         """An attribute's value: number, str, tuple of those, array, or the protobuf itself for subgraphs."""

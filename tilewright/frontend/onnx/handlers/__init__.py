@@ -1,6 +1,15 @@
 """Handlers of ONNX operators by family; importing this package registers them all."""
 
 import tilewright.ops  # noqa: F401  (handlers emit these operators)
-from tilewright.frontend.onnx.handlers import indexing, math, movement, nn, normalise, reduction, resampling, sources
+from tilewright.frontend.onnx.handlers import (
+    indexing,
+    math,
+    movement,
+    nn,
+    normalise,
+    reduction,
+    resampling,
+    sources,
+)
 
 __all__ = ["indexing", "math", "movement", "nn", "normalise", "reduction", "resampling", "sources"]

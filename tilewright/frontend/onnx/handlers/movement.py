@@ -77,7 +77,9 @@ def _unsqueeze(ctx: NodeContext, axes: Sequence[int]) -> Value:
 def transpose(ctx: NodeContext) -> Value:
     """Reverses the dimensions when no permutation is given."""
     perm = ctx.attr("perm", None)
-    return ctx.op("transpose", ctx.x, perm=tuple(reversed(range(ctx.x.rank))) if perm is None else tuple(perm))
+    return ctx.op(
+        "transpose", ctx.x, perm=tuple(reversed(range(ctx.x.rank))) if perm is None else tuple(perm)
+    )
 
 
 @onnx_op("Concat", 4, 11, 13)

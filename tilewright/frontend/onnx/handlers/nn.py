@@ -11,7 +11,7 @@ from tilewright.ir.expr import as_expr
 from tilewright.ir.visit import const_int
 
 
-# ------------------------------------------------------------------------------------------------- matrix products
+# -------------------------------------------------------------------------------------------- matrix products
 @onnx_op("MatMul", 1, 9, 13)
 def matmul(ctx: NodeContext) -> Value:
     """NumPy's matmul: a vector is a matrix of one row or column, whose dimension the result loses again."""
@@ -58,7 +58,7 @@ def gemm(ctx: NodeContext) -> Value:
     return ctx.op("add", y, c if beta == 1.0 else ctx.op("mul", c, ctx.like(beta, c)))
 
 
-# -------------------------------------------------------------------------------------------------- sliding windows
+# -------------------------------------------------------------------------------------------- sliding windows
 def _numbers(ctx: NodeContext, name: str, count: int, default: int) -> tuple[int, ...]:
     values = ctx.attr(name, None)
     if values is None:
@@ -69,7 +69,7 @@ def _numbers(ctx: NodeContext, name: str, count: int, default: int) -> tuple[int
 
 
 def _window_attrs(ctx: NodeContext, x: Value, kernel: Sequence[int]) -> dict[str, Attr]:
-    """strides, dilations and pads. SAME padding that depends on an open size stays symbolic, as ``auto_pad``."""
+    """strides, dilations, pads. SAME padding that depends on an open size stays symbolic (``auto_pad``)."""
     rank = len(kernel)
     strides, dilations = _numbers(ctx, "strides", rank, 1), _numbers(ctx, "dilations", rank, 1)
     attrs: dict[str, Attr] = {"strides": strides, "dilations": dilations}
@@ -125,7 +125,9 @@ def conv_transpose(ctx: NodeContext) -> Value:
     pads: Sequence[int]
     if wanted is not None or auto in ("SAME_UPPER", "SAME_LOWER"):
         spatial = ctx.static_dims(x, "the input of a ConvTranspose with a given output shape")[2:]
-        target = [n * s for n, s in zip(spatial, strides, strict=True)] if wanted is None else list(wanted)[-rank:]
+        target = (
+            [n * s for n, s in zip(spatial, strides, strict=True)] if wanted is None else list(wanted)[-rank:]
+        )
         begins, ends = [], []
         for n, s, k, d, o, t in zip(spatial, strides, kernel, dilations, extra, target, strict=True):
             total = s * (n - 1) + o + (k - 1) * d + 1 - int(t)

@@ -90,7 +90,9 @@ def lp_normalization(ctx: NodeContext) -> Value:
     norm = ctx.op("reduce", magnitude, op="sum", axes=(axis,), keepdims=True)
     norm = norm if p == 1 else ctx.op("sqrt", norm)
     zero = ctx.op("equal", norm, ctx.like(0, norm))
-    return ctx.op("where", zero, ctx.like(0, x), ctx.op("div", x, ctx.op("where", zero, ctx.like(1, x), norm)))
+    return ctx.op(
+        "where", zero, ctx.like(0, x), ctx.op("div", x, ctx.op("where", zero, ctx.like(1, x), norm))
+    )
 
 
 @onnx_op("MeanVarianceNormalization", 9, 13)

@@ -135,5 +135,9 @@ def cumsum(ctx: NodeContext) -> Value:
     """Sums of prefixes; the axis is a constant input."""
     axis = ctx.check_axis(int(ctx.scalar(1, "the axis of CumSum")), ctx.x.rank)
     return ctx.op(
-        "cumsum", ctx.x, axis=axis, exclusive=bool(ctx.attr("exclusive", 0)), reverse=bool(ctx.attr("reverse", 0))
+        "cumsum",
+        ctx.x,
+        axis=axis,
+        exclusive=bool(ctx.attr("exclusive", 0)),
+        reverse=bool(ctx.attr("reverse", 0)),
     )

@@ -25,7 +25,11 @@ def resize_10(ctx: NodeContext) -> Value:
 def _legacy(ctx: NodeContext) -> dict[str, Attr]:
     """Before opset 11 coordinates were always asymmetric and rounded down."""
     mode = ctx.attr("mode", "nearest")
-    return {"mode": "linear" if mode in ("linear", "bilinear") else mode, "coordinates": "asymmetric", "nearest": "floor"}
+    return {
+        "mode": "linear" if mode in ("linear", "bilinear") else mode,
+        "coordinates": "asymmetric",
+        "nearest": "floor",
+    }
 
 
 @onnx_op("Resize", 11, 13, 18, 19)

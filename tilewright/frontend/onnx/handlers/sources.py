@@ -26,7 +26,8 @@ def constant(ctx: NodeContext) -> Value:
     ):
         if key in attrs:
             return ctx.builder.constant(np.array(attrs[key], dtype=dtype), name)
-    ctx.unsupported(f"a constant given as {', '.join(attrs) or 'nothing'} is not supported")
+    given = ", ".join(attrs) or "nothing"
+    return ctx.unsupported(f"a constant given as {given} is not supported")
 
 
 @onnx_op("ConstantOfShape", 9, 20, 21, 23, 24, 25)
