@@ -181,7 +181,8 @@ class Simplifier:
         if e.op == "sub":
             return self._recombine(add_terms(a[0], b[0], -1)), a[1] - b[1]
         if e.op == "mul":
-            return mul_terms(a, b)
+            terms, base = mul_terms(a, b)
+            return self._recombine(terms), base
         if e.op in ("floordiv", "mod"):
             if not b[0]:
                 if b[1] > 0:

@@ -235,15 +235,19 @@ class Ranges:
         self.atoms: dict[Expr, Interval] = dict(atoms or {})
         self.forms: dict[frozenset[tuple[Expr, int]], tuple[Terms, Interval]] = {}
         self._intervals: dict[Expr, Interval] = {}
+        # While one assumption on a linear form is applied, others are not: they may lead back to where they came from.
+        self._plain = False
+        self._plain_intervals: dict[Expr, Interval] = {}
 
     def interval(self, e: Expr) -> Interval:
         """The range of ``e``."""
-        known = self._intervals.get(e)
+        memo = self._plain_intervals if self._plain else self._intervals
+        known = memo.get(e)
         if known is None:
             known = self._compute(e)
             if e in self.atoms and type(e) is not Var:
                 known = known.intersect(self.atoms[e])
-            self._intervals[e] = known
+            memo[e] = known
         return known
 
     def assume_nonnegative(self, terms: Terms, base: int) -> None:
@@ -266,11 +270,13 @@ class Ranges:
                 _, old = self.forms.get(key, (form, UNBOUNDED))
                 self.forms[key] = (form, old.intersect(limit))
         self._intervals.clear()
+        self._plain_intervals.clear()
 
     def form_interval(self, terms: Terms, base: int) -> Interval:
         """The range of a linear form."""
         result = self._sum_interval(terms, base)
-        if self.forms and len(terms) > 1:
+        if self.forms and not self._plain:
+            self._plain = True
             for form, limit in self.forms.values():
                 for atom, k in terms.items():
                     divisor = form.get(atom)
@@ -280,6 +286,7 @@ class Ranges:
                     rest = self._sum_interval(add_terms(terms, form, -times), base)
                     result = result.intersect(limit.scaled(times).plus(rest))
                     break
+            self._plain = False
         return result
 
     def _sum_interval(self, terms: Terms, base: int) -> Interval:
