@@ -26,6 +26,8 @@ class Target:
         triple, cpu, features: what LLVM is told. ``features`` is a comma-separated list of ``+name``/``-name``.
         vector_bits: width in bits of the vectors to use.
         vector_registers: architectural vector registers of that width.
+        fma_bits: bits of multiply-add results per cycle and core, over all units.
+        load_bits: bits loaded from L1 per cycle and core.
         l1d_bytes, l2_bytes, l3_bytes: cache sizes (L1 and L2 per core).
         cores: hardware cores to plan for.
     """
@@ -37,6 +39,8 @@ class Target:
     features: str
     vector_bits: int
     vector_registers: int
+    fma_bits: int = 512
+    load_bits: int = 512
     l1d_bytes: int = 32 << 10
     l2_bytes: int = 1 << 20
     l3_bytes: int = 16 << 20
@@ -93,7 +97,7 @@ PRESETS: dict[str, Target] = {
     for t in (
         _preset("x86-64-v3", _LINUX_X86, "x86-64-v3", "", 256, 16),
         _preset("x86-64-v4", _LINUX_X86, "x86-64-v4", "-prefer-256-bit", 512, 32),
-        _preset("aarch64", "aarch64-unknown-linux-gnu", "generic", "+neon,+fp-armv8", 128, 32),
+        _preset("aarch64", "aarch64-unknown-linux-gnu", "generic", "+neon,+fp-armv8", 128, 32, fma_bits=256, load_bits=256),
     )
 }
 
@@ -123,8 +127,10 @@ def _detect_host() -> Target:
     if bits == 512:
         text += ",-prefer-256-bit"
     caches = _host_caches()
+    # AMD's Zen 4 runs a 512-bit operation as two of 256; other cores with AVX-512 have units of full width.
+    throughput = 1024 if bits == 512 and cpu != "znver4" else max(2 * bits, 256) if bits < 512 else 512
     return Target(
-        "native", "llvm", triple, cpu, text, bits, registers,
+        "native", "llvm", triple, cpu, text, bits, registers, throughput, throughput,
         caches.get(1, 32 << 10), caches.get(2, 1 << 20), caches.get(3, 16 << 20), _host_cores(),
     )  # fmt: skip
 

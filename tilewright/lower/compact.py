@@ -103,7 +103,9 @@ def _shrink(
     for dim, size in enumerate(buffer.shape):
         hull = _hull([(path, indices[dim]) for path, indices in accesses], outside)
         full = const_int(size)
-        if hull is None or (full is not None and hull[2] - hull[1] + 1 >= full and not free_vars(hull[0])):
+        # A register tile may be larger than the tensor it is a part of: whole vectors are computed without masks.
+        whole = full is not None and hull is not None and not free_vars(hull[0]) and hull[2] - hull[1] + 1 >= full
+        if hull is None or (whole and buffer.scope != "register"):
             bases.append(as_expr(0))
             extents.append(size)
         else:

@@ -57,18 +57,16 @@ def tile_reduction(sch: Schedule, ref: BlockRef, target: Target) -> None:
     assert info is not None
     axes = _axes(info)
     assert axes is not None
-    lanes = target.lanes(dt.bits(info.store.buffer.dtype))
-    tile = _choose(info, axes, lanes, target)
-    width = tile.vectors * lanes
+    tile = _choose(info, axes, target)
     write_back = _write_back(sch, ref, info)
-    _pack_weights(sch, ref, info, axes, width)
-    inner = _tile_write_back(sch, write_back, ref, info, axes, tile, lanes, target)
+    _pack_weights(sch, ref, info, axes, tile.width)
+    inner = _tile_write_back(sch, write_back, info, axes, tile, target)
     sch.compute_at(ref, inner)
     sch.set_scope(ref, "register")
-    _tile_accumulation(sch, ref, inner, info, axes, tile, lanes)
+    _tile_accumulation(sch, ref, inner, info, axes, tile)
 
 
-def _choose(info: BlockInfo, axes: _Axes, lanes: int, target: Target) -> Tile:
+def _choose(info: BlockInfo, axes: _Axes, target: Target) -> Tile:
     row = axes.row
     streams = [a for a in info.loads if row is not None and a.stride(row) not in (0, None)]
     scalar = [a for a in streams if a.stride(axes.vector) == 0]
@@ -79,7 +77,7 @@ def _choose(info: BlockInfo, axes: _Axes, lanes: int, target: Target) -> Tile:
     problem = TileProblem(
         rows=1 if row is None else info.extent(row),
         columns=info.extent(axes.vector),
-        lanes=lanes,
+        bits=dt.bits(info.store.buffer.dtype),
         depth=info.points(info.reduce),
         shared_vector=shared,
         row_stride=row_stride,
@@ -137,7 +135,7 @@ def _read_index(sch: Schedule, ref: BlockRef, access: Access) -> int:
 
 
 def _tile_write_back(
-    sch: Schedule, write_back: BlockRef, ref: BlockRef, info: BlockInfo, axes: _Axes, tile: Tile, lanes: int, target: Target
+    sch: Schedule, write_back: BlockRef, info: BlockInfo, axes: _Axes, tile: Tile, target: Target
 ) -> LoopRef:
     """Tile the write-back's loops; returns the loop below which one tile is computed."""
     consumer = block_info(block_named(sch, write_back.name))
@@ -153,7 +151,7 @@ def _tile_write_back(
     for var in consumer.spatial:
         loop = loops[var]
         if role.get(var) is axes.vector:
-            panel, vector, lane = sch.split(loop, [None, tile.vectors, lanes])
+            panel, vector, lane = sch.split(loop, [None, tile.vectors, tile.lanes])
             columns = (panel, vector, lane)
         elif axes.row is not None and role.get(var) is axes.row:
             row_outer, row = sch.split(loop, [None, tile.rows])
@@ -184,7 +182,7 @@ def _bytes(access: Access) -> int:
 
 
 def _tile_accumulation(
-    sch: Schedule, ref: BlockRef, inner: LoopRef, info: BlockInfo, axes: _Axes, tile: Tile, lanes: int
+    sch: Schedule, ref: BlockRef, inner: LoopRef, info: BlockInfo, axes: _Axes, tile: Tile
 ) -> None:
     """Order the accumulation's loops: reduce loops outside, the unrolled register tile inside."""
     loops = loops_by_iter(sch, ref, below=inner)
@@ -198,9 +196,7 @@ def _tile_accumulation(
     vector: LoopRef | None = None
     if now[axes.vector] in loops:
         columns = loops[now[axes.vector]]
-        if extent_of(sch, columns) != tile.vectors * lanes:
-            raise ScheduleError(f"the tile of '{ref.name}' is not {tile.vectors} vectors wide")
-        vectors, vector = sch.split(columns, [tile.vectors, lanes])
+        vectors, vector = sch.split(columns, [tile.vectors, tile.lanes])
         tile_loops.append(vectors)
     reduce_loops = [loops[now[v]] for v in info.reduce if now[v] in loops]
     order = [*reduce_loops, *tile_loops, *([vector] if vector is not None else [])]

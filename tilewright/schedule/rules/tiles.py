@@ -15,7 +15,7 @@ class TileProblem:
     Attributes:
         rows: iterations of the row axis.
         columns: elements of the vector axis.
-        lanes: elements in one vector.
+        bits: size of one element.
         depth: reduction steps per output.
         shared_vector: whether the rows share the vector operand (False for depthwise: every row has its own).
         row_stride: bytes between the scalar operand's rows (0: none).
@@ -24,7 +24,7 @@ class TileProblem:
 
     rows: int
     columns: int
-    lanes: int
+    bits: int
     depth: int
     shared_vector: bool = True
     row_stride: int = 0
@@ -33,30 +33,39 @@ class TileProblem:
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """``rows`` times ``vectors`` accumulators."""
+    """``rows`` times ``vectors`` accumulators of ``lanes`` elements."""
 
     rows: int
     vectors: int
+    lanes: int
+
+    @property
+    def width(self) -> int:
+        """Elements of one row of the tile."""
+        return self.vectors * self.lanes
 
 
 def choose_tile(problem: TileProblem, target: Target) -> Tile:
     """The tile with the least estimated time.
 
     A reduction step costs the larger of its multiply-adds, its loads and the latency of a chain; a tile also costs its start and its
-    write-back. Remainder tiles are counted with what they cost themselves.
+    write-back. Remainder tiles are counted with what they cost themselves. Vectors shorter than the target's are considered
+    too: where two short ones run in the time of a long one, they waste less on odd numbers of columns.
     """
-    vectors_all = math.ceil(problem.columns / problem.lanes)
     best: tuple[float, Tile] | None = None
-    for vectors in range(1, min(vectors_all, 8) + 1):
-        for rows in range(1, min(problem.rows, max_rows(problem, target)) + 1):
-            if register_need(rows, vectors, problem) > target.vector_registers - 1:
-                break
-            tile = Tile(rows, vectors)
-            time = estimate(problem, tile, target)
-            # Near ties go to the larger tile: fewer, longer inner loops.
-            rank = time * (1 - 1e-4 * rows * vectors)
-            if best is None or rank < best[0]:
-                best = (rank, tile)
+    lanes = target.lanes(problem.bits)
+    while lanes * problem.bits >= 128:
+        vectors_all = math.ceil(problem.columns / lanes)
+        for vectors in range(1, min(vectors_all, 8) + 1):
+            for rows in range(1, min(problem.rows, max_rows(problem, target)) + 1):
+                if register_need(rows, vectors, problem) > target.vector_registers - 1:
+                    break
+                tile = Tile(rows, vectors, lanes)
+                # Near ties go to the larger tile: fewer, longer inner loops.
+                rank = estimate(problem, tile, target) * (1 - 1e-4 * rows * vectors * lanes / target.lanes(problem.bits))
+                if best is None or rank < best[0]:
+                    best = (rank, tile)
+        lanes //= 2
     assert best is not None
     return best[1]
 
@@ -79,16 +88,15 @@ def max_rows(problem: TileProblem, target: Target) -> int:
 
 
 def estimate(problem: TileProblem, tile: Tile, target: Target) -> float:
-    """Cycles for all tiles, in units of one vector multiply-add a cycle."""
-    wide = target.vector_bits >= 512
-    fma = 1.0 if wide else 0.5
-    load = 1.0 if wide else 0.5
-    vectors_all = math.ceil(problem.columns / problem.lanes)
+    """Cycles for all tiles. Two vector operations start in a cycle at most, whatever their width."""
+    bits = tile.lanes * problem.bits
+    fma = max(bits / target.fma_bits, 0.5)
+    load = max(bits / target.load_bits, 0.5)
+    vectors_all = math.ceil(problem.columns / tile.lanes)
 
     def cost(rows: int, vectors: int) -> float:
-        work = rows * vectors * fma
         scalars = rows * 0.5 if problem.shared_vector else rows * vectors * load
-        step = max(work, vectors * load + scalars, 4.0 * fma, 1.0)
+        step = max(rows * vectors * fma, vectors * load + scalars, 4.0)
         return problem.depth * step + 12 + 3.0 * rows * vectors
 
     full_rows, rest_rows = divmod(problem.rows, tile.rows)
