@@ -14,7 +14,7 @@ from tilewright.ir import interp_ops
 from tilewright.ir.expr import BinOp, Call, Cast, Cmp, Const, Expr, Load, Select, Var, as_expr, conjuncts
 from tilewright.ir.interp_grid import Grid, plan_grid
 from tilewright.ir.intrinsics import INTRINSICS
-from tilewright.ir.simplify import Simplifier
+from tilewright.ir.simplify import Simplifier, lasting
 from tilewright.ir.stmt import Alloc, Annotate, Block, Buffer, Evaluate, For, If, PrimFunc, Seq, Stmt, Store
 from tilewright.ir.visit import const_int, substitute, substitute_expr, uses
 
@@ -156,7 +156,7 @@ class Translator:
         cond = self._env.simplify(s.cond)
         outer = self._env
         with self._indented(f"if {self._expr(cond)}:"):
-            self._env = outer.assuming(cond)
+            self._env = outer.assuming(lasting(cond))
             self._stmt(s.then)
         self._env = outer
         if s.orelse is not None:

@@ -21,6 +21,8 @@ from tilewright.ir.expr import (
     Const,
     Expr,
     Var,
+    all_of,
+    conjuncts,
 )
 from tilewright.ir.stmt import (
     Alloc,
@@ -37,8 +39,9 @@ from tilewright.ir.stmt import (
     Store,
     seq,
 )
+from tilewright.ir.visit import loads_of
 
-__all__ = ["NOOP", "Simplifier", "is_noop", "prove", "simplify", "simplify_stmt"]
+__all__ = ["NOOP", "Simplifier", "is_noop", "lasting", "prove", "simplify", "simplify_stmt"]
 
 #: The statement that does nothing.
 NOOP: Final = Seq(())
@@ -64,6 +67,11 @@ def simplify_stmt(s: Stmt, bounds: Mapping[Var, Interval] | None = None) -> Stmt
     what does nothing becomes :data:`NOOP`, an empty Seq. Loops over ``thread:`` axes stay, as they are part of the launch.
     """
     return _StmtSimplifier().visit(s, Simplifier(bounds))
+
+
+def lasting(cond: Expr) -> Expr:
+    """The conjuncts of ``cond`` that stay true while a statement runs: a store may change what a load gave."""
+    return all_of([c for c in conjuncts(cond) if not any(True for _ in loads_of(c))])
 
 
 class _StmtSimplifier:
@@ -114,8 +122,8 @@ class _StmtSimplifier:
             return self.visit(s.then, env)
         if cond is FALSE:
             return NOOP if s.orelse is None else self.visit(s.orelse, env)
-        then = self.visit(s.then, env.assuming(cond))
-        orelse = None if s.orelse is None else self.visit(s.orelse, env.assuming(negate(cond)))
+        then = self.visit(s.then, env.assuming(lasting(cond)))
+        orelse = None if s.orelse is None else self.visit(s.orelse, env.assuming(lasting(negate(cond))))
         if orelse is not None and is_noop(orelse):
             orelse = None
         if is_noop(then):
