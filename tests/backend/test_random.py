@@ -32,7 +32,7 @@ from tilewright.ir.stmt import Alloc, Buffer, Evaluate, For, If, PrimFunc, Stmt,
 
 SIZE = 61
 DTYPES = ("float64", "int32", "int64", "uint8", "bool")
-PROGRAMS = 160
+PROGRAMS = 120
 
 
 class Generator:
@@ -47,6 +47,7 @@ class Generator:
         self.vars: list[tuple[Var, int]] = []
         self.lane: tuple[Var, int] | None = None
         self.places: dict[Buffer, Expr] = {}
+        self.reduced: set[Buffer] = set()
         self.count = 0
 
     def pick(self, *choices: object) -> object:
@@ -87,9 +88,12 @@ class Generator:
         registers = [(b, n) for b, n in self.registers if b.dtype == dtype]
         if registers and kind < 5:
             buffer, length = self.rng.choice(registers)
-            if self.lane is not None and self.lane[1] <= length and self.chance(0.7):
+            if self.lane is None:
+                return load(buffer, [self.rng.randrange(length)])
+            if self.lane[1] <= length:
                 return load(buffer, [self.lane[0]])
-            return load(buffer, [self.rng.randrange(length)])
+            if buffer not in self.reduced:
+                return load(buffer, [self.rng.randrange(length)])
         if kind < 6:
             mine = [(b, place) for b, place in self.places.items() if b.dtype == dtype]
             if mine:
@@ -150,7 +154,8 @@ class Generator:
                 return Store(buffer, (as_expr(self.rng.randrange(length)),), value)
             if self.lane[1] <= length:
                 return Store(buffer, (self.lane[0],), value)
-            return self.reduction(buffer, as_expr(self.rng.randrange(length)))
+            if buffer in self.reduced:
+                return self.reduction(buffer, as_expr(self.rng.randrange(length)))
         if self.lane is None:
             buffer = self.rng.choice(self.outputs + self.scratch)
             return Store(buffer, (self.index(),), self.expr(buffer.dtype, 3))
@@ -169,21 +174,21 @@ class Generator:
         return Store(buffer, (place,), binop(op, load(buffer, [place]), term))
 
     def statement(self, depth: int) -> Stmt:
-        kind = self.rng.randrange(12)
-        if depth == 0 or kind < 3:
+        kind = self.rng.randrange(14)
+        if depth == 0 or kind < 1:
             return self.store()
         if kind < 5:
-            return seq([self.statement(depth - 1) for _ in range(self.rng.randrange(2, 4))])
+            return seq([self.statement(depth - 1) for _ in range(self.rng.randrange(2, 5))])
         if kind < 6:
             orelse = self.statement(depth - 1) if self.chance(0.5) else None
             return If(self.expr("bool", 2), self.statement(depth - 1), orelse)
         if kind < 8:
             return self.serial(depth)
-        if kind < 10 and self.lane is None:
-            return self.vectorized(depth)
         if kind < 11 and self.lane is None:
+            return self.vectorized(depth)
+        if kind < 13 and self.lane is None:
             return self.alloc(depth)
-        if kind == 11:
+        if kind == 13:
             return Evaluate(call("fence", [], "bool"))
         return self.store()
 
@@ -202,6 +207,8 @@ class Generator:
         length = self.rng.choice([4, 8, 16, 3])
         var = Var(self.name("v"), lo=0, hi=length - 1)
         self.lane, self.places = (var, length), {}
+        # What lanes add up into is not read by them otherwise.
+        self.reduced = {b for b, n in self.registers if n < length and self.chance(0.7)}
         body = self.statement(depth - 1)
         self.lane, self.places = None, {}
         return For(var, as_expr(length), body, "vectorized")
@@ -230,7 +237,7 @@ class Generator:
         for buffer in self.outputs:
             var = Var(self.name("c"), lo=0, hi=SIZE - 1)
             clear.append(For(var, as_expr(SIZE), Store(buffer, (var,), const(0, buffer.dtype))))
-        body = seq([*clear, *(self.statement(5) for _ in range(3))])
+        body = seq([*clear, *(self.statement(5) for _ in range(8))])
         return PrimFunc("random", (*self.inputs, *self.outputs), body, (("outputs", len(self.outputs)),))
 
 

@@ -278,6 +278,8 @@ class Memory(Values):
     def store(self, s: Store) -> None:
         """Emit a store statement."""
         buffer = s.buffer
+        if isinstance(s.value, Load) and s.value.buffer is buffer and s.value.indices == s.indices:
+            return
         strides = self.strides(buffer)
         terms, base = offset_terms(self.forms, s.indices, strides)
         varying = any(map(self.forms.depends, terms))

@@ -162,15 +162,15 @@ class Statements(Memory):
         if uniform and s.orelse is None:
             test = self.value(all_of(uniform))
             inner = all_of(varying)
-            self._branch(test.text, lambda: self._masked(inner, s.then, False), None, self.analysis.stored[s])
+            self._branch(test.text, lambda: self._masked(self.value(inner), s.then, False), None, self.analysis.stored[s])
             return
-        self._masked(s.cond, s.then, False)
+        test = self.value(s.cond)
+        self._masked(test, s.then, False)
         if s.orelse is not None:
-            self._masked(s.cond, s.orelse, True)
+            self._masked(test, s.orelse, True)
 
-    def _masked(self, cond: Expr, body: Stmt, negate: bool) -> None:
-        """``body`` in those lanes where ``cond`` holds."""
-        test = self.value(cond)
+    def _masked(self, test: Value, body: Stmt, negate: bool) -> None:
+        """``body`` in those lanes where ``test`` holds."""
         if test.text in ("true", "false"):
             if (test.text == "true") != negate:
                 self.statement(body)
