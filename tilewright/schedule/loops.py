@@ -59,19 +59,15 @@ def _split_extents(tree: Tree, loop: For, factors: Sequence[int | Expr | None]) 
     if not factors or len(inferred) > 1:
         problem = "no factors are given" if not factors else f"{len(inferred)} factors are None"
         raise failure(tree, f"split: {problem}", loop, hint="give every factor, or leave exactly one as None")
-    product: Expr = as_expr(1)
     for f in factors:
-        if f is None:
-            continue
-        if not prove(as_expr(f) >= 1):
+        if f is not None and not prove(as_expr(f) >= 1):
             raise failure(
                 tree,
                 f"split: factor {f!r} is not a positive integer",
                 loop,
                 hint="factors are loop extents, at least 1",
             )
-        product = product * f
-    product = simplify(product)
+    product = simplify(_product([as_expr(f) for f in factors if f is not None]))
     if inferred:
         rest = simplify(ceildiv(loop.extent, product))
         return [rest if f is None else as_expr(f) for f in factors]
