@@ -235,7 +235,7 @@ def compile(
     if count < 1:
         raise OptionError(f"threads={threads} is not possible", hint="a run needs at least one thread")
     settings = options()
-    store = DiskCache(settings.cache_dir) if cache else None
+    store = DiskCache(settings.cache_dir) if cache and settings.cache else None
     folder = None if dump is None else Path(dump)
     build = BuildOptions(
         choose=default_schedule, cache=store, jobs=settings.jobs, progress=progress, dump=folder, check=settings.debug

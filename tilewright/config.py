@@ -52,8 +52,8 @@ def _default_jobs() -> int:
         return os.cpu_count() or 1
 
 
-def _source(env: str, parse: Callable[[str], Any], help: str, default: str) -> dict[str, Any]:
-    return {"env": env, "parse": parse, "help": help, "default": default}
+def _source(flag: str, env: str, parse: Callable[[str], Any], help: str, default: str) -> dict[str, Any]:
+    return {"flag": flag, "env": env, "parse": parse, "help": help, "default": default}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,33 +63,51 @@ class Options:
     Attributes:
         cache_dir: where compiled kernels and downloaded models are kept.
         jobs: how many kernels are compiled at the same time, each in a process of its own.
+        cache: whether compiled kernels are looked up and kept there.
         debug: show Python tracebacks for expected errors, verify the program after every pass.
     """
 
     cache_dir: Path = dataclasses.field(
         default_factory=_default_cache_dir,
         metadata=_source(
-            "TILEWRIGHT_CACHE_DIR", _parse_path, "Folder of the compile cache.", "the user's cache folder"
+            "--cache-dir",
+            "TILEWRIGHT_CACHE_DIR",
+            _parse_path,
+            "Folder of the compile cache.",
+            "the user's cache folder",
         ),
     )
     jobs: int = dataclasses.field(
         default_factory=_default_jobs,
         metadata=_source(
+            "--jobs",
             "TILEWRIGHT_JOBS",
             _parse_count,
             "Kernels compiled at the same time.",
             "the number of usable cores",
         ),
     )
+    cache: bool = dataclasses.field(
+        default_factory=lambda: True,
+        metadata=_source(
+            "--no-cache", "TILEWRIGHT_CACHE", _parse_bool, "Do not use the compile cache.", "use it"
+        ),
+    )
     debug: bool = dataclasses.field(
         default_factory=bool,
         metadata=_source(
+            "--debug",
             "TILEWRIGHT_DEBUG",
             _parse_bool,
             "Show Python tracebacks; verify programs after every pass.",
             "off",
         ),
     )
+
+    @staticmethod
+    def flags() -> dict[str, dataclasses.Field[Any]]:
+        """The fields by their command-line flags."""
+        return {field.metadata["flag"]: field for field in dataclasses.fields(Options)}
 
     @staticmethod
     def from_environment(environ: Mapping[str, str] | None = None, **overrides: Any) -> Options:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import os
 import sys
@@ -31,10 +30,9 @@ def _version(wanted: bool) -> None:
 
 def _flag(name: str) -> Any:
     """The typer option of one field of :class:`tilewright.config.Options`."""
-    field = next(field for field in dataclasses.fields(config.Options) if field.name == name)
-    data = field.metadata
+    flag, data = next((flag, f.metadata) for flag, f in config.Options.flags().items() if f.name == name)
     text = f"{data['help']} [env: {data['env']}; default: {data['default']}]"
-    return typer.Option(f"--{name.replace('_', '-')}", help=text, show_default=False)
+    return typer.Option(flag, help=text, show_default=False)
 
 
 app = typer.Typer(
@@ -54,13 +52,15 @@ for command in (compile, run_command, check, bench, profile, inspect, doctor, op
 def _options(
     cache_dir: Annotated[str | None, _flag("cache_dir")] = None,
     jobs: Annotated[str | None, _flag("jobs")] = None,
+    no_cache: Annotated[bool, _flag("cache")] = False,
     debug: Annotated[bool, _flag("debug")] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
     """Flags of the whole program; they may stand before or after the subcommand."""
-    changes: dict[str, Any] = {"cache_dir": cache_dir, "jobs": jobs, "debug": debug or None}
+    changes: dict[str, Any] = {"cache_dir": cache_dir, "jobs": jobs}
+    changes |= {"cache": False if no_cache else None, "debug": True if debug else None}
     config.use(config.Options.from_environment(**changes))
 
 
@@ -109,7 +109,7 @@ def _report(text: str, code: int, debug: bool) -> int:
 
 def _hoist(argv: list[str]) -> list[str]:
     """Move the program's own flags, wherever they stand, before the subcommand."""
-    fields = {f"--{field.name.replace('_', '-')}": field for field in dataclasses.fields(config.Options)}
+    fields = config.Options.flags()
     front: list[str] = []
     rest: list[str] = []
     words = iter(argv)

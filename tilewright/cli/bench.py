@@ -73,6 +73,10 @@ def _print(name: str, report: object) -> None:
     title = f"{name} {common.shape_text(report.shapes)}, {report.threads} thread{'s' * (report.threads > 1)}"
     columns = ["engine", "median ms", "min ms", "p90 ms", "ratio", "load ms", "runs", "max rel error"]
     common.table(title, columns, rows)
+    if any(timing.p90 > 1.5 * timing.median for timing in report.timings):
+        common.console().print(
+            "the machine was busy: some calls took much longer than their median", markup=False
+        )
     common.console().print(
         f"ratio: tilewright's time / the engine's. Artifact: {common.megabytes(report.artifact_bytes)} MiB, "
         f"loads in {report.artifact_load * 1e3:.0f} ms.",

@@ -25,7 +25,6 @@ def main(
     dump: Annotated[
         Path | None, typer.Option("--dump", help="Folder to which every stage of the compilation is written.")
     ] = None,
-    cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Use the compile cache.")] = True,
 ) -> None:
     """Compile an ONNX model to an artifact, for the given shapes or, without them, for all fixed ones."""
     from tilewright import api
@@ -38,9 +37,7 @@ def main(
     start = time.perf_counter()
     with common.progress() as say:
         say("compiling", 0, 0)
-        compiled = api.compile(
-            model, target=target, threads=threads, shapes=shapes, cache=cache, dump=dump, progress=say
-        )
+        compiled = api.compile(model, target=target, threads=threads, shapes=shapes, dump=dump, progress=say)
         say("writing", 0, 0)
         compiled.save(output)
     size = common.megabytes(output.stat().st_size)

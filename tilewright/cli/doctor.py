@@ -79,11 +79,15 @@ def _facts() -> tuple[dict[str, Any], list[str]]:
         facts["cpu"] = platform.machine()
         problems.append(str(error))
     options = config.options()
-    facts["options"] = f"jobs {options.jobs}, debug {'on' if options.debug else 'off'}"
+    facts["options"] = f"jobs {options.jobs}, cache {_on(options.cache)}, debug {_on(options.debug)}"
     facts["cache"], problem = _cache(options.cache_dir)
     if problem:
         problems.append(problem)
     return facts, problems
+
+
+def _on(value: bool) -> str:
+    return "on" if value else "off"
 
 
 def _version(package: str) -> str | None:
