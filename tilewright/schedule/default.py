@@ -8,7 +8,7 @@ from functools import partial
 from tilewright.errors import ScheduleError
 from tilewright.ir.stmt import PrimFunc
 from tilewright.ir.visit import find_blocks
-from tilewright.schedule.rules import multi_level_tiling, row_reduction
+from tilewright.schedule.rules import lane_reduction, multi_level_tiling, row_reduction
 from tilewright.schedule.rules.analysis import block_info, is_injective
 from tilewright.schedule.rules.common import block_named
 from tilewright.schedule.rules.inline import auto_inline
@@ -28,7 +28,8 @@ def default_schedule(func: PrimFunc, target: Target) -> Schedule:
     infos = [block_info(block_named(sch, r.name)) for r in refs]
     known = [i for i in infos if i is not None]
     tiled = any(i.reduce and multi_level_tiling.applies(i) for i in known)
-    if not tiled and len(known) == len(infos) and len(func.outputs) == 1 and row_reduction.applies(known):
+    lanes = any(i.reduce and lane_reduction.applies(i, target) for i in known)
+    if not tiled and not lanes and len(known) == len(infos) and len(func.outputs) == 1 and row_reduction.applies(known):
         rows = _attempt(sch, partial(row_reduction.schedule_rows, refs=refs, target=target))
         if rows is not None:
             return rows
@@ -40,6 +41,8 @@ def default_schedule(func: PrimFunc, target: Target) -> Schedule:
         scheduled: Schedule | None = None
         if multi_level_tiling.applies(info):
             scheduled = _attempt(sch, partial(multi_level_tiling.tile_reduction, ref=ref, target=target))
+        if scheduled is None and lane_reduction.applies(info, target):
+            scheduled = _attempt(sch, partial(lane_reduction.split_lanes, ref=ref, target=target))
         if scheduled is None:
             scheduled = _attempt(sch, partial(row_reduction.schedule_rows, refs=[ref], target=target))
         if scheduled is not None:

@@ -109,10 +109,9 @@ def _pack_weights(sch: Schedule, ref: BlockRef, info: BlockInfo, axes: _Axes, wi
             continue
         if sum(1 for a in info.loads if a.buffer is access.buffer) > 1 or _read_elsewhere(sch, access, ref):
             continue
-        dim = next(d for d, index in enumerate(access.indices) if index is axes.vector)
+        dim = next((d for d, index in enumerate(access.indices) if index is axes.vector), None)
         size = access.buffer.static_shape
-        assert size is not None
-        if size[dim] == width:
+        if dim is None or size is None or size[dim] == width:
             continue
         packed.add(name)
         rank = len(size)
