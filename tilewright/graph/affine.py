@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from math import prod
 from typing import Any, Final
 
+import ml_dtypes
 import numpy as np
 
 from tilewright.graph.canonical import channel_axis
@@ -18,7 +19,7 @@ _CONVS: Final = ("conv", "conv_transpose")
 
 
 def fold_affine(graph: Graph) -> Graph:
-    """One sweep: ``mul``/``div`` and ``add``/``sub`` by per-channel constants fold into the weights and bias of the
+    """One sweep: ``mul``, ``neg`` and ``add``/``sub`` by per-channel constants fold into the weights and bias of the
     convolution or matmul whose only reader they are, or (``mul``) that is their only reader; constant chains merge."""
 
     def visit(rw: Rewriter, node: Node) -> Replaced:
@@ -44,20 +45,42 @@ def _split(rw: Rewriter, node: Node) -> tuple[Value, np.ndarray, bool] | None:
 
 
 def _scale(rw: Rewriter, node: Node) -> Replaced:
-    """``y * c`` and ``y / c``."""
+    """``y * c``."""
     parts = _split(rw, node)
-    if parts is None or (node.op == "div" and parts[2]):
+    if parts is None:
         return None
     x, c, _ = parts
-    factor = c if node.op == "mul" else _quotient(c)
-    if (factor == 1).all() and c.ndim <= x.rank:
+    if (c == 1).all() and c.ndim <= x.rank:
         return [x]
-    return _scale_conv(rw, x, factor) or _scale_matmul(rw, x, factor) or _merge(rw, node, x, c, "mul", np.multiply)
+    return _scale_conv(rw, x, c) or _scale_matmul(rw, x, c) or _merge(rw, node, x, c, "mul", np.multiply)
 
 
-def _quotient(c: np.ndarray) -> np.ndarray:
-    with np.errstate(divide="ignore"):
-        return (1 / c.astype(np.float64)).astype(c.dtype)
+def _divide(rw: Rewriter, node: Node) -> Replaced:
+    """``y / c`` as ``y * (1 / c)``: one more rounding, half a unit in the last place, for a fraction of the time.
+
+    Only where every reciprocal is a normal number: others would lose what the division keeps.
+    """
+    parts = _split(rw, node)
+    if parts is None or parts[2]:
+        return None
+    x, c, _ = parts
+    with np.errstate(all="ignore"):
+        reciprocal = (1 / c.astype(np.float64)).astype(c.dtype)
+    size = np.abs(reciprocal.astype(np.float64))
+    info = ml_dtypes.finfo(c.dtype)
+    if not ((size >= float(info.tiny)) & (size <= float(info.max))).all():
+        return None
+    return [rw.op("mul", x, rw.constant(reciprocal, "reciprocal"), name=node.name)]
+
+
+def _negate(rw: Rewriter, node: Node) -> Replaced:
+    """``-y`` where y is a convolution or a product with a constant, whose weights can take the sign."""
+    x = node.inputs[0]
+    assert x is not None
+    if not dt.is_float(x.dtype) or x.static_shape is None:
+        return None
+    minus = np.asarray(-1, dt.to_numpy(x.dtype))
+    return _scale_conv(rw, x, minus) or _scale_matmul(rw, x, minus)
 
 
 def _shift(rw: Rewriter, node: Node) -> Replaced:
@@ -265,7 +288,8 @@ def shrink_uniform(graph: Graph) -> Graph:
 
 _RULES: Final[Mapping[str, Callable[[Rewriter, Node], Replaced]]] = {
     "mul": _scale,
-    "div": _scale,
+    "div": _divide,
+    "neg": _negate,
     "add": _shift,
     "sub": _shift,
     "pow": _power,

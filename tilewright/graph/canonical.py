@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.graph.graph import Graph, Node
+from tilewright.graph.graph import Graph, Node, Value
 from tilewright.graph.movement import Replaced, viewed
 from tilewright.graph.rewrite import Rewriter, rewrite
-from tilewright.graph.shapes import Dims
+from tilewright.graph.shapes import Dims, same_but_units
 
 
 def channel_axis(node: Node, rank: int) -> int:
@@ -56,7 +56,7 @@ def fold_pads(graph: Graph) -> Graph:
     def visit(rw: Rewriter, node: Node) -> Replaced:
         if node.op not in ("conv", "max_pool", "avg_pool") or node.inputs[0] is None:
             return None
-        pad = rw.producer(node.inputs[0])
+        pad = _pad_before(rw, node.inputs[0])
         if pad is None or pad.op != "pad" or pad.attrs.get("mode", "constant") != "constant":
             return None
         around = _spatial_pads(rw, node, pad)
@@ -72,6 +72,39 @@ def fold_pads(graph: Graph) -> Graph:
         return rw.emit(node.op, [pad.inputs[0], *node.inputs[1:]], attrs, name=node.name)
 
     return rewrite(graph, visit)
+
+
+def _pad_before(rw: Rewriter, x: Value) -> Node | None:
+    """The pad that makes ``x``; one behind a view that only adds or drops dimensions of size 1 is moved before it."""
+    node = rw.producer(x)
+    if node is None or node.op != "reshape":
+        return node
+    padded, shape = node.inputs[0], x.static_shape
+    pad = None if padded is None else rw.producer(padded)
+    if padded is None or pad is None or pad.op != "pad" or shape is None or rw.use_count(padded) > 1:
+        return None
+    if pad.attrs.get("mode", "constant") != "constant":
+        return None
+    source, before, pads = pad.inputs[0], padded.static_shape, _ints(pad.attrs.get("pads"))
+    if source is None or before is None or pads is None or not same_but_units(before, shape):
+        return None
+    axes = _ints(pad.attrs.get("axes")) or tuple(range(len(before)))
+    small = source.dims()
+    if any(before[d] == 1 and small[d] != 1 for d in axes):
+        return None
+    place = dict(zip(_sized(before), _sized(shape), strict=True))
+    dims = list(shape)
+    for d, e in place.items():
+        dims[e] = small[d]
+    view = rw.op("reshape", source, shape=tuple(dims))
+    kept = [n for n, d in enumerate(axes) if d in place]
+    amounts = (*(pads[n] for n in kept), *(pads[n + len(axes)] for n in kept))
+    attrs = {**pad.attrs, "pads": amounts, "axes": tuple(place[axes[n]] for n in kept)}
+    return rw.producer(rw.emit("pad", [view, *pad.inputs[1:]], attrs, name=pad.name)[0])
+
+
+def _sized(dims: Dims) -> list[int]:
+    return [n for n, d in enumerate(dims) if d != 1]
 
 
 def _spatial_pads(rw: Rewriter, node: Node, pad: Node) -> tuple[int, ...] | None:

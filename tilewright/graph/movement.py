@@ -220,7 +220,7 @@ def sink_reshapes(graph: Graph) -> Graph:
             return None
         for value in node.inputs:
             view = None if value is None else rw.producer(value)
-            if value is None or view is None or view.op != "reshape" or rw.use_count(view.output) > 1:
+            if value is None or view is None or view.op != "reshape":
                 continue
             x = _operand(view)
             if value.static_shape != whole or rw.producer(x) is None or x.static_shape is None:

@@ -23,6 +23,8 @@ from tilewright.graph.shapes import Dims, keeps_innermost, same_but_units
 MAX_FUSED_CONCAT = 4
 #: Groups larger than this only cost compile time.
 MAX_NODES = 64
+#: Cheap work may be repeated this often instead of being stored.
+MAX_RECOMPUTE = 4
 #: Elementwise operators cheap enough to be computed again for each reader.
 CHEAP: Final = frozenset(
     ["add", "sub", "mul", "relu", "clip", "cast", "neg", "abs", "maximum", "minimum", "where", "leaky_relu"]
@@ -266,16 +268,19 @@ class _Partitioner:
                 return False
             if node.op == "concat" and not self._fusable_concat(node):
                 return False
-            if prod(node.output.dims()) > 2 * size and not self._is_cheap(cluster.nodes):
+            if not self._affordable(cluster.nodes, size, prod(node.output.dims())):
                 return False
         return True
 
     def _fusable_concat(self, node: Node) -> bool:
         return len(node.inputs) <= MAX_FUSED_CONCAT
 
-    def _is_cheap(self, nodes: Iterable[Node]) -> bool:
+    def _affordable(self, nodes: Iterable[Node], size: int, read: int) -> bool:
+        """Whether ``nodes``, which make ``size`` elements, may be computed anew for each of ``read`` elements read."""
+        if read <= 2 * size:
+            return True
         work = [n for n in nodes if n.op not in _MOVEMENT]
-        return len(work) <= 2 and all(n.op in CHEAP for n in work)
+        return not work or (read <= MAX_RECOMPUTE * size and len(work) <= 2 and all(n.op in CHEAP for n in work))
 
     # --------------------------------------------------------------------------------------------------- backwards
     def _absorb(self, cluster: _Cluster) -> None:
@@ -335,8 +340,7 @@ class _Partitioner:
             return not views and all(_kind(n) is FusionKind.elementwise for n in other.nodes) and out.dims() == cluster.domain
         if any(n.op == "concat" and not self._fusable_concat(n) for n in (*other.nodes, *users)):
             return False
-        blow_up = max(prod(u.output.dims()) for u in users) > 2 * prod(out.dims())
-        return not blow_up or self._is_cheap(other.nodes)
+        return self._affordable(other.nodes, prod(out.dims()), max(prod(u.output.dims()) for u in users))
 
     # ------------------------------------------------------------------------------------------------------- order
     def _sorted(self, clusters: Iterable[_Cluster]) -> list[Group]:
