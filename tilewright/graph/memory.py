@@ -1,8 +1,8 @@
 """The static memory plan: where every value lives while the graph runs.
 
 Graph inputs, outputs and constants live in memory of their own; all other values share one arena. A value's place is free for
-others as soon as the last kernel that reads it is done. Views (reshapes) share their source's place, and an elementwise kernel
-may write its result over an operand that nobody reads later.
+others as soon as the last kernel that reads it is done. Views (reshapes) share their source's place, operands of a concatenation in
+place lie inside its result, and an elementwise kernel may write its result over an operand that nobody reads later.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from math import prod
 
 from tilewright.errors import GraphError
 from tilewright.graph.graph import Graph, Value
+from tilewright.graph.inplace import part_layout
 from tilewright.graph.partition import Group
 from tilewright.ir import dtype as dt
 
@@ -75,7 +76,7 @@ class _Interval:
 
 def plan_memory(graph: Graph, groups: Sequence[Group]) -> MemoryPlan:
     """Places for all values of ``groups`` run in order. Raises GraphError when a shape is not static."""
-    roots = _view_roots(graph, groups)
+    homes = _homes(groups)
     places: dict[Value, Place] = {}
     for index, value in enumerate(graph.inputs):
         places[value] = Place("input", index, 0, value)
@@ -83,17 +84,19 @@ def plan_memory(graph: Graph, groups: Sequence[Group]) -> MemoryPlan:
         places[value] = Place("constant", 0, 0, value)
     copies: list[tuple[int, Value]] = []
     for index, value in enumerate(graph.outputs):
-        root = roots.get(value, value)
+        root = homes.root(value)
         if root in places:
             copies.append((index, root))
         else:
             places[root] = Place("output", index, 0, root)
-    intervals, slots = _lifetimes(graph, groups, roots, places)
+    intervals, slots = _lifetimes(groups, homes, places)
     size = assign_offsets(intervals)
     for value, interval in slots.items():
         places[value] = Place("arena", 0, interval.offset, value)
-    for value, root in roots.items():
-        places[value] = places[root]
+    for value in homes.inside:
+        root, offset = homes.inside[value]
+        home = places[root]
+        places[value] = dataclasses.replace(home, offset=home.offset + offset)
     final = tuple(Copy(index, places[root], nbytes(graph.outputs[index])) for index, root in copies)
     return MemoryPlan(size, places, final, peak_live(intervals))
 
@@ -103,45 +106,63 @@ def nbytes(value: Value) -> int:
     return prod(value.dims()) * dt.nbytes(value.dtype)
 
 
-def _view_roots(graph: Graph, groups: Sequence[Group]) -> dict[Value, Value]:
-    """View -> the value whose memory it shares."""
-    roots: dict[Value, Value] = {}
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Homes:
+    """Values inside the memory of others: views and parts of concatenations.
+
+    ``inside`` maps them to (the value whose memory it is, byte offset in it).
+    """
+
+    inside: Mapping[Value, tuple[Value, int]]
+    parts: frozenset[Value]
+
+    def root(self, value: Value) -> Value:
+        return self.inside[value][0] if value in self.inside else value
+
+
+def _homes(groups: Sequence[Group]) -> _Homes:
+    parts = {v: p for group in groups for v, p in group.parts.items()}
+    inside: dict[Value, tuple[Value, int]] = {}
+    for value in parts:
+        root, offset, _ = part_layout(value, parts)
+        inside[value] = root, offset * dt.nbytes(value.dtype)
     for group in groups:
-        if group.is_view:
-            for node in group.nodes:
-                source = node.inputs[0]
-                if source is None:
-                    raise GraphError("a view of nothing", location=node.location)
-                roots[node.output] = roots.get(source, source)
-    return roots
+        if not group.is_view or group.is_concat_in_place:
+            continue
+        for node in group.nodes:
+            source = node.inputs[0]
+            if source is None:
+                raise GraphError("a view of nothing", location=node.location)
+            inside[node.output] = inside.get(source, (source, 0))
+    return _Homes(inside, frozenset(parts))
 
 
 def _lifetimes(
-    graph: Graph, groups: Sequence[Group], roots: Mapping[Value, Value], placed: Mapping[Value, Place]
+    groups: Sequence[Group], homes: _Homes, placed: Mapping[Value, Place]
 ) -> tuple[list[_Interval], dict[Value, _Interval]]:
     """Intervals of arena memory, and which one each value uses (several values share one when computed in place)."""
     last_read: dict[Value, int] = {}
     for step, group in enumerate(groups):
-        if group.is_view:
-            continue
-        for value in group.inputs:
-            last_read[roots.get(value, value)] = step
+        if not group.is_view:
+            for value in group.inputs:
+                last_read[homes.root(value)] = step
     intervals: list[_Interval] = []
     slots: dict[Value, _Interval] = {}
     for step, group in enumerate(groups):
         if group.is_view:
             continue
         for value in group.outputs:
-            if value in placed:
+            root = homes.root(value)
+            if root in placed or root in slots:
                 continue
-            end = last_read.get(value, step)
-            donor = _donor(group, value, step, slots, roots, last_read)
+            end = max(last_read.get(root, step), step)
+            donor = _donor(group, value, step, slots, homes, last_read)
             if donor is not None:
                 donor.end = max(donor.end, end)
-                slots[value] = donor
+                slots[root] = donor
                 continue
-            slots[value] = _Interval(step, end, _aligned(nbytes(value)))
-            intervals.append(slots[value])
+            slots[root] = _Interval(step, end, _aligned(nbytes(root)))
+            intervals.append(slots[root])
     return intervals, slots
 
 
@@ -150,19 +171,19 @@ def _donor(
     out: Value,
     step: int,
     slots: Mapping[Value, _Interval],
-    roots: Mapping[Value, Value],
+    homes: _Homes,
     last_read: Mapping[Value, int],
 ) -> _Interval | None:
     """The memory of an operand that ``out`` may overwrite: read at the same index only, and by nobody later."""
-    if not group.is_elementwise or len(group.outputs) != 1:
+    if not group.is_elementwise or len(group.outputs) != 1 or out in homes.parts:
         return None
     for value in group.inputs:
-        root = roots.get(value, value)
+        root = homes.root(value)
         interval = slots.get(root)
-        if interval is None or last_read.get(root) != step or interval.end != step:
+        if interval is None or last_read.get(root) != step or interval.end != step or value in homes.parts:
             continue
-        others = [v for v in group.inputs if v is not value and roots.get(v, v) is root]
-        if not others and value.dims() == out.dims() and nbytes(value) == nbytes(out):
+        others = [v for v in group.inputs if v is not value and homes.root(v) is root]
+        if not others and value.dims() == out.dims() and nbytes(root) == nbytes(out):
             return interval
     return None
 

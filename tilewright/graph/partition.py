@@ -9,13 +9,14 @@ fuse, and a group never has to wait for what depends on it). Then they grow back
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from math import prod
 from typing import Final
 
 from tilewright.graph.dominance import PostDominators
 from tilewright.graph.graph import Graph, Node, Value
+from tilewright.graph.inplace import Part, find_parts
 from tilewright.graph.opdef import FusionKind, get_op
 from tilewright.graph.shapes import Dims, keeps_innermost, same_but_units
 
@@ -42,17 +43,25 @@ class Group:
         inputs: values read from outside, constants included, in order of first use.
         outputs: values read outside, in order.
         anchor: the node that decides the schedule: a contraction or the first reduction, else None.
+        parts: of the values read, written or concatenated here, those that live inside a larger one.
     """
 
     nodes: tuple[Node, ...]
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     anchor: Node | None
+    parts: Mapping[Value, Part] = dataclasses.field(default_factory=dict)
 
     @property
     def is_view(self) -> bool:
-        """Whether the group only reinterprets its input's memory: no code is generated for it."""
-        return all(n.op == "reshape" for n in self.nodes)
+        """Whether the group only names memory that others write (a reshape, a concatenation in place): it has no code."""
+        return all(n.op == "reshape" for n in self.nodes) or self.is_concat_in_place
+
+    @property
+    def is_concat_in_place(self) -> bool:
+        """Whether the group is a concatenation whose operands are computed where they belong."""
+        node = self.nodes[0]
+        return node.op == "concat" and any(p.whole is node.output for p in self.parts.values())
 
     @property
     def is_elementwise(self) -> bool:
@@ -168,9 +177,14 @@ class _Partitioner:
         self.order = {node: n for n, node in enumerate(graph.nodes)}
         self.dominators = PostDominators(graph)
         self.cluster: dict[Node, _Cluster] = {}
+        self.parts = find_parts(graph)
+        self.placed = {graph.producer(p.whole) for p in self.parts.values()}
 
     def run(self) -> list[Group]:
         nodes = self.graph.nodes
+        for node in nodes:
+            if node in self.placed:
+                self._start(node)
         # Later contractions first: a residual sum then joins the one that is computed last.
         for node in reversed(nodes):
             if _kind(node) is FusionKind.contraction:
@@ -321,7 +335,7 @@ class _Partitioner:
     def _may_absorb(self, cluster: _Cluster, other: _Cluster, views: Sequence[Node]) -> bool:
         if other.anchor is not None or len(cluster.nodes) + len(other.nodes) > MAX_NODES:
             return False
-        if any(_kind(n) is FusionKind.opaque for n in (*other.nodes, *cluster.nodes)):
+        if any(_kind(n) is FusionKind.opaque or n in self.placed for n in (*other.nodes, *cluster.nodes)):
             return False
         users = [u for v in other.sink.outputs for u in self.graph.users(v)]
         if len(other.sink.outputs) != 1 or other.sink.output in self.graph.outputs:
@@ -358,7 +372,9 @@ class _Partitioner:
             for v in n.outputs
             if v in self.graph.outputs or any(u not in cluster.nodes for u in self.graph.users(v))
         ]
-        return Group(nodes, tuple(inputs), tuple(outputs), cluster.anchor)
+        named = [*inputs, *outputs]
+        parts = {v: self.parts[v] for v in named if v in self.parts}
+        return Group(nodes, tuple(inputs), tuple(outputs), cluster.anchor, parts)
 
 
 def _fits_rows(node: Node, rows: tuple[Dims, tuple[int, ...]]) -> bool:

@@ -9,12 +9,13 @@ import numpy as np
 
 from tilewright.errors import GraphError
 from tilewright.graph.graph import Graph, Node, Origin, Value
+from tilewright.graph.inplace import Part, part_layout
 from tilewright.graph.opdef import OpContext, get_op
 from tilewright.graph.partition import Group
 from tilewright.ir import te
-from tilewright.ir.expr import Const, Expr, Load, Reduce, const, load
-from tilewright.ir.stmt import PrimFunc
-from tilewright.ir.visit import rewrite_expr
+from tilewright.ir.expr import Const, Expr, Load, Reduce, as_expr, const, load
+from tilewright.ir.stmt import Buffer, PrimFunc
+from tilewright.ir.visit import replace_buffers, rewrite_expr
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -72,8 +73,23 @@ def lower_group(graph: Graph, group: Group) -> Kernel:
     for tensor in _computed(outputs):
         _embed(tensor, literals)
     func = te.primfunc(group.name, [tensors[v] for v in inputs], outputs, constants)
+    func = _with_strides(func, [*inputs, *group.outputs], group.parts)
     origins = tuple(dict.fromkeys(n.origin for n in group.nodes if n.origin.op_type or n.origin.name))
     return Kernel(func, tuple(inputs), group.outputs, origins, group)
+
+
+def _with_strides(func: PrimFunc, values: Sequence[Value], parts: Mapping[Value, Part]) -> PrimFunc:
+    """Parameters that live inside larger values get those values' strides."""
+    fresh: dict[Buffer, Buffer] = {}
+    for param, value in zip(func.params, values, strict=True):
+        if value in parts:
+            assert isinstance(param, Buffer)
+            _, _, strides = part_layout(value, parts)
+            fresh[param] = param.with_(strides=tuple(as_expr(s) for s in strides))
+    if not fresh:
+        return func
+    params = tuple(fresh.get(p, p) if isinstance(p, Buffer) else p for p in func.params)
+    return func.with_(params=params, body=replace_buffers(func.body, fresh))
 
 
 def _compute(graph: Graph, node: Node, tensors: Mapping[Value, te.Tensor]) -> Sequence[te.Tensor]:
