@@ -37,7 +37,8 @@ def collapse_dims(func: PrimFunc) -> PrimFunc:
     merged = _mergeable(blocks, list(squeezed.values()))
     final: dict[Buffer, Buffer] = {}
     for f in squeezed.values():
-        final[f] = f.with_(shape=tuple(_product(f, run) for run in _runs(f, merged[f])))
+        runs = _runs(f, merged[f])
+        final[f] = f.with_(shape=tuple(_product(f, run) for run in runs), strides=_select_strides(f, [r[-1] for r in runs]))
     blocks = [_merge(b, merged, final) for b in blocks]
     names = {f: final[squeezed[f]] for f in buffers}
     body = seq([_nest(b) for b in blocks])
@@ -112,7 +113,11 @@ def _kept_dims(buffer: Buffer, uses: list[tuple[Expr, ...]]) -> list[int]:
 def _select_dims(buffer: Buffer, dims: list[int]) -> Buffer:
     if len(dims) == len(buffer.shape):
         return buffer
-    return buffer.with_(shape=tuple(buffer.shape[d] for d in dims))
+    return buffer.with_(shape=tuple(buffer.shape[d] for d in dims), strides=_select_strides(buffer, dims))
+
+
+def _select_strides(buffer: Buffer, dims: list[int]) -> tuple[Expr, ...] | None:
+    return None if buffer.strides is None else tuple(buffer.strides[d] for d in dims)
 
 
 def _reindex(block: Block, fresh: dict[Buffer, Buffer], keep: dict[Buffer, list[int]]) -> Block:
@@ -141,7 +146,7 @@ def _map_accesses(block: Block, fn: Callable[[Buffer, tuple[Expr, ...]], Access]
 
 def _mergeable(blocks: list[Block], buffers: list[Buffer]) -> dict[Buffer, set[int]]:
     """For each buffer the dimensions ``d`` that merge with ``d + 1``: the largest consistent choice."""
-    pairs = {f: set(range(len(f.shape) - 1)) for f in buffers}
+    pairs = {f: {d for d in range(len(f.shape) - 1) if _adjacent(f, d)} for f in buffers}
     iters = {it.var: it for b in blocks for it in b.iters}
     accesses = [(b, access) for b in blocks for access in _accesses(b)]
     loose = {b.name: _vars_outside_accesses(b) for b in blocks}
@@ -175,6 +180,12 @@ def _mergeable(blocks: list[Block], buffers: list[Buffer]) -> dict[Buffer, set[i
                     pairs[buffer].discard(d)
                     changed = True
     return pairs
+
+
+def _adjacent(buffer: Buffer, d: int) -> bool:
+    """Whether dimension ``d`` continues where ``d + 1`` ends in memory."""
+    strides = buffer.row_major_strides()
+    return strides[d] is strides[d + 1] * buffer.shape[d + 1]
 
 
 def _vars(e: Expr) -> list[Var]:
