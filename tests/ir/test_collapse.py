@@ -18,9 +18,13 @@ def shapes(func: PrimFunc) -> list[tuple[int, ...] | None]:
 
 def same_values(func: PrimFunc, collapsed: PrimFunc) -> None:
     rng = np.random.default_rng(0)
-    inputs = [np.asarray(rng.standard_normal(p.static_shape), p.dtype) for p in func.inputs if isinstance(p, Buffer)]
+    inputs = [
+        np.asarray(rng.standard_normal(p.static_shape), p.dtype) for p in func.inputs if isinstance(p, Buffer)
+    ]
     flat = [
-        x.reshape(p.static_shape) for x, p in zip(inputs, collapsed.inputs, strict=True) if isinstance(p, Buffer)
+        x.reshape(p.static_shape)
+        for x, p in zip(inputs, collapsed.inputs, strict=True)
+        if isinstance(p, Buffer)
     ]
     for expected, got in zip(run(func, inputs), run(collapsed, flat), strict=True):
         np.testing.assert_allclose(got.reshape(expected.shape), expected, rtol=1e-5, atol=1e-6)

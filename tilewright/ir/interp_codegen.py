@@ -38,6 +38,7 @@ class Translator:
             "np": np,
             "cast": interp_ops.cast,
             "checked": interp_ops.checked,
+            "divide": interp_ops.divide,
             "gather": interp_ops.gather,
             "scatter": interp_ops.scatter,
             "accumulate": interp_ops.accumulate,
@@ -310,6 +311,8 @@ class Translator:
             return self._load(e, mask)
         operands = [self._expr(c, mask) for c in e.children]
         if isinstance(e, BinOp | Cmp):
+            if e.op in ("floordiv", "mod") and not isinstance(e.b, Const):
+                return f"divide({e.op!r}, {operands[0]}, {operands[1]}, {mask})"
             if e.op in _SYMBOLS:
                 return f"{operands[0]} {_SYMBOLS[e.op]} {operands[1]}"
             plain = e.dtype == dt.INDEX and not self._is_array(e)

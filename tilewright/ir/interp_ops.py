@@ -54,6 +54,14 @@ def cast(value: Any, dtype: str) -> Any:
     return np.where(inside >= high, np.array(high, target), result).astype(target)[()]
 
 
+def divide(op: str, a: Any, b: Any, mask: Any) -> Any:
+    """Integer ``floordiv`` or ``mod``. Raises ZeroDivisionError for a zero divisor where ``mask`` (None: anywhere) holds."""
+    zero = np.equal(b, 0)
+    if np.any(zero if mask is None else zero & mask):
+        raise ZeroDivisionError
+    return BINARY[op](a, np.where(zero, 1, b).astype(b.dtype) if isinstance(b, np.ndarray) else b)
+
+
 def _fail(name: str, axis: int, index: int, extent: int) -> VerifyError:
     return VerifyError(
         f"access to '{name}' out of bounds: index {index} in dimension {axis}, whose extent is {extent}"

@@ -378,6 +378,8 @@ class _Parser:
             return what
         if isinstance(node, ast.Constant | ast.UnaryOp):
             value = self._number(node)
+            if isinstance(value, int) and abs(value) > 1 << 63:
+                self._fail(node, f"{value} does not fit 64 bits")
             return as_expr(value)
         if isinstance(node, ast.BinOp):
             op = _BINOPS.get(type(node.op))
@@ -452,8 +454,6 @@ class _Parser:
             if isinstance(value, int | float) and not isinstance(value, bool):
                 return -value
         if isinstance(node, ast.Constant) and isinstance(node.value, bool | int | float):
-            if isinstance(node.value, int) and node.value > 1 << 63:
-                self._fail(node, f"{node.value} does not fit 64 bits")
             return node.value
         self._fail(node, "expected a number")
 

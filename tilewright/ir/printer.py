@@ -298,7 +298,8 @@ class Printer:
     def _buffer(self, buffer: Buffer, word: str, shown: str) -> str:
         details = [] if buffer.scope == "global" else [f"scope={_string(buffer.scope)}"]
         if buffer.strides is not None:
-            details.append(f"strides=({''.join(f'{self.expr(x)}, ' for x in buffer.strides)})")
+            strides = ", ".join(map(self.expr, buffer.strides))
+            details.append(f"strides=({strides}{',' if len(buffer.strides) == 1 else ''})")
         if not self._canonical and shown != buffer.name:
             details.append(f"name={_string(buffer.name)}")
         kind = f"{buffer.dtype}[{', '.join(map(self.expr, buffer.shape)) or '()'}]"
