@@ -309,6 +309,33 @@ def _fmod(x: Expr, y: Expr) -> Expr:
     return intrinsic("fmod", x, y)
 
 
+def _shift(op: str) -> Callable[[Expr, Expr], Expr]:
+    """A shift; by a negative amount or by all bits and more, every bit is shifted out."""
+
+    def body(x: Expr, amount: Expr) -> Expr:
+        bits = dt.bits(x.dtype)
+        inside = (amount >= 0) & (amount < bits)
+        shifted = binop(op, x, minimum(maximum(amount, 0), bits - 1))
+        emptied = const(0, x.dtype)
+        if op == "shr" and dt.is_signed(x.dtype):
+            emptied = select(x < 0, const(-1, x.dtype), emptied)
+        return select(inside, shifted, emptied)
+
+    return body
+
+
+def _shift_numpy(op: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    def twin(x: np.ndarray, amount: np.ndarray) -> np.ndarray:
+        bits = x.dtype.itemsize * 8
+        inside = (amount >= 0) & (amount < bits)
+        kept = np.where(inside, amount, 0).astype(x.dtype)
+        if op == "shl":
+            return np.where(inside, np.left_shift(x, kept), np.zeros((), x.dtype))
+        return np.where(inside, np.right_shift(x, kept), np.where(x < 0, -1, 0).astype(x.dtype))
+
+    return twin
+
+
 def _pow(x: Expr, y: Expr) -> Expr:
     if dt.is_float(x.dtype):
         return intrinsic("pow", x, y)
@@ -330,8 +357,8 @@ binary("xor", _op("xor"), np.logical_xor, accepts=_is_bool)
 binary("bitwise_and", _op("and"), np.bitwise_and, accepts=dt.is_int)
 binary("bitwise_or", _op("or"), np.bitwise_or, accepts=dt.is_int)
 binary("bitwise_xor", _op("xor"), np.bitwise_xor, accepts=dt.is_int)
-binary("shift_left", _op("shl"), np.left_shift, accepts=dt.is_int)
-binary("shift_right", _op("shr"), np.right_shift, accepts=dt.is_int)
+binary("shift_left", _shift("shl"), _shift_numpy("shl"), accepts=dt.is_int)
+binary("shift_right", _shift("shr"), _shift_numpy("shr"), accepts=dt.is_int)
 binary("equal", lambda x, y: cmp("eq", x, y), np.equal, accepts=lambda dtype: True, result=_bool)
 binary("less", lambda x, y: cmp("lt", x, y), np.less, result=_bool)
 binary("less_equal", lambda x, y: cmp("le", x, y), np.less_equal, result=_bool)

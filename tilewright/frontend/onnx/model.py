@@ -8,9 +8,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
+import tilewright.frontend.onnx.handlers  # noqa: F401  (registers them)
 from tilewright.errors import ModelFileError, ShapeError, TilewrightError, UnsupportedError
 from tilewright.frontend.common import UnsupportedReport, bind_dims
-from tilewright.frontend.onnx import handlers
 from tilewright.frontend.onnx.context import NodeContext
 from tilewright.frontend.onnx.reader import RawModel, RawNode, RawValue, Source, read
 from tilewright.frontend.onnx.registry import MAX_OPSET, MIN_OPSET, Entry, lookup
@@ -18,8 +18,6 @@ from tilewright.graph.builder import GraphBuilder
 from tilewright.graph.graph import Graph, Origin, TensorType, Value
 from tilewright.graph.rewrite import eliminate_dead_code
 from tilewright.ir.expr import Expr, Var, as_expr
-
-__all__ = ["OnnxModel", "Signature", "handlers", "import_onnx", "read_model"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,17 +42,11 @@ class OnnxModel:
         self._dims: dict[str, Var] = {}
         self.location = raw.location
         self._inputs = {v.name: self._declared(v) for v in raw.inputs if v.shape is not None}
-        self._rankless = [v.name for v in raw.inputs if v.shape is None]
 
     @property
     def inputs(self) -> tuple[Signature, ...]:
         """What the model takes. Raises ShapeError when the file does not even declare an input's rank."""
-        if self._rankless:
-            raise ShapeError(
-                f"the model does not declare the rank of its input '{self._rankless[0]}'",
-                location=self.location,
-                hint="give the input's shape",
-            )
+        self._require_ranks(self._inputs)
         return tuple(Signature(v.name, self._inputs[v.name]) for v in self._raw.inputs)
 
     @cached_property
@@ -106,14 +98,22 @@ class OnnxModel:
 
     def _input_types(self, shapes: Mapping[str, Sequence[int | None]] | None) -> dict[str, TensorType]:
         """The inputs' types; a shape from the user stands in for a rank that the file does not declare."""
-        types = {}
+        types = dict(self._inputs)
         for raw in self._raw.inputs:
             if raw.shape is None and shapes is not None and raw.name in shapes:
                 dims = tuple(None if s is None else int(s) for s in shapes[raw.name])
                 types[raw.name] = self._declared(dataclasses.replace(raw, shape=dims))
-        if self._rankless and len(types) < len(self._rankless):
-            _ = self.inputs
-        return {v.name: types.get(v.name) or self._inputs[v.name] for v in self._raw.inputs}
+        self._require_ranks(types)
+        return {v.name: types[v.name] for v in self._raw.inputs}
+
+    def _require_ranks(self, types: Mapping[str, TensorType]) -> None:
+        for raw in self._raw.inputs:
+            if raw.name not in types:
+                raise ShapeError(
+                    f"the model does not declare the rank of its input '{raw.name}'",
+                    location=self.location,
+                    hint="give the input's shape",
+                )
 
     def _declared(self, value: RawValue) -> TensorType:
         dims = [self._dim(value, n, d) for n, d in enumerate(value.shape or ())]

@@ -7,6 +7,7 @@ Everything that is wrong with the file itself is found here and raised as ``Mode
 from __future__ import annotations
 
 import dataclasses
+import heapq
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ import numpy as np
 import onnx
 
 from tilewright.errors import ModelFileError, UnsupportedError
+from tilewright.frontend.onnx.functions import expand_functions, opsets_of
 from tilewright.frontend.onnx.tensors import TensorReader, dtype_name
 
 Source: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | onnx.ModelProto"
@@ -76,10 +78,8 @@ def read(source: Source) -> RawModel:
     weights).
     """
     proto, location, folder = _load(source)
-    if proto.functions:
-        proto = _inline_functions(proto, location)
-    graph = proto.graph
-    opsets = {("" if o.domain == "ai.onnx" else o.domain): int(o.version) for o in proto.opset_import}
+    proto = expand_functions(proto, location)
+    graph, opsets = proto.graph, opsets_of(proto)
     tensors = TensorReader(folder, location)
     if graph.sparse_initializer:
         names = [t.values.name for t in graph.sparse_initializer]
@@ -139,18 +139,6 @@ def _check_model(proto: onnx.ModelProto, location: str) -> None:
         raise ModelFileError(
             "the ONNX file names no operator set: it is truncated or corrupt", location=location, hint=_HINT
         )
-
-
-def _inline_functions(proto: onnx.ModelProto, location: str) -> onnx.ModelProto:
-    """Model-local functions replaced by their bodies."""
-    from onnx import inliner
-
-    try:
-        return inliner.inline_local_functions(proto)
-    except Exception as error:
-        raise ModelFileError(
-            f"the model's local functions cannot be inlined: {error}", location=location
-        ) from error
 
 
 def _value(info: onnx.ValueInfoProto, location: str) -> RawValue:
@@ -220,8 +208,6 @@ def _sort(nodes: Sequence[RawNode], given: set[str], wanted: Sequence[str], loca
         if name not in given and name not in producer:
             raise ModelFileError(f"the output '{name}' is produced by no node", location=location)
     order: list[RawNode] = []
-    import heapq
-
     heap = [(n.index, n) for n in ready]
     heapq.heapify(heap)
     while heap:

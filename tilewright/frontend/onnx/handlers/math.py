@@ -156,9 +156,9 @@ def power(ctx: NodeContext) -> Value:
     return ctx.op("pow", x, y if y.dtype == x.dtype else ctx.op("cast", y, to=x.dtype))
 
 
-@onnx_op("BitShift", 11)
+@onnx_op("BitShift", 11, 28)
 def bit_shift(ctx: NodeContext) -> Value:
-    """Shift of unsigned integers."""
+    """Shift of integers; to the right it keeps the sign."""
     direction = ctx.attr("direction")
     if direction not in ("LEFT", "RIGHT"):
         ctx.fail(f"direction must be LEFT or RIGHT, not '{direction}'")

@@ -47,16 +47,19 @@ def group_normalization_21(ctx: NodeContext) -> Value:
 
 
 @onnx_op("LayerNormalization", 17)
-def layer_normalization(ctx: NodeContext) -> Value:
-    """Over all dimensions from ``axis`` on. The outputs Mean and InvStdDev are not supported."""
-    return ctx.op(
-        "layer_norm",
-        ctx.x,
-        ctx.value(1),
-        ctx.optional(2),
-        axis=ctx.axis(ctx.x.rank, -1),
-        epsilon=float(ctx.attr("epsilon", 1e-5)),
-    )
+def layer_normalization(ctx: NodeContext) -> list[Value]:
+    """Over all dimensions from ``axis`` on; also the mean and 1 / deviation where the model reads them."""
+    x, axis, epsilon = ctx.x, ctx.axis(ctx.x.rank, -1), float(ctx.attr("epsilon", 1e-5))
+    y = ctx.op("layer_norm", x, ctx.value(1), ctx.optional(2), axis=axis, epsilon=epsilon)
+    if not ctx.wants_output(1) and not ctx.wants_output(2):
+        return [y]
+    axes = tuple(range(axis, x.rank))
+    wide = ctx.op("cast", x, to="float32") if x.dtype in ("float16", "bfloat16") else x
+    mean = ctx.op("reduce", wide, op="mean", axes=axes, keepdims=True)
+    centred = ctx.op("sub", wide, mean)
+    variance = ctx.op("reduce", ctx.op("mul", centred, centred), op="mean", axes=axes, keepdims=True)
+    deviation = ctx.op("sqrt", ctx.op("add", variance, ctx.like(epsilon, variance)))
+    return [y, mean, ctx.op("reciprocal", deviation)]
 
 
 @onnx_op("RMSNormalization", 23)

@@ -65,8 +65,8 @@ _Kind = Callable[[NodeContext, tuple[int, ...], bool], Value]
 _REDUCTIONS: Final[dict[str, tuple[_Kind, tuple[int, ...], int]]] = {
     "ReduceL1": (_composed("l1"), (1, 11, 13, 18), 18),
     "ReduceL2": (_composed("l2"), (1, 11, 13, 18), 18),
-    "ReduceLogSum": (_composed("log"), (1, 11, 13, 18), 18),
-    "ReduceLogSumExp": (_log_sum_exp, (1, 11, 13, 18), 18),
+    "ReduceLogSum": (_composed("log"), (1, 11, 13, 18, 28), 18),
+    "ReduceLogSumExp": (_log_sum_exp, (1, 11, 13, 18, 28), 18),
     "ReduceMax": (_direct("max"), (1, 11, 12, 13, 18, 20), 18),
     "ReduceMean": (_direct("mean"), (1, 11, 13, 18), 18),
     "ReduceMin": (_direct("min"), (1, 11, 12, 13, 18, 20), 18),
