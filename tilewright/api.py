@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -14,9 +16,9 @@ import tilewright.ops  # noqa: F401 - registers the operators
 from tilewright.build import Built, Progress, build_variant, compiler_epoch
 from tilewright.build import Options as BuildOptions
 from tilewright.backend import get_backend
-from tilewright.cache import DiskCache
+from tilewright.cache import DiskCache, cache_key
 from tilewright.config import options
-from tilewright.errors import OptionError, ShapeError
+from tilewright.errors import ArtifactError, OptionError, ShapeError
 from tilewright.graph.graph import Graph, TensorType
 from tilewright.graph.specialise import specialise
 from tilewright.ir.expr import Const, Expr, Var
@@ -240,12 +242,49 @@ def compile(
     build = BuildOptions(
         choose=default_schedule, cache=store, jobs=settings.jobs, progress=progress, dump=folder, check=settings.debug
     )
+    key = None if store is None or folder is not None else _source_key(source, shapes, chosen, count)
+    kept = None if key is None or store is None else _kept_artifact(store, key)
+    if kept is not None:
+        return Model(Executable(kept, foreign=True))
     graph_for, signature, name = _frontend(source, shapes)
     compiler = _Compiler(graph_for, signature, chosen, count, build, name)
     artifact = compiler.empty()
     if not signature.dims:
         artifact = compiler.add_variant(artifact, {})
+        if key is not None and store is not None:
+            store.put_file(key, artifact.save)
     return Model(Executable(artifact, foreign=True), compiler)
+
+
+def _source_key(source: Source, shapes: Shapes | None, target: Target, threads: int) -> str | None:
+    """The cache key of a whole compiled model; None when its content is not all in one file.
+
+    Models that mention external data are left out: their weights may change while the file stays.
+    """
+    if isinstance(source, str | os.PathLike):
+        try:
+            data = Path(source).read_bytes()
+        except OSError:
+            return None  # the importer says what is wrong with it
+    elif isinstance(source, bytes | bytearray | memoryview):
+        data = bytes(source)
+    else:
+        return None
+    if b"location" in data:
+        return None
+    sizes = json.dumps({name: list(shape) for name, shape in sorted((shapes or {}).items())}, default=str)
+    return cache_key("model", compiler_epoch(), sizes, target.to_json(), str(threads), hashlib.sha256(data).hexdigest())
+
+
+def _kept_artifact(store: DiskCache, key: str) -> Artifact | None:
+    path = store.get_file(key)
+    if path is None:
+        return None
+    try:
+        return Artifact.load(path)
+    except ArtifactError:  # damaged by a crash of the machine: as if it had not been there
+        store.drop_file(key)
+        return None
 
 
 def _frontend(

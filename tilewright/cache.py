@@ -14,7 +14,7 @@ import hashlib
 import os
 import struct
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tilewright.errors import CacheError
@@ -22,6 +22,7 @@ from tilewright.errors import CacheError
 _MAGIC = b"TWCACHE1"
 _HEADER = struct.Struct("<8sQ32s")
 _STALE_SECONDS = 3600.0
+_ENTRY, _FILE = ".bin", ".file"
 
 
 def cache_key(*parts: bytes | str) -> str:
@@ -49,7 +50,7 @@ class DiskCache:
         self._written = limit_bytes
 
     def _path(self, key: str) -> Path:
-        return self.root / key[:2] / f"{key}.bin"
+        return self.root / key[:2] / f"{key}{_ENTRY}"
 
     def get(self, key: str) -> bytes | None:
         """The bytes stored under ``key``, or None.
@@ -97,6 +98,46 @@ class DiskCache:
         if self._written > self.limit_bytes // 16:
             self.prune()
 
+    def get_file(self, key: str) -> Path | None:
+        """The file stored under ``key`` by :meth:`put_file`, for mapping it into memory, or None.
+
+        Its content is not checked here: it has a format of its own. :meth:`drop_file` forgets one that proves damaged.
+        """
+        path = self._path(key).with_suffix(_FILE)
+        try:
+            os.utime(path)  # the time of last use decides what is pruned
+        except OSError:
+            return None
+        return path
+
+    def put_file(self, key: str, write: Callable[[Path], None]) -> None:
+        """Store the file that ``write`` makes at the path it is given, under ``key``.
+
+        Raises:
+            CacheError: the disk is full, or the folder may not be written. Nothing is left behind.
+        """
+        path = self._path(key).with_suffix(_FILE)
+        temporary = path.with_name(f"{key}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(temporary)
+            self._written += temporary.stat().st_size
+            os.replace(temporary, path)
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            cause = error if isinstance(error, OSError) else error.__cause__
+            if isinstance(cause, OSError):
+                raise self._error("write", path, cause) from error
+            raise
+        if self._written > self.limit_bytes // 16:
+            self.prune()
+
+    def drop_file(self, key: str) -> None:
+        """Forget the file stored under ``key``, if there is one."""
+        with contextlib.suppress(OSError):
+            self._path(key).with_suffix(_FILE).unlink()
+
     def prune(self) -> None:
         """Delete the least recently used entries until the cache is below 4/5 of its limit, if it is above
         the limit.
@@ -107,7 +148,7 @@ class DiskCache:
         for file in self._files():
             with contextlib.suppress(OSError):
                 status = file.stat()
-                if file.name.endswith(".bin"):
+                if file.name.endswith((_ENTRY, _FILE)):
                     entries.append((status.st_mtime, status.st_size, file.path))
                 elif file.name.endswith(".tmp") and now - status.st_mtime > _STALE_SECONDS:
                     os.unlink(file.path)  # left by a process that was killed while writing
@@ -147,7 +188,7 @@ class DiskCache:
             for folder in folders:
                 if len(folder.name) == 2 and folder.is_dir(follow_symlinks=False):
                     with contextlib.suppress(OSError), os.scandir(folder.path) as files:
-                        yield from (f for f in files if f.name.endswith((".bin", ".tmp")))
+                        yield from (f for f in files if f.name.endswith((_ENTRY, _FILE, ".tmp")))
 
     @staticmethod
     def _header(payload: bytes) -> bytes:
