@@ -1,4 +1,5 @@
-"""Random things to test with: integer expressions with their value, and tensor programs with a NumPy reference.
+"""Random things to test with: integer expressions with their value, and tensor programs with a NumPy
+reference.
 
 Used by the property tests of ``ir``; ``random_program`` serves every test that needs many different programs.
 """
@@ -33,7 +34,7 @@ from tilewright.ir.expr import (
 from tilewright.ir.intrinsics import intrinsic
 from tilewright.ir.stmt import PrimFunc
 
-# -- integer expressions -----------------------------------------------------------------------------------------------
+# -- integer expressions -------------------------------------------------------------------------------------
 
 _CONSTANTS = (-7, -3, -1, 0, 1, 2, 3, 4, 8, 9, 16)
 _FACTORS = (-8, -2, -1, 2, 3, 4, 6, 8, 16)
@@ -161,7 +162,7 @@ _INT_OPS: dict[str, Callable[[int, int], Any]] = {
     "ne": lambda a, b: a != b,
 }
 
-# -- tensor programs ---------------------------------------------------------------------------------------------------
+# -- tensor programs -----------------------------------------------------------------------------------------
 
 _SIZES = (1, 2, 3, 4, 5, 7, 8, 9)
 _DTYPES = ("float32", "float32", "float32", "float64", "int32", "int64", "int8", "uint8", "float16", "bool")

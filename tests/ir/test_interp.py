@@ -134,7 +134,7 @@ def test_inputs_are_not_written() -> None:
         run(func, [_data()])
 
 
-# -- refusals ----------------------------------------------------------------------------------------------------------
+# -- refusals ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("offset", [-1, 1])
@@ -207,7 +207,7 @@ def test_wrong_inputs() -> None:
         run(func, [_data()[:4]])
 
 
-# -- conversions and intrinsics ----------------------------------------------------------------------------------------
+# -- conversions and intrinsics ------------------------------------------------------------------------------
 
 
 def _convert(values: np.ndarray, dtype: str) -> np.ndarray:

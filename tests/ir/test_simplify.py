@@ -155,7 +155,7 @@ def test_assumptions() -> None:
     assert not Simplifier().prove(x < 8)
 
 
-# -- statements --------------------------------------------------------------------------------------------------------
+# -- statements ----------------------------------------------------------------------------------------------
 
 C = Buffer.make("C", (64,), "float32")
 
@@ -249,7 +249,9 @@ def test_a_blocks_body_keeps_its_meaning() -> None:
 
 
 def test_a_large_program_costs_one_visit_a_node() -> None:
-    """An unrolled register tile: work grows with the number of different nodes, not with the size of the tree."""
+    """An unrolled register tile: work grows with the number of different nodes, not with the size of the
+    tree.
+    """
     loops = [Var(f"l{k}", lo=0, hi=7) for k in range(6)]
     data = Buffer.make("X", (1 << 20,), "float32")
     stmts: list[Stmt] = []

@@ -1,4 +1,6 @@
-"""Algebra on expressions: canonical linear forms, division and remainder, comparisons, under assumptions on variables."""
+"""Algebra on expressions: canonical linear forms, division and remainder, comparisons, under assumptions on
+variables.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ Form: TypeAlias = tuple[Terms, int]
 
 
 class Simplifier:
-    """Simplifies expressions under fixed assumptions; results are remembered, so shared sub-expressions cost one visit."""
+    """Simplifies expressions under fixed assumptions; results are remembered, so shared sub-expressions cost
+    one visit.
+    """
 
     def __init__(self, bounds: Mapping[Any, Interval] | None = None) -> None:
         self.ranges = Ranges(bounds)
@@ -53,7 +57,7 @@ class Simplifier:
         self._memo: dict[Expr, Expr] = {}
         self._forms: dict[Expr, Form] = {}
 
-    # -- assumptions ---------------------------------------------------------------------------------------------------
+    # -- assumptions -----------------------------------------------------------------------------------------
 
     def assuming(self, cond: Expr) -> Simplifier:
         """A new simplifier that also takes ``cond`` for true."""
@@ -82,8 +86,9 @@ class Simplifier:
     def with_loop(self, var: Var, extent: Expr) -> Simplifier:
         """A simplifier for the body of a loop: ``0 <= var < extent``.
 
-        It is ``self``, with its memory, where the loop says nothing of other variables and ``var`` is new: a variable is not seen
-        outside its loop, so the assumption may stay. A symbolic extent (the body runs only if it is positive) needs another one.
+        It is ``self``, with its memory, where the loop says nothing of other variables and ``var`` is new: a
+        variable is not seen outside its loop, so the assumption may stay. A symbolic extent (the body runs
+        only if it is positive) needs another one.
         """
         limit = Interval(var.lo, var.hi).intersect(Interval(0, _minus_one(self.interval(extent).hi)))
         old = self.ranges.atoms.get(var)
@@ -101,7 +106,7 @@ class Simplifier:
                 where.ranges.assume_nonnegative(add_terms(terms, {var: 1}, -1), base - 1)
         return where
 
-    # -- expressions ---------------------------------------------------------------------------------------------------
+    # -- expressions -----------------------------------------------------------------------------------------
 
     def interval(self, e: Expr) -> Interval:
         """The range of ``e`` under the assumptions."""
@@ -155,7 +160,7 @@ class Simplifier:
             return e
         return e.rebuild(fresh)
 
-    # -- linear forms --------------------------------------------------------------------------------------------------
+    # -- linear forms ----------------------------------------------------------------------------------------
 
     def _form(self, e: Expr) -> Form:
         """``e`` (int64) as a linear form over simplified atoms."""
@@ -202,7 +207,8 @@ class Simplifier:
         return {fresh: 1}, 0
 
     def _recombine(self, terms: Terms) -> Terms:
-        """Merge ``c*(x//c) + x%c`` into ``x``, ``x%c + c*((x//c)%d)`` into ``x%(c*d)`` and ``c*(x//c)`` into an exact ``x``.
+        """Merge ``c*(x//c) + x%c`` into ``x``, ``x%c + c*((x//c)%d)`` into ``x%(c*d)`` and ``c*(x//c)`` into
+        an exact ``x``.
 
         Only merges that leave no constant behind are made; the caller keeps its own.
         """
@@ -260,7 +266,9 @@ class Simplifier:
         return lo // c
 
     def _split(self, form: Form, c: int) -> tuple[Terms, Form]:
-        """``form`` as ``c * quotient + rest`` with as much as possible in the quotient's terms (the constant's too)."""
+        """``form`` as ``c * quotient + rest`` with as much as possible in the quotient's terms (the
+        constant's too).
+        """
         quotient: Terms = {}
         rest: Terms = {}
         for atom, k in form[0].items():
@@ -350,7 +358,9 @@ class Simplifier:
         return {binop("mod", from_terms(rest, base), c): 1}, 0
 
     def _split_by_range(self, form: Form, c: int) -> tuple[int, Form, Form] | None:
-        """``form = g * high + low`` with ``0 <= low < g`` for some ``g`` that divides ``c``, the largest such."""
+        """``form = g * high + low`` with ``0 <= low < g`` for some ``g`` that divides ``c``, the largest
+        such.
+        """
         rest, base = form
         if len(rest) < 2 and base == 0:
             return None
@@ -365,7 +375,9 @@ class Simplifier:
         return None
 
     def _symbolic_divmod(self, op: str, a: Form, b: Form) -> Form | None:
-        """Division by an expression: ``(D*x + y) // D`` is ``x + y // D``, and ``y // D`` is 0 where ``0 <= y < D``."""
+        """Division by an expression: ``(D*x + y) // D`` is ``x + y // D``, and ``y // D`` is 0 where ``0 <= y
+        < D``.
+        """
         if b[1] or len(b[0]) != 1:
             divisor_factors = [from_terms(*b)]
         else:
@@ -433,7 +445,7 @@ class Simplifier:
             result = binop(op, result, limit)
         return ({result: 1}, 0) if type(result) is BinOp and result.op == op else linear_terms(result)
 
-    # -- conditions ----------------------------------------------------------------------------------------------------
+    # -- conditions ------------------------------------------------------------------------------------------
 
     def _cmp(self, e: Cmp) -> Expr:
         if e.a.dtype != dt.INDEX:
@@ -472,9 +484,7 @@ class Simplifier:
         lo, hi = self.ranges.form_interval(terms, base)
         if lo is not None and hi is not None and lo == hi == 0:
             decided = True
-        elif (lo is not None and lo > 0) or (hi is not None and hi < 0):
-            decided = False
-        elif base % (math.gcd(*(k * known_divisor(a) for a, k in terms.items())) or 1):
+        elif (lo is not None and lo > 0) or (hi is not None and hi < 0) or not _divides(terms, base):
             decided = False
         if decided is not None:
             return const(decided == positive, "bool")
@@ -523,8 +533,13 @@ def _minus_one(value: int | None) -> int | None:
     return None if value is None else value - 1
 
 
+def _divides(terms: Terms, base: int) -> bool:
+    """Whether ``terms + base`` can be 0 as far as divisibility tells."""
+    return base % (math.gcd(*(k * known_divisor(atom) for atom, k in terms.items())) or 1) == 0
+
+
 def _exact_float(op: str, a: Expr, b: Expr) -> Expr:
-    """A float operation with the folds that change no bit of any result (-0.0, infinities and NaN included)."""
+    """A float operation with the folds that change no bit of any result (-0.0 and NaN included)."""
     if isinstance(b, Const):
         zero = b.value == 0.0
         negative = math.copysign(1.0, b.value) < 0

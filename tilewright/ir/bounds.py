@@ -1,7 +1,7 @@
 """What is known about the value of an integer expression: ranges, divisors and linear forms.
 
-Index arithmetic (int64) is taken not to overflow, as in C; narrower integers wrap, so their ranges fall back to the dtype's
-whenever an operation could leave it.
+Index arithmetic (int64) is taken not to overflow, as in C; narrower integers wrap, so their ranges fall back
+to the dtype's whenever an operation could leave it.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ BIT: Final = Interval(0, 1)
 
 
 class LinearForm(NamedTuple):
-    """``sum(coefficient * atom) + const``. Atoms are variables, divisions, remainders, products of variables, ..."""
+    """``sum(coefficient * atom) + const``. Atoms are variables, divisions, remainders, products of variables,
+    ...
+    """
 
     terms: Terms
     const: int
@@ -71,7 +73,8 @@ class LinearForm(NamedTuple):
 def linear(e: Expr) -> LinearForm | None:
     """``e`` as a linear form over its own sub-expressions; None unless it is an int64 expression.
 
-    Nothing inside an atom is simplified. Coefficients are never 0; products of sums are multiplied out while short.
+    Nothing inside an atom is simplified. Coefficients are never 0; products of sums are multiplied out while
+    short.
     """
     if e.dtype != dt.INDEX:
         return None
@@ -153,7 +156,9 @@ _RANKS: Final[dict[type[Expr], int]] = {BinOp: 2, Cmp: 3, Select: 4, Cast: 5, Ca
 
 
 def sort_key(e: Expr) -> tuple[Any, ...]:
-    """A deterministic total order (up to buffers of one name) of expressions: variables by age, then the rest by structure."""
+    """A deterministic total order (up to buffers of one name) of expressions: variables by age, then the rest
+    by structure.
+    """
     if type(e) is Var:
         return (0, e.order)
     if type(e) is Const:
@@ -218,7 +223,8 @@ def known_divisor(e: Expr) -> int:
 
 
 def interval(e: Expr, bounds: Mapping[Var, Interval] | None = None) -> Interval:
-    """The range of an integer or bool expression when every variable is in its ``bounds`` (default: the variable's own).
+    """The range of an integer or bool expression when every variable is in its ``bounds`` (default: the
+    variable's own).
 
     Float expressions are UNBOUNDED.
     """
@@ -228,14 +234,16 @@ def interval(e: Expr, bounds: Mapping[Var, Interval] | None = None) -> Interval:
 class Ranges:
     """Ranges of expressions under fixed assumptions, remembered per expression.
 
-    Assumptions are ranges of atoms (variables, or any integer sub-expression) and of linear combinations of atoms.
+    Assumptions are ranges of atoms (variables, or any integer sub-expression) and of linear combinations of
+    atoms.
     """
 
     def __init__(self, atoms: Mapping[Any, Interval] | None = None) -> None:
         self.atoms: dict[Expr, Interval] = dict(atoms or {})
         self.forms: dict[frozenset[tuple[Expr, int]], tuple[Terms, Interval]] = {}
         self._intervals: dict[Expr, Interval] = {}
-        # While one assumption on a linear form is applied, others are not: they may lead back to where they came from.
+        # While one assumption on a linear form is applied, others are not: they may lead back to where they
+        # came from.
         self._plain = False
         self._plain_intervals: dict[Expr, Interval] = {}
 
@@ -440,7 +448,7 @@ def _binop_interval(op: str, a: Interval, b: Interval) -> Interval:
 
 
 def comparison_form(cond: Expr) -> tuple[Terms, int] | None:
-    """The linear form that is >= 0 exactly when an int64 ``lt`` or ``le`` holds; None for other conditions."""
+    """The linear form that is >= 0 exactly when an int64 ``lt`` or ``le`` holds; None for others."""
     if type(cond) is not Cmp or cond.op not in ("lt", "le") or cond.a.dtype != dt.INDEX:
         return None
     terms, base = linear_terms(cond.b)
@@ -458,7 +466,8 @@ def upper_bounds(extent: Expr) -> list[Expr]:
 def detect_affine(e: Expr, variables: set[Var]) -> LinearForm | None:
     """``e`` as a linear form whose only atoms over ``variables`` are those variables themselves.
 
-    Atoms without any of ``variables`` count as symbolic constants and stay in the form. None when ``e`` is not affine in them.
+    Atoms without any of ``variables`` count as symbolic constants and stay in the form. None when ``e`` is
+    not affine in them.
     """
     form = linear(e)
     if form is None or any(atom not in variables and uses(atom, variables) for atom in form.terms):

@@ -1,7 +1,7 @@
 """Canonical loop structure: no unit dimensions, and dimensions that are always walked together made one.
 
-A 1x1 convolution over ``[n, h, w, c]`` becomes a matrix product over ``[n*h*w, c]``, an elementwise chain becomes one loop. Only
-shapes and indices change; every parameter keeps its bytes and its place.
+A 1x1 convolution over ``[n, h, w, c]`` becomes a matrix product over ``[n*h*w, c]``, an elementwise chain
+becomes one loop. Only shapes and indices change; every parameter keeps its bytes and its place.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ Access = tuple[Buffer, tuple[Expr, ...]]
 def collapse_dims(func: PrimFunc) -> PrimFunc:
     """The same function over fewer dimensions.
 
-    Takes functions as ``te.primfunc`` builds them (each block alone under the loops of its own iterators, one store a block) with
-    static shapes; anything else is returned as it is.
+    Takes functions as ``te.primfunc`` builds them (each block alone under the loops of its own iterators, one
+    store a block) with static shapes; anything else is returned as it is.
     """
     blocks = _plain_blocks(func.body)
     if blocks is None or any(b.static_shape is None for b in _buffers(func)):
@@ -38,7 +38,9 @@ def collapse_dims(func: PrimFunc) -> PrimFunc:
     final: dict[Buffer, Buffer] = {}
     for f in squeezed.values():
         runs = _runs(f, merged[f])
-        final[f] = f.with_(shape=tuple(_product(f, run) for run in runs), strides=_select_strides(f, [r[-1] for r in runs]))
+        final[f] = f.with_(
+            shape=tuple(_product(f, run) for run in runs), strides=_select_strides(f, [r[-1] for r in runs])
+        )
     blocks = [_merge(b, merged, final) for b in blocks]
     names = {f: final[squeezed[f]] for f in buffers}
     body = seq([_nest(b) for b in blocks])
@@ -67,7 +69,7 @@ def _plain_blocks(body: Stmt) -> list[Block] | None:
             node = node.body
         if not isinstance(node, Block) or not isinstance(node.body, Store):
             return None
-        if [l.var for l in loops] != [it.binding for it in node.iters]:
+        if [loop.var for loop in loops] != [it.binding for it in node.iters]:
             return None
         if node.init is not None and not isinstance(node.init, Store):
             return None
@@ -136,7 +138,11 @@ def _map_accesses(block: Block, fn: Callable[[Buffer, tuple[Expr, ...]], Access]
     def store(stmt: Stmt) -> Store:
         assert isinstance(stmt, Store)
         buffer, indices = fn(stmt.buffer, stmt.indices)
-        return Store(buffer, tuple(rewrite_expr(i, visit, memo) for i in indices), rewrite_expr(stmt.value, visit, memo))
+        return Store(
+            buffer,
+            tuple(rewrite_expr(i, visit, memo) for i in indices),
+            rewrite_expr(stmt.value, visit, memo),
+        )
 
     body = store(block.body)
     init = None if block.init is None else store(block.init)
@@ -153,7 +159,9 @@ def _mergeable(blocks: list[Block], buffers: list[Buffer]) -> dict[Buffer, set[i
     changed = True
     while changed:
         changed = False
-        partner: dict[Var, set[Expr | None]] = defaultdict(set)  # what stands right after a var, None: not merged there
+        partner: dict[Var, set[Expr | None]] = defaultdict(
+            set
+        )  # what stands right after a var, None: not merged there
         leader: dict[Var, set[Expr | None]] = defaultdict(set)
         for _, (buffer, indices) in accesses:
             for d, index in enumerate(indices):

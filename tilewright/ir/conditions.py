@@ -38,6 +38,7 @@ def operands_of(op: str, e: Expr) -> list[Expr]:
 
 
 def any_of(conds: list[Expr]) -> Expr:
+    """Disjunction; FALSE for none."""
     result: Expr = FALSE
     for cond in conds:
         result = binop("or", result, cond)
@@ -45,7 +46,9 @@ def any_of(conds: list[Expr]) -> Expr:
 
 
 def negate(cond: Expr) -> Expr:
-    """``not cond``, pushed into conjunctions and disjunctions; integer comparisons keep their canonical shape."""
+    """``not cond``, pushed into conjunctions and disjunctions; integer comparisons keep their canonical
+    shape.
+    """
     if type(cond) is BinOp:
         if cond.op == "xor" and cond.b is TRUE:
             return cond.a

@@ -26,7 +26,9 @@ def bits(dtype: str) -> int:
 
 
 def nbytes(dtype: str) -> int:
-    """Storage size of one element in bytes. Sub-byte types raise ValueError: they are packed, not addressable."""
+    """Storage size of one element in bytes. Sub-byte types raise ValueError: they are packed, not
+    addressable.
+    """
     size, rest = divmod(_BITS[dtype], 8)
     if rest:
         raise ValueError(f"{dtype} elements are not byte-addressable")
@@ -34,6 +36,7 @@ def nbytes(dtype: str) -> int:
 
 
 def is_float(dtype: str) -> bool:
+    """Floating-point types of any width."""
     return dtype.startswith(("float", "bfloat"))
 
 
@@ -43,18 +46,17 @@ def is_int(dtype: str) -> bool:
 
 
 def is_signed(dtype: str) -> bool:
+    """Whether negative values exist: floats and signed integers."""
     return is_float(dtype) or dtype.startswith("int")
 
 
 def to_numpy(dtype: str) -> np.dtype:
     """The NumPy dtype that stores this element type (ml_dtypes for the ones NumPy lacks)."""
-    if hasattr(ml_dtypes, dtype):
-        return np.dtype(getattr(ml_dtypes, dtype))
-    return np.dtype(dtype)
+    return np.dtype(getattr(ml_dtypes, dtype, dtype))
 
 
 def from_numpy(dtype: np.dtype) -> str:
-    """The name of a NumPy dtype. Raises ValueError for types that have none here (strings, complex, objects)."""
+    """The name of a NumPy dtype. Raises ValueError for types without one (strings, complex, objects)."""
     name = np.dtype(dtype).name
     if name not in _BITS:
         raise ValueError(f"no element type for NumPy dtype {name}")
@@ -70,7 +72,9 @@ def int_range(dtype: str) -> tuple[int, int]:
 
 
 def round_float(value: float, dtype: str) -> float:
-    """The nearest value of a float type, as a Python float (values beyond its range become infinite or, without one, NaN)."""
+    """The nearest value of a float type, as a Python float (values beyond its range become infinite or,
+    without one, NaN).
+    """
     if dtype == "float64":
         return value
     with np.errstate(all="ignore"):

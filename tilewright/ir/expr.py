@@ -1,8 +1,9 @@
-"""Expressions: the one immutable, interned language for graph dimensions, loop indices, guards and compute bodies.
+"""Expressions: the one immutable, interned language for graph dimensions, loop indices, guards and compute
+bodies.
 
-Two structurally equal expressions are the same object (``Var`` excepted: each ``Var`` is its own variable), so equality is
-identity and any expression can be a dictionary key. Constructors fold constants and drop neutral elements; deeper algebra is
-``ir.simplify``'s.
+Two structurally equal expressions are the same object (``Var`` excepted: each ``Var`` is its own variable),
+so equality is identity and any expression can be a dictionary key. Constructors fold constants and drop
+neutral elements; deeper algebra is ``ir.simplify``'s.
 
 Integer division and remainder are the floor kind, as in Python. Index arithmetic is int64.
 """
@@ -117,7 +118,9 @@ class Expr:
         return cast(dtype, self)
 
     def __bool__(self) -> bool:
-        raise TypeError("an expression has no truth value while compiling; use select, &, | or ir.simplify.prove")
+        raise TypeError(
+            "an expression has no truth value while compiling; use select, &, | or ir.simplify.prove"
+        )
 
     def __iter__(self) -> Iterator[Expr]:
         raise TypeError("an expression is not iterable")
@@ -136,14 +139,20 @@ class Const(Expr):
 class Var(Expr):
     """A variable: loop index, block iterator or symbolic dimension.
 
-    ``lo``/``hi`` are inclusive bounds (None: unknown), ``multiple_of`` a known divisor. Each construction makes a new variable;
-    ``order`` counts constructions and gives canonical forms a deterministic order of terms.
+    ``lo``/``hi`` are inclusive bounds (None: unknown), ``multiple_of`` a known divisor. Each construction
+    makes a new variable; ``order`` counts constructions and gives canonical forms a deterministic order of
+    terms.
     """
 
     __slots__ = ("hi", "lo", "multiple_of", "name", "order")
 
     def __init__(
-        self, name: str, dtype: str = dt.INDEX, lo: int | None = None, hi: int | None = None, multiple_of: int = 1
+        self,
+        name: str,
+        dtype: str = dt.INDEX,
+        lo: int | None = None,
+        hi: int | None = None,
+        multiple_of: int = 1,
     ) -> None:
         self.dtype = dtype
         self.name = name
@@ -170,7 +179,7 @@ class BinOp(Expr):
 
 
 class Cmp(Expr):
-    """``op`` in :data:`CMPS`; the result is bool. Greater-than forms are written with the operands swapped."""
+    """``op`` in :data:`CMPS`; the result is bool. Greater-than forms have the operands swapped."""
 
     __slots__ = ("a", "b", "op")
     op: str
@@ -246,7 +255,9 @@ class Load(Expr):
 
 
 class Reduce(Expr):
-    """A reduction over ``axes`` (variables with extents); it stands only at the top of a tensor expression's body."""
+    """A reduction over ``axes`` (variables with extents); it stands only at the top of a tensor expression's
+    body.
+    """
 
     __slots__ = ("axes", "extents", "op", "value")
     op: str
@@ -274,7 +285,9 @@ _FIELDS: Final[dict[type[Expr], tuple[str, ...]]] = {
 }
 
 
-def _intern(kind: type[Expr], fields: tuple[Any, ...], dtype: str, key: tuple[Any, ...] | None = None) -> Expr:
+def _intern(
+    kind: type[Expr], fields: tuple[Any, ...], dtype: str, key: tuple[Any, ...] | None = None
+) -> Expr:
     table_key = (kind, dtype, key if key is not None else fields)
     node = _table.get(table_key)
     if node is None:
@@ -307,7 +320,9 @@ FALSE: Final = const(False, "bool")
 
 
 def as_expr(value: ExprLike, dtype: str | None = None) -> Expr:
-    """``value`` as an expression; Python numbers take ``dtype`` (default: int64, float32 or bool by their type)."""
+    """``value`` as an expression; Python numbers take ``dtype`` (default: int64, float32 or bool by their
+    type).
+    """
     if isinstance(value, Expr):
         return value
     if dtype is None:
@@ -343,7 +358,7 @@ _INT_FOLD: Final[dict[str, Callable[[Any, Any], Any]]] = {
 
 
 def binop(op: str, a: ExprLike, b: ExprLike) -> Expr:
-    """A binary operation on operands of one dtype (Python numbers adapt). Raises TypeError on mixed dtypes."""
+    """A binary operation on operands of one dtype (numbers adapt). Raises TypeError on mixed dtypes."""
     a, b = _operands(a, b)
     dtype = a.dtype
     if dt.is_float(dtype):
@@ -352,7 +367,9 @@ def binop(op: str, a: ExprLike, b: ExprLike) -> Expr:
         if op == "mul" and isinstance(a, Const) and a.value == 1.0:
             return b
     elif isinstance(a, Const) and isinstance(b, Const):
-        if not (op in ("floordiv", "mod") and b.value == 0) and not (op in ("shl", "shr") and not 0 <= b.value < 64):
+        if not (op in ("floordiv", "mod") and b.value == 0) and not (
+            op in ("shl", "shr") and not 0 <= b.value < 64
+        ):
             return const(_INT_FOLD[op](a.value, b.value), dtype)
     elif dtype == "bool":
         folded = _fold_bool(op, a, b)
@@ -472,10 +489,12 @@ def reduce(op: str, axes: Sequence[Var], extents: Sequence[ExprLike], value: Exp
 
 
 def minimum(a: ExprLike, b: ExprLike) -> Expr:
+    """The smaller operand; NaN if either is."""
     return binop("min", a, b)
 
 
 def maximum(a: ExprLike, b: ExprLike) -> Expr:
+    """The larger operand; NaN if either is."""
     return binop("max", a, b)
 
 
@@ -484,7 +503,12 @@ def logical_not(a: Expr) -> Expr:
     if isinstance(a, Const):
         return const(not a.value, "bool")
     if isinstance(a, Cmp) and not dt.is_float(a.a.dtype):
-        swapped = {"lt": ("le", a.b, a.a), "le": ("lt", a.b, a.a), "eq": ("ne", a.a, a.b), "ne": ("eq", a.a, a.b)}
+        swapped = {
+            "lt": ("le", a.b, a.a),
+            "le": ("lt", a.b, a.a),
+            "eq": ("ne", a.a, a.b),
+            "ne": ("eq", a.a, a.b),
+        }
         return cmp(*swapped[a.op])
     return binop("xor", a, TRUE)
 
@@ -521,8 +545,8 @@ def ceildiv(a: ExprLike, b: ExprLike) -> Expr:
 
 
 _SYMBOL: Final = {
-    "add": "+", "sub": "-", "mul": "*", "div": "/", "floordiv": "//", "mod": "%", "and": "&", "or": "|", "xor": "^",
-    "shl": "<<", "shr": ">>", "lt": "<", "le": "<=", "eq": "==", "ne": "!=",
+    "add": "+", "sub": "-", "mul": "*", "div": "/", "floordiv": "//", "mod": "%", "and": "&", "or": "|",
+    "xor": "^", "shl": "<<", "shr": ">>", "lt": "<", "le": "<=", "eq": "==", "ne": "!=",
 }  # fmt: skip
 
 

@@ -1,10 +1,12 @@
-"""The interpreter: executes any PrimFunc with NumPy, before or after scheduling and lowering. It is the oracle of the tests.
+"""The interpreter: executes any PrimFunc with NumPy, before or after scheduling and lowering. It is the
+oracle of the tests.
 
-The function is translated into Python source. Inner loops that provably touch each element once, or accumulate into it, become
-operations on whole arrays; a sum is still taken one term after the other, so results do not depend on what was vectorised.
+The function is translated into Python source. Inner loops that provably touch each element once, or
+accumulate into it, become operations on whole arrays; a sum is still taken one term after the other, so
+results do not depend on what was vectorised.
 
-Loops of every kind run in order. Memory that was not written is NaN (integers: a pattern), so that a result computed from it
-shows. Every access that is not provably within its buffer is checked.
+Loops of every kind run in order. Memory that was not written is NaN (integers: a pattern), so that a result
+computed from it shows. Every access that is not provably within its buffer is checked.
 """
 
 from __future__ import annotations
@@ -37,21 +39,22 @@ def run(
         func: any PrimFunc, with blocks or without.
         inputs: one array for each input Buffer, of its shape and dtype.
         dims: values of the Var parameters; those left out are read off the shapes of ``inputs``.
-        check_undefined: also run with other contents of unwritten memory, and raise if that changes an output.
+        check_undefined: also run with other contents of unwritten memory, and raise if that changes an
+            output.
 
     Returns:
         The outputs, in order.
 
     Raises:
         InputError: ``inputs`` do not fit the parameters.
-        VerifyError: an access is out of bounds, an integer is divided by zero, or (with ``check_undefined``) an output depends
-            on memory that was never written.
+        VerifyError: an access is out of bounds, an integer is divided by zero, or (with ``check_undefined``)
+            an output depends on memory that was never written.
     """
     arrays = [np.asarray(a) for a in inputs]
     values = _bind(func, arrays, dims or {})
     translator = Translator(func, values)
     source = translator.translate()
-    exec(compile(source, f"<{func.name}>", "exec"), translator.namespace)  # noqa: S102 - our own text
+    exec(compile(source, f"<{func.name}>", "exec"), translator.namespace)
     program = translator.namespace["program"]
     outputs = _execute(func, program, arrays, values, 0)
     if check_undefined:
@@ -75,7 +78,8 @@ def _bind(func: PrimFunc, arrays: Sequence[np.ndarray], dims: Mapping[Var, int])
     for buffer, array in zip(buffers, arrays, strict=True):
         if array.dtype != dt.to_numpy(buffer.dtype) or array.ndim != len(buffer.shape):
             raise InputError(
-                f"input '{buffer.name}' is {buffer.dtype} of rank {len(buffer.shape)}, not {array.dtype} of rank {array.ndim}"
+                f"input '{buffer.name}' is {buffer.dtype} of rank {len(buffer.shape)}, "
+                f"not {array.dtype} of rank {array.ndim}"
             )
         for dim, size in zip(buffer.shape, array.shape, strict=True):
             if isinstance(dim, Var):

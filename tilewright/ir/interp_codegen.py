@@ -19,8 +19,8 @@ from tilewright.ir.stmt import Alloc, Annotate, Block, Buffer, Evaluate, For, If
 from tilewright.ir.visit import const_int, substitute, substitute_expr, uses
 
 _SYMBOLS: Final = {
-    "add": "+", "sub": "-", "mul": "*", "div": "/", "floordiv": "//", "mod": "%", "and": "&", "or": "|", "xor": "^",
-    "shl": "<<", "shr": ">>", "lt": "<", "le": "<=", "eq": "==", "ne": "!=",
+    "add": "+", "sub": "-", "mul": "*", "div": "/", "floordiv": "//", "mod": "%", "and": "&", "or": "|",
+    "xor": "^", "shl": "<<", "shr": ">>", "lt": "<", "le": "<=", "eq": "==", "ne": "!=",
 }  # fmt: skip
 #: CPython nests at most 20 loops in one function; deeper ones continue in an inner function.
 _MAX_NESTED_LOOPS: Final = 15
@@ -29,8 +29,8 @@ _MAX_NESTED_LOOPS: Final = 15
 class Translator:
     """Builds the source of ``program(poison, *arrays)`` for given values of the run-time dimensions.
 
-    Expressions become assignments to temporaries. A temporary is either a number or, inside a grid, an array with one axis per
-    grid variable (of length 1 where it does not vary).
+    Expressions become assignments to temporaries. A temporary is either a number or, inside a grid, an array
+    with one axis per grid variable (of length 1 where it does not vary).
     """
 
     def __init__(self, func: PrimFunc, dims: Mapping[Var, int]) -> None:
@@ -68,7 +68,7 @@ class Translator:
         self._stmt(substitute(self._func.body, self._dims))
         return "\n".join([f"def program(poison, {params}):", *self._lines, "    return None", ""])
 
-    # -- lines ---------------------------------------------------------------------------------------------------------
+    # -- lines -----------------------------------------------------------------------------------------------
 
     def _fresh(self, prefix: str) -> str:
         self._count += 1
@@ -104,7 +104,7 @@ class Translator:
         self._memo = memo
         self._depth -= 1
 
-    # -- statements ----------------------------------------------------------------------------------------------------
+    # -- statements ------------------------------------------------------------------------------------------
 
     def _stmt(self, s: Stmt) -> None:
         self._memo = {}  # what was read from memory does not outlive a statement
@@ -187,7 +187,7 @@ class Translator:
             self._stmt(block.body)
         self._env = outer
 
-    # -- grids ---------------------------------------------------------------------------------------------------------
+    # -- grids -----------------------------------------------------------------------------------------------
 
     def _grid_stmt(self, grid: Grid) -> None:
         outer = self._env
@@ -241,7 +241,7 @@ class Translator:
         rest = f"{mask}, {shape}, {grid.reduced!r}, {store.buffer.name!r}"
         self._emit(f"accumulate({grid.reduce_op!r}, {array}, {indices}, {value}, {rest})")
 
-    # -- memory --------------------------------------------------------------------------------------------------------
+    # -- memory ----------------------------------------------------------------------------------------------
 
     @staticmethod
     def _tuple(items: list[str]) -> str:
@@ -275,7 +275,7 @@ class Translator:
             return f"gather({array}, {places}, {mask}, {e.buffer.name!r})"
         return f"{array}[checked({places}, {array}.shape, {e.buffer.name!r})]"
 
-    # -- expressions ---------------------------------------------------------------------------------------------------
+    # -- expressions -----------------------------------------------------------------------------------------
 
     def _is_array(self, e: Expr) -> bool:
         known = self._varies.get(e)
@@ -284,7 +284,7 @@ class Translator:
         return known
 
     def _expr(self, e: Expr, mask: str | None = None) -> str:
-        """A name or literal for the value of ``e``; where ``mask`` does not hold its loads are not performed."""
+        """A name or literal for the value of ``e``; its loads happen only where ``mask`` holds."""
         if isinstance(e, Const):
             return self._const(e)
         if isinstance(e, Var):

@@ -1,4 +1,4 @@
-"""Which loop nests the interpreter may execute as one operation on whole arrays. Internal to ``ir.interp``."""
+"""Which loop nests the interpreter may execute as one array operation. Internal to ``ir.interp``."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ class Grid:
         store: the store; when ``reduce_op`` is set, its value is the term that is accumulated.
         reduce_op: how the store combines the old element with its value, None to replace it.
         reduced: the axes that the stored element does not depend on.
-        init: a store that comes first, where every one of ``init_conds`` is 0 with the ``reduced`` variables at 0.
+        init: a store that comes first, where every one of ``init_conds`` is 0 with the ``reduced`` variables
+            at 0.
         env: the simplifier under the loops.
     """
 
@@ -145,7 +146,7 @@ def _is_old(e: Expr, store: Store) -> bool:
 
 
 def _zero_only_at_start(bindings: list[Expr], variables: list[Var], reduced: list[Var]) -> bool:
-    """Whether the reduce bindings are all 0, in the grid, only where the variables that are reduced over are."""
+    """Whether the reduce bindings are all 0, in the grid, only where the reduced variables are."""
     grid = set(variables)
     stepped: set[Expr] = set()
     for binding in bindings:
@@ -158,7 +159,9 @@ def _zero_only_at_start(bindings: list[Expr], variables: list[Var], reduced: lis
 
 
 def _injective(indices: tuple[Expr, ...], variables: list[Var], sizes: list[int], moved: set[Var]) -> bool:
-    """Whether no two points that differ in a ``moved`` variable have equal indices, wherever the outer loops stand."""
+    """Whether no two points that differ in a ``moved`` variable have equal indices, wherever the outer loops
+    stand.
+    """
     grid = set(variables)
     axes = {
         var: np.arange(n).reshape(-1, *[1] * (len(variables) - 1 - i))

@@ -1,4 +1,6 @@
-"""What the interpreter's generated code calls: checked memory accesses, conversions, reductions. Internal to ``ir.interp``."""
+"""What the interpreter's generated code calls: checked memory accesses, conversions, reductions. Internal to
+``ir.interp``.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +31,12 @@ BINARY: Final[dict[str, Callable[..., Any]]] = {
 
 
 def poisoned(shape: Sequence[int], dtype: str, variant: int = 0) -> np.ndarray:
-    """An array of undefined elements, all of one telling value: NaN (variant 0) or 12288 (variant 1) for floats."""
+    """An array of undefined elements, all of one telling value: NaN (variant 0) or 12288 (variant 1) for
+    floats.
+    """
     if dt.is_float(dtype):
         return np.full(shape, (np.nan, 12288.0)[variant], dt.to_numpy(dtype))
-    low, high = dt.int_range(dtype)
+    _, high = dt.int_range(dtype)
     # Patterns like 0x5555 are far from both ends and from what programs compute with.
     pattern = high // 3 if variant == 0 else (high // 3) ^ high
     return np.full(shape, bool(variant) if dtype == "bool" else pattern, dt.to_numpy(dtype))
@@ -55,7 +59,9 @@ def cast(value: Any, dtype: str) -> Any:
 
 
 def divide(op: str, a: Any, b: Any, mask: Any) -> Any:
-    """Integer ``floordiv`` or ``mod``. Raises ZeroDivisionError for a zero divisor where ``mask`` (None: anywhere) holds."""
+    """Integer ``floordiv`` or ``mod``. Raises ZeroDivisionError for a zero divisor where ``mask`` (None:
+    anywhere) holds.
+    """
     zero = np.equal(b, 0)
     if np.any(zero if mask is None else zero & mask):
         raise ZeroDivisionError
@@ -118,7 +124,8 @@ def accumulate(
     axes: tuple[int, ...],
     name: str,
 ) -> None:
-    """``array[indices] = op(array[indices], value)`` over a grid of ``shape``, one element after the other along ``axes``.
+    """``array[indices] = op(array[indices], value)`` over a grid of ``shape``, one element after the other
+    along ``axes``.
 
     ``indices`` do not depend on ``axes``. Where ``mask`` (None: everywhere) does not hold nothing happens.
     """

@@ -1,7 +1,8 @@
 """The intrinsics: what ``Call`` may name, with types, NumPy meaning and cost.
 
-A pure intrinsic maps operands elementwise to a result; its NumPy function is its definition, evaluated in double precision
-(float64) or single precision and rounded once to the result's dtype. An effect intrinsic is only good for ``Evaluate``.
+A pure intrinsic maps operands elementwise to a result; its NumPy function is its definition, evaluated in
+double precision (float64) or single precision and rounded once to the result's dtype. An effect intrinsic is
+only good for ``Evaluate``.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ class Intrinsic:
         domain: ``float``, ``int`` or ``number`` (both): which operands it takes.
         result: dtype of the result, or ``same`` for the operands'.
         numpy: the elementwise definition; None for effects.
-        flops: cost in floating-point operations, as a vectorised polynomial implementation needs (for cost models).
+        flops: cost in floating-point operations, as a vectorised polynomial implementation needs (for cost
+            models).
         effect: whether it is run for its effect instead of a value.
     """
 
@@ -149,8 +151,8 @@ _ALL: Final = (
     Intrinsic("fence", 0, "number", "bool", None, 0, effect=True),
 )
 
-#: Every intrinsic by name. ``round`` rounds halves to even; ``fmod`` has the dividend's sign; ``fence`` keeps memory accesses
-#: on its two sides from being moved across it.
+#: Every intrinsic by name. ``round`` rounds halves to even; ``fmod`` has the dividend's sign; ``fence`` keeps
+#: memory accesses on its two sides from being moved across it.
 INTRINSICS: Final[dict[str, Intrinsic]] = {i.name: i for i in _ALL}
 
 
@@ -177,13 +179,13 @@ def effect(name: str) -> Expr:
 
 
 def flops_of(e: Expr) -> int:
-    """Floating-point operations to evaluate ``e`` once, each distinct node once; integer arithmetic and loads are free."""
+    """Floating-point operations to evaluate ``e`` once, each distinct node once; integer arithmetic and loads
+    are free.
+    """
     total = 0
     for node in walk_expr(e):
         if isinstance(node, Call):
             total += INTRINSICS[node.name].flops
-        elif isinstance(node, BinOp | Select) and dt.is_float(node.dtype):
-            total += 1
-        elif isinstance(node, Cmp) and dt.is_float(node.a.dtype):
-            total += 1
+        elif isinstance(node, BinOp | Select | Cmp):
+            total += dt.is_float(node.a.dtype)
     return total

@@ -1,14 +1,14 @@
 """Reads the text that ``ir.printer`` writes.
 
-The text is parsed by Python's ``ast`` and walked; nothing in it is ever evaluated. Whatever is not part of the language is an
-error that points at its place.
+The text is parsed by Python's ``ast`` and walked; nothing in it is ever evaluated. Whatever is not part of
+the language is an error that points at its place.
 """
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from tilewright.errors import ParseError
 from tilewright.ir import dtype as dt
@@ -45,7 +45,9 @@ _VAR_KEYS: Final = frozenset(["lo", "hi", "multiple_of", "dtype"])
 
 
 def parse(text: str) -> PrimFunc:
-    """The function that ``text`` describes. Raises ParseError with line, column and the offending line marked."""
+    """The function that ``text`` describes. Raises ParseError with line, column and the offending line
+    marked.
+    """
     try:
         module = ast.parse(text)
     except SyntaxError as error:
@@ -73,21 +75,21 @@ class _Parser:
         self._text = text
         self._scope: dict[str, Var | Buffer] = {}
 
-    def _fail(self, node: ast.AST, message: str, hint: str | None = None) -> NoReturn:
+    def _error(self, node: ast.AST, message: str, hint: str | None = None) -> ParseError:
         place = _place(self._text, getattr(node, "lineno", 1), getattr(node, "col_offset", 0))
-        raise ParseError(message, location=place, hint=hint)
+        return ParseError(message, location=place, hint=hint)
 
-    # -- function ------------------------------------------------------------------------------------------------------
+    # -- function --------------------------------------------------------------------------------------------
 
     def function(self, node: ast.FunctionDef) -> PrimFunc:
         """The function with its attributes, parameters and body."""
         decorator = node.decorator_list[0] if len(node.decorator_list) == 1 else node
         if not isinstance(decorator, ast.Call) or self._callee(decorator) != "primfunc":
-            self._fail(decorator, "the function needs the decorator @primfunc({...}) and no other")
+            raise self._error(decorator, "the function needs the decorator @primfunc({...}) and no other")
         arguments, keywords = self._arguments(decorator, {"name"})
         attrs = self._attr(arguments[0]) if len(arguments) == 1 else None
         if not isinstance(attrs, dict):
-            self._fail(decorator, "@primfunc takes one dictionary of attributes")
+            raise self._error(decorator, "@primfunc takes one dictionary of attributes")
         if (
             node.args.posonlyargs
             or node.args.kwonlyargs
@@ -95,14 +97,14 @@ class _Parser:
             or node.args.kwarg
             or node.args.defaults
         ):
-            self._fail(node, "parameters are plain names with a type")
+            raise self._error(node, "parameters are plain names with a type")
         params: dict[str, Buffer | Var] = {}
         later: list[tuple[ast.arg, ast.expr]] = []
         for arg in node.args.args:
             if arg.annotation is None:
-                self._fail(arg, f"parameter '{arg.arg}' has no type")
+                raise self._error(arg, f"parameter '{arg.arg}' has no type")
             if arg.arg in params:
-                self._fail(arg, f"two parameters are called '{arg.arg}'")
+                raise self._error(arg, f"two parameters are called '{arg.arg}'")
             if isinstance(arg.annotation, ast.Call) and self._callee(arg.annotation) == "dim":
                 params[arg.arg] = self._dim(arg.arg, arg.annotation)
                 self._scope[arg.arg] = params[arg.arg]
@@ -120,7 +122,7 @@ class _Parser:
     def _dim(self, name: str, call: ast.Call) -> Var:
         arguments, keywords = self._arguments(call, _VAR_KEYS)
         if arguments:
-            self._fail(call, "dim takes lo=, hi=, multiple_of= and dtype= only")
+            raise self._error(call, "dim takes lo=, hi=, multiple_of= and dtype= only")
         return self._var(name, keywords, (None, None))
 
     def _var(self, name: str, keywords: dict[str, ast.expr], bounds: tuple[int | None, int | None]) -> Var:
@@ -130,7 +132,7 @@ class _Parser:
         if "multiple_of" in keywords:
             given = self._optional_int(keywords["multiple_of"])
             if given is None or given < 1:
-                self._fail(keywords["multiple_of"], "multiple_of must be a positive integer")
+                raise self._error(keywords["multiple_of"], "multiple_of must be a positive integer")
             multiple = given
         dtype = self._dtype_name(keywords["dtype"]) if "dtype" in keywords else dt.INDEX
         return Var(name, dtype, lo, hi, multiple)
@@ -140,28 +142,28 @@ class _Parser:
         kind: ast.expr = node
         if isinstance(node, ast.Call):
             if self._callee(node) != word:
-                self._fail(node, f"expected {word}(dtype[shape], ...)")
+                raise self._error(node, f"expected {word}(dtype[shape], ...)")
             arguments, keywords = self._arguments(node, {"scope", "strides", "name"})
             if len(arguments) != 1:
-                self._fail(node, f"{word} takes one type, dtype[shape]")
+                raise self._error(node, f"{word} takes one type, dtype[shape]")
             kind = arguments[0]
         if not isinstance(kind, ast.Subscript) or not isinstance(kind.value, ast.Name):
-            self._fail(kind, "expected a type such as float32[64, 32]")
+            raise self._error(kind, "expected a type such as float32[64, 32]")
         if kind.value.id not in dt.DTYPES:
-            self._fail(
+            raise self._error(
                 kind, f"unknown element type '{kind.value.id}'", hint=f"known: {', '.join(sorted(dt.DTYPES))}"
             )
         shape = tuple(self._index(x) for x in self._items(kind.slice))
         strides: tuple[Expr, ...] | None = None
         if "strides" in keywords:
             if not isinstance(keywords["strides"], ast.Tuple) or len(keywords["strides"].elts) != len(shape):
-                self._fail(keywords["strides"], "strides must be a tuple with one entry per dimension")
+                raise self._error(keywords["strides"], "strides must be a tuple with one entry per dimension")
             strides = tuple(self._index(x) for x in keywords["strides"].elts)
         scope = self._string(keywords["scope"]) if "scope" in keywords else "global"
         shown = self._string(keywords["name"]) if "name" in keywords else name
         return Buffer(shown, shape, kind.value.id, scope, strides)
 
-    # -- statements ----------------------------------------------------------------------------------------------------
+    # -- statements ------------------------------------------------------------------------------------------
 
     def _suite(self, nodes: Sequence[ast.stmt]) -> Stmt:
         """The statements of a suite. Names bound inside end with it."""
@@ -185,7 +187,7 @@ class _Parser:
 
     def _bind(self, node: ast.AST, name: str, what: Var | Buffer) -> None:
         if name in self._scope:
-            self._fail(
+            raise self._error(
                 node,
                 f"'{name}' is already in scope",
                 hint="give every variable and buffer in scope its own name",
@@ -202,11 +204,11 @@ class _Parser:
         if isinstance(node, ast.Assign):
             target = node.targets[0]
             if len(node.targets) != 1 or not isinstance(target, ast.Subscript):
-                self._fail(node, "expected a store such as C[i, j] = value")
+                raise self._error(node, "expected a store such as C[i, j] = value")
             buffer, indices = self._access(target)
             value = self._expr(node.value)
             if value.dtype != buffer.dtype:
-                self._fail(
+                raise self._error(
                     node.value, f"a {value.dtype} value is stored into {buffer.dtype} buffer '{buffer.name}'"
                 )
             return Store(buffer, indices, value)
@@ -220,24 +222,24 @@ class _Parser:
             arguments, _ = self._arguments(node.value, ())
             if len(arguments) == 1:
                 return Evaluate(self._expr(arguments[0]))
-        self._fail(node, "not a statement of the language")
+        raise self._error(node, "not a statement of the language")
 
     def _for(self, node: ast.For) -> Stmt:
         if not isinstance(node.target, ast.Name) or not isinstance(node.iter, ast.Call) or node.orelse:
-            self._fail(node, "expected 'for name in kind(extent):'")
+            raise self._error(node, "expected 'for name in kind(extent):'")
         kind = self._callee(node.iter)
         arguments, keywords = self._arguments(node.iter, {*_VAR_KEYS, "annotations"})
         if kind == "thread" and len(arguments) == 2:
             kind = f"thread:{self._string(arguments[0])}"
             arguments = arguments[1:]
         elif kind not in LOOP_KINDS and kind != "virtual":
-            self._fail(
+            raise self._error(
                 node.iter,
                 f"unknown loop kind '{kind}'",
                 hint=f"known: {', '.join(LOOP_KINDS)}, virtual, thread",
             )
         if len(arguments) != 1:
-            self._fail(node.iter, "a loop has one extent")
+            raise self._error(node.iter, "a loop has one extent")
         extent = self._index(arguments[0])
         var = self._var(node.target.id, keywords, default_bounds(extent))
         annotations = self._annotations(keywords["annotations"]) if "annotations" in keywords else ()
@@ -250,7 +252,9 @@ class _Parser:
         item = node.items[0]
         call = item.context_expr
         if len(node.items) != 1 or not isinstance(call, ast.Call):
-            self._fail(node, "expected 'with block(...)', 'with alloc(...) as name' or 'with annotate(...)'")
+            raise self._error(
+                node, "expected 'with block(...)', 'with alloc(...) as name' or 'with annotate(...)'"
+            )
         word = self._callee(call)
         if word == "alloc" and isinstance(item.optional_vars, ast.Name):
             name = item.optional_vars.id
@@ -260,13 +264,13 @@ class _Parser:
             del self._scope[name]
             return Alloc(buffer, body)
         if item.optional_vars is not None:
-            self._fail(item.optional_vars, f"'with {word}(...)' takes no 'as'")
+            raise self._error(item.optional_vars, f"'with {word}(...)' takes no 'as'")
         arguments, _ = self._arguments(call, ())
         if word == "annotate" and len(arguments) == 2:
             return Annotate(self._string(arguments[0]), self._attr(arguments[1]), self._suite(node.body))
         if word == "block" and len(arguments) == 1:
             return self._block(self._string(arguments[0]), node)
-        self._fail(call, f"'{word}' does not begin a statement here")
+        raise self._error(call, f"'{word}' does not begin a statement here")
 
     def _block(self, name: str, node: ast.With) -> Block:
         outer = dict(self._scope)
@@ -285,12 +289,12 @@ class _Parser:
                 if word not in ("where", "annotations", "reads", "writes"):
                     break
                 if word in parts:
-                    self._fail(stmt, f"a block has one {word}(...)")
+                    raise self._error(stmt, f"a block has one {word}(...)")
                 parts[word] = self._clause(word, stmt.value, outer)
             elif self._begins_init(stmt):
                 assert isinstance(stmt, ast.With)
                 if "init" in parts:
-                    self._fail(stmt, "a block has one init")
+                    raise self._error(stmt, "a block has one init")
                 parts["init"] = self._suite(stmt.body)
             else:
                 break
@@ -317,7 +321,7 @@ class _Parser:
         name = self._target_name(node.targets)
         arguments, keywords = self._arguments(call, _VAR_KEYS)
         if len(arguments) != 2:
-            self._fail(call, f"expected {kind}(extent, binding)")
+            raise self._error(call, f"expected {kind}(extent, binding)")
         extent, binding = (self._in_scope(outer, x) for x in arguments)
         var = self._var(name, keywords, default_bounds(extent))
         self._bind(node, name, var)
@@ -336,7 +340,7 @@ class _Parser:
         if word in ("reads", "writes"):
             return tuple(self._region(x) for x in arguments)
         if len(arguments) != 1:
-            self._fail(call, f"{word} takes one argument")
+            raise self._error(call, f"{word} takes one argument")
         if word == "annotations":
             return self._annotations(arguments[0])
         inner, self._scope = self._scope, outer
@@ -346,66 +350,68 @@ class _Parser:
 
     def _region(self, node: ast.expr) -> Region:
         if not isinstance(node, ast.Subscript):
-            self._fail(node, "expected a region such as A[i, span(j, 4)]")
+            raise self._error(node, "expected a region such as A[i, span(j, 4)]")
         buffer = self._named_buffer(node.value)
         ranges: list[Range] = []
         for item in self._items(node.slice):
             if isinstance(item, ast.Call) and self._callee(item) == "span":
                 arguments, _ = self._arguments(item, ())
                 if len(arguments) != 2:
-                    self._fail(item, "expected span(first, extent)")
+                    raise self._error(item, "expected span(first, extent)")
                 ranges.append(Range(self._index(arguments[0]), self._index(arguments[1])))
             else:
                 ranges.append(Range(self._index(item), as_expr(1)))
         if len(ranges) != len(buffer.shape):
-            self._fail(node, f"{len(ranges)} ranges for buffer '{buffer.name}' of rank {len(buffer.shape)}")
+            raise self._error(
+                node, f"{len(ranges)} ranges for buffer '{buffer.name}' of rank {len(buffer.shape)}"
+            )
         return Region(buffer, tuple(ranges))
 
-    # -- expressions ---------------------------------------------------------------------------------------------------
+    # -- expressions -----------------------------------------------------------------------------------------
 
     def _expr(self, node: ast.expr) -> Expr:
         try:
             return self._compute(node)
         except TypeError as error:
-            self._fail(node, str(error))
+            raise self._error(node, str(error)) from error
 
     def _compute(self, node: ast.expr) -> Expr:
         if isinstance(node, ast.Name):
             what = self._scope.get(node.id)
             if not isinstance(what, Var):
                 reason = "is a buffer; it needs indices" if what is not None else "is not in scope"
-                self._fail(node, f"'{node.id}' {reason}")
+                raise self._error(node, f"'{node.id}' {reason}")
             return what
         if isinstance(node, ast.Constant | ast.UnaryOp):
             value = self._number(node)
             if isinstance(value, int) and abs(value) > 1 << 63:
-                self._fail(node, f"{value} does not fit 64 bits")
+                raise self._error(node, f"{value} does not fit 64 bits")
             return as_expr(value)
         if isinstance(node, ast.BinOp):
             op = _BINOPS.get(type(node.op))
             if op is None:
-                self._fail(
+                raise self._error(
                     node, "unknown operator", hint=f"known: {' '.join(s for s, _ in SYMBOLS.values())}"
                 )
             return ex.binop(op, self._expr(node.left), self._expr(node.right))
         if isinstance(node, ast.Compare):
             compare = _CMPS.get(type(node.ops[0]))
             if len(node.ops) != 1 or compare is None:
-                self._fail(node, "comparisons are <, <=, == and !=, one at a time")
+                raise self._error(node, "comparisons are <, <=, == and !=, one at a time")
             return ex.cmp(compare, self._expr(node.left), self._expr(node.comparators[0]))
         if isinstance(node, ast.Subscript):
             buffer, indices = self._access(node)
             return ex.load(buffer, indices)
         if isinstance(node, ast.Call):
             return self._call(node)
-        self._fail(node, "not an expression of the language")
+        raise self._error(node, "not an expression of the language")
 
     def _call(self, node: ast.Call) -> Expr:
         name = self._callee(node)
         if name in dt.DTYPES:
             arguments, _ = self._arguments(node, ())
             if len(arguments) != 1:
-                self._fail(node, f"{name}(...) takes one operand")
+                raise self._error(node, f"{name}(...) takes one operand")
             return self._conversion(name, arguments[0])
         arguments, keywords = self._arguments(node, {"dtype"} if name == "call" else ())
         if name == "call" and arguments and "dtype" in keywords:
@@ -416,20 +422,20 @@ class _Parser:
             return ex.binop(name, *operands)
         if name == "select" and len(operands) == 3:
             if operands[0].dtype != "bool":
-                self._fail(arguments[0], f"a condition must be bool, not {operands[0].dtype}")
+                raise self._error(arguments[0], f"a condition must be bool, not {operands[0].dtype}")
             return ex.select(*operands)
         spec = INTRINSICS.get(name)
         if spec is None:
-            self._fail(node.func, f"unknown function '{name}'")
+            raise self._error(node.func, f"unknown function '{name}'")
         if len(operands) != spec.arity or not operands:
-            self._fail(node, f"{name} takes {spec.arity} operands, not {len(operands)}")
+            raise self._error(node, f"{name} takes {spec.arity} operands, not {len(operands)}")
         return ex.call(name, operands, spec.result_dtype(operands[0].dtype))
 
     def _conversion(self, dtype: str, node: ast.expr) -> Expr:
         """``dtype(x)``: a constant for a literal that the type has, a cast otherwise."""
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             if not dt.is_float(dtype) or node.value not in ("inf", "-inf", "nan"):
-                self._fail(node, 'only floats have the special values "inf", "-inf" and "nan"')
+                raise self._error(node, 'only floats have the special values "inf", "-inf" and "nan"')
             return const(float(node.value), dtype)
         literal = node.operand if isinstance(node, ast.UnaryOp) else node
         if isinstance(literal, ast.Constant):
@@ -439,7 +445,7 @@ class _Parser:
             if dt.is_int(dtype) and isinstance(value, int) and not isinstance(value, bool):
                 low, high = dt.int_range(dtype)
                 if not low <= value <= high:
-                    self._fail(node, f"{value} is outside of {dtype}")
+                    raise self._error(node, f"{value} is outside of {dtype}")
                 return const(value, dtype)
         return ex.cast(dtype, self._expr(node))
 
@@ -455,34 +461,36 @@ class _Parser:
                 return -value
         if isinstance(node, ast.Constant) and isinstance(node.value, bool | int | float):
             return node.value
-        self._fail(node, "expected a number")
+        raise self._error(node, "expected a number")
 
     def _index(self, node: ast.expr) -> Expr:
         e = self._expr(node)
         if not (dt.is_int(e.dtype) or e.dtype == "bool"):
-            self._fail(node, f"expected an integer, this is {e.dtype}")
+            raise self._error(node, f"expected an integer, this is {e.dtype}")
         return e
 
     def _bool(self, node: ast.expr) -> Expr:
         e = self._expr(node)
         if e.dtype != "bool":
-            self._fail(node, f"a condition must be bool, not {e.dtype}")
+            raise self._error(node, f"a condition must be bool, not {e.dtype}")
         return e
 
     def _access(self, node: ast.Subscript) -> tuple[Buffer, tuple[Expr, ...]]:
         buffer = self._named_buffer(node.value)
         indices = tuple(self._index(x) for x in self._items(node.slice))
         if len(indices) != len(buffer.shape):
-            self._fail(node, f"{len(indices)} indices for buffer '{buffer.name}' of rank {len(buffer.shape)}")
+            raise self._error(
+                node, f"{len(indices)} indices for buffer '{buffer.name}' of rank {len(buffer.shape)}"
+            )
         return buffer, indices
 
     def _named_buffer(self, node: ast.expr) -> Buffer:
         what = self._scope.get(node.id) if isinstance(node, ast.Name) else None
         if not isinstance(what, Buffer):
-            self._fail(node, f"'{ast.unparse(node)}' is not a buffer in scope")
+            raise self._error(node, f"'{ast.unparse(node)}' is not a buffer in scope")
         return what
 
-    # -- literals and calls --------------------------------------------------------------------------------------------
+    # -- literals and calls ----------------------------------------------------------------------------------
 
     @staticmethod
     def _items(node: ast.expr) -> list[ast.expr]:
@@ -490,12 +498,12 @@ class _Parser:
 
     def _target_name(self, targets: Sequence[ast.expr]) -> str:
         if len(targets) != 1 or not isinstance(targets[0], ast.Name):
-            self._fail(targets[0], "expected one name")
+            raise self._error(targets[0], "expected one name")
         return targets[0].id
 
     def _callee(self, node: ast.Call) -> str:
         if not isinstance(node.func, ast.Name):
-            self._fail(node.func, "only the functions of the language can be called")
+            raise self._error(node.func, "only the functions of the language can be called")
         return node.func.id
 
     def _arguments(
@@ -504,19 +512,21 @@ class _Parser:
         keywords: dict[str, ast.expr] = {}
         for keyword in node.keywords:
             if keyword.arg is None or keyword.arg not in allowed:
-                self._fail(keyword.value, f"'{self._callee(node)}' has no argument '{keyword.arg or '**'}'")
+                raise self._error(
+                    keyword.value, f"'{self._callee(node)}' has no argument '{keyword.arg or '**'}'"
+                )
             keywords[keyword.arg] = keyword.value
         return node.args, keywords
 
     def _string(self, node: ast.expr) -> str:
         if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
-            self._fail(node, "expected a string")
+            raise self._error(node, "expected a string")
         return node.value
 
     def _dtype_name(self, node: ast.expr) -> str:
         name = self._string(node)
         if name not in dt.DTYPES:
-            self._fail(node, f"unknown element type '{name}'")
+            raise self._error(node, f"unknown element type '{name}'")
         return name
 
     def _optional_int(self, node: ast.expr) -> int | None:
@@ -524,13 +534,13 @@ class _Parser:
             return None
         value = self._number(node)
         if not isinstance(value, int) or isinstance(value, bool):
-            self._fail(node, "expected an integer or None")
+            raise self._error(node, "expected an integer or None")
         return value
 
     def _annotations(self, node: ast.expr) -> tuple[tuple[str, Attr], ...]:
         value = self._attr(node)
         if not isinstance(value, dict):
-            self._fail(node, "annotations are a dictionary")
+            raise self._error(node, "annotations are a dictionary")
         return tuple(value.items())
 
     def _attr(self, node: ast.expr) -> Any:
@@ -539,7 +549,7 @@ class _Parser:
             return tuple(self._attr(x) for x in node.elts)
         if isinstance(node, ast.Dict):
             if any(key is None for key in node.keys):
-                self._fail(node, "'**' is not part of the language")
+                raise self._error(node, "'**' is not part of the language")
             return {
                 self._string(k): self._attr(v)
                 for k, v in zip(node.keys, node.values, strict=True)

@@ -15,7 +15,8 @@
                             C[vi0, vi1] = 0.0
                         C[vi0, vi1] = C[vi0, vi1] + A[vi0, vr0] * B[vr0, vi1]
 
-A bare integer is int64, a bare decimal number float32; other constants name their dtype, as casts do. docs/ir.md has the grammar.
+A bare integer is int64, a bare decimal number float32; other constants name their dtype, as casts do.
+docs/ir.md has the grammar.
 """
 
 from __future__ import annotations
@@ -64,9 +65,9 @@ from tilewright.ir.visit import const_int
 #: Names with a meaning of their own in the text; no variable or buffer is printed under one.
 RESERVED: Final = frozenset(
     [
-        "primfunc", "buffer", "dim", "alloc", "block", "init", "spatial", "reduce", "reads", "writes", "span", "where",
-        "annotate", "annotations", "evaluate", "serial", "parallel", "vectorized", "unrolled", "virtual", "thread", "select",
-        "call", "min", "max", "int", "float",
+        "primfunc", "buffer", "dim", "alloc", "block", "init", "spatial", "reduce", "reads", "writes", "span",
+        "where", "annotate", "annotations", "evaluate", "serial", "parallel", "vectorized", "unrolled",
+        "virtual", "thread", "select", "call", "min", "max", "int", "float",
         *dt.DTYPES,
         *INTRINSICS,
     ]
@@ -74,9 +75,9 @@ RESERVED: Final = frozenset(
 
 #: Operator symbols and how tightly they bind in Python.
 SYMBOLS: Final = {
-    "or": ("|", 2), "xor": ("^", 3), "and": ("&", 4), "shl": ("<<", 5), "shr": (">>", 5), "add": ("+", 6), "sub": ("-", 6),
-    "mul": ("*", 7), "div": ("/", 7), "floordiv": ("//", 7), "mod": ("%", 7), "lt": ("<", 1), "le": ("<=", 1),
-    "eq": ("==", 1), "ne": ("!=", 1),
+    "lt": ("<", 1), "le": ("<=", 1), "eq": ("==", 1), "ne": ("!=", 1), "or": ("|", 2), "xor": ("^", 3),
+    "and": ("&", 4), "shl": ("<<", 5), "shr": (">>", 5), "add": ("+", 6), "sub": ("-", 6), "mul": ("*", 7),
+    "div": ("/", 7), "floordiv": ("//", 7), "mod": ("%", 7),
 }  # fmt: skip
 _SIGN: Final = 8
 _ATOM: Final = 9
@@ -91,12 +92,16 @@ def to_text(func: PrimFunc) -> str:
 
 
 def canonical_text(func: PrimFunc) -> str:
-    """A text that is equal for functions that are equal up to the names of function, parameters, buffers, blocks and variables."""
+    """A text that is equal for functions that are equal up to the names of function, parameters, buffers,
+    blocks and variables.
+    """
     return Printer(canonical=True).function(func)
 
 
 def workload_key(func: PrimFunc) -> str:
-    """The identity of a workload: sha256 of its canonical text, as 64 hexadecimal digits. The same on every machine."""
+    """The identity of a workload: sha256 of its canonical text, as 64 hexadecimal digits. The same on every
+    machine.
+    """
     return hashlib.sha256(canonical_text(func).encode()).hexdigest()
 
 
@@ -112,7 +117,9 @@ def default_bounds(extent: Expr) -> tuple[int, int | None]:
 
 
 class Printer:
-    """Writes one function. ``lines`` maps statements to the line they begin on (counted from 0), for messages."""
+    """Writes one function. ``lines`` maps statements to the line they begin on (counted from 0), for
+    messages.
+    """
 
     def __init__(self, canonical: bool = False) -> None:
         self.lines: dict[Stmt, int] = {}
@@ -146,15 +153,15 @@ class Printer:
         head = f"def {name}({', '.join(params)}):"
         if len(head) > 110:
             self._emit(f"def {name}(")
-            for param in params:
-                self._emit(f"    {param},")
+            for line in params:
+                self._emit(f"    {line},")
             self._emit("):")
         else:
             self._emit(head)
         self._suite(func.body)
         return "\n".join(self._out) + "\n"
 
-    # -- names ---------------------------------------------------------------------------------------------------------
+    # -- names -----------------------------------------------------------------------------------------------
 
     def _bind(self, what: Var | Buffer, kind: str) -> str:
         """Bring ``what`` into scope under a free name."""
@@ -179,7 +186,7 @@ class Printer:
     def _name(self, what: Var | Buffer) -> str:
         return self._names.get(what) or _identifier(what.name)
 
-    # -- statements ----------------------------------------------------------------------------------------------------
+    # -- statements ------------------------------------------------------------------------------------------
 
     def _emit(self, line: str) -> None:
         self._out.append("    " * self._depth + line)
@@ -317,7 +324,7 @@ class Printer:
 
         return f"{self._name(region.buffer)}[{', '.join(map(part, region.ranges)) or '()'}]"
 
-    # -- expressions ---------------------------------------------------------------------------------------------------
+    # -- expressions -----------------------------------------------------------------------------------------
 
     def expr(self, e: Expr) -> str:
         """The text of an expression over what is in scope."""

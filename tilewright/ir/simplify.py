@@ -1,7 +1,8 @@
 """Algebra on integer expressions, and the clean-up of statements with it.
 
-int64 expressions become canonical linear forms (equal forms are the same object); divisions and remainders by constants use
-divisibility and ranges; comparisons are decided or normalised. Floats are never reassociated: only exact identities fold.
+int64 expressions become canonical linear forms (equal forms are the same object); divisions and remainders by
+constants use divisibility and ranges; comparisons are decided or normalised. Floats are never reassociated:
+only exact identities fold.
 """
 
 from __future__ import annotations
@@ -63,14 +64,15 @@ def prove(cond: Expr, bounds: Mapping[Var, Interval] | None = None) -> bool:
 def simplify_stmt(s: Stmt, bounds: Mapping[Var, Interval] | None = None) -> Stmt:
     """``s`` with all expressions simplified under the loops and conditions around them.
 
-    Removes branches that are never or always taken, loops that never run, and loops that run once (their variable becomes 0);
-    what does nothing becomes :data:`NOOP`, an empty Seq. Loops over ``thread:`` axes stay, as they are part of the launch.
+    Removes branches that are never or always taken, loops that never run, and loops that run once (their
+    variable becomes 0); what does nothing becomes :data:`NOOP`, an empty Seq. Loops over ``thread:`` axes
+    stay, as they are part of the launch.
     """
     return _StmtSimplifier().visit(s, Simplifier(bounds))
 
 
 def lasting(cond: Expr) -> Expr:
-    """The conjuncts of ``cond`` that stay true while a statement runs: a store may change what a load gave."""
+    """The conjuncts of ``cond`` that stay true while a statement runs: stores change what loads give."""
     return all_of([c for c in conjuncts(cond) if not any(True for _ in loads_of(c))])
 
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, TypeAlias, Union
+from typing import Any, Final, TypeAlias
 
 from tilewright.ir.expr import TRUE, Const, Expr, ExprLike, Var, as_expr
 
-Attr: TypeAlias = Union[int, float, str, bool, None, tuple["Attr", ...], Mapping[str, "Attr"]]
+Attr: TypeAlias = int | float | str | bool | tuple["Attr", ...] | Mapping[str, "Attr"] | None
 
 #: For kinds. ``thread:<axis>`` binds a GPU axis; ``virtual`` is a virtual thread.
 LOOP_KINDS: Final = ("serial", "parallel", "vectorized", "unrolled")
@@ -99,8 +99,8 @@ class Store(Stmt):
 class For(Stmt):
     """A loop of ``var`` over ``0 .. extent-1``.
 
-    ``kind`` is serial, parallel (iterations independent, any order, any thread), vectorized, unrolled, ``thread:<axis>`` or
-    ``virtual``. ``annotations`` are hints that never change meaning.
+    ``kind`` is serial, parallel (iterations independent, any order, any thread), vectorized, unrolled,
+    ``thread:<axis>`` or ``virtual``. ``annotations`` are hints that never change meaning.
     """
 
     var: Var
@@ -112,6 +112,8 @@ class For(Stmt):
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class If(Stmt):
+    """``then`` where ``cond`` (bool) holds, else ``orelse``."""
+
     cond: Expr
     then: Stmt
     orelse: Stmt | None = None
@@ -150,7 +152,8 @@ class Annotate(Stmt):
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class IterVar:
-    """An iterator of a block: ``var`` over ``0 .. extent-1``, bound to ``binding`` (an expression over the loops outside).
+    """An iterator of a block: ``var`` over ``0 .. extent-1``, bound to ``binding`` (an expression over the
+    loops outside).
 
     ``kind`` is ``spatial`` (iterations write disjoint elements, any order) or ``reduce``.
     """
@@ -163,7 +166,8 @@ class IterVar:
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Block(Stmt):
-    """The unit of scheduling: a body over block iterators that does not see the loops around it except through bindings.
+    """The unit of scheduling: a body over block iterators that does not see the loops around it except
+    through bindings.
 
     Attributes:
         name: unique in the function.
@@ -192,8 +196,9 @@ class Block(Stmt):
 class PrimFunc:
     """A loop program.
 
-    ``params`` are Buffers (and int64 Vars for run-time dimensions); the last ``attrs["outputs"]`` of them are written, the rest
-    are only read. ``attrs["const_params"]`` names the parameters whose data is known at compile time.
+    ``params`` are Buffers (and int64 Vars for run-time dimensions); the last ``attrs["outputs"]`` of them are
+    written, the rest are only read. ``attrs["const_params"]`` names the parameters whose data is known at
+    compile time.
     """
 
     name: str

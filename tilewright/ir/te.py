@@ -92,12 +92,16 @@ def compute(shape: Sequence[ExprLike], fn: Callable[..., ExprLike], name: str) -
     finally:
         _reading.tensors = outer
     if not isinstance(body, Reduce) and any(isinstance(n, Reduce) for n in walk_expr(body)):
-        raise ValueError(f"the reduction in '{name}' is not the whole body; compute it in a tensor of its own")
+        raise ValueError(
+            f"the reduction in '{name}' is not the whole body; compute it in a tensor of its own"
+        )
     return Tensor(Buffer.make(name, dims, body.dtype), axes, body, sources)
 
 
 def reduce(op: str, extents: Sequence[ExprLike], fn: Callable[..., ExprLike]) -> Expr:
-    """``op`` (sum prod max min) of ``fn(*r)`` over all ``r`` below ``extents``; must be the whole body of a compute."""
+    """``op`` (sum prod max min) of ``fn(*r)`` over all ``r`` below ``extents``; must be the whole body of a
+    compute.
+    """
     dims = tuple(as_expr(e) for e in extents)
     axes = tuple(_axis(f"r{n}", dim) for n, dim in enumerate(dims))
     return ex.reduce(op, axes, dims, as_expr(fn(*axes)))
@@ -117,9 +121,9 @@ def primfunc(
 ) -> PrimFunc:
     """The loop program that computes ``outputs`` from ``inputs``.
 
-    Every compute between them becomes a block named after its tensor (made unique), every intermediate an allocation at the
-    root. ``const_inputs`` are the inputs whose data is known at compile time, ``dims`` run-time dimensions, passed first.
-    Raises ValueError when a placeholder is read that is not an input.
+    Every compute between them becomes a block named after its tensor (made unique), every intermediate an
+    allocation at the root. ``const_inputs`` are the inputs whose data is known at compile time, ``dims``
+    run-time dimensions, passed first. Raises ValueError when a placeholder is read that is not an input.
     """
     stages = _stages(outputs, set(inputs))
     renamed = _unique_buffers([*inputs, *stages])
@@ -127,7 +131,11 @@ def primfunc(
     for stage in reversed(stages):
         if stage not in outputs:
             body = Alloc(renamed[stage.buffer], body)
-    params: list[Buffer | Var] = [*dims, *(renamed[t.buffer] for t in inputs), *(renamed[t.buffer] for t in outputs)]
+    params: list[Buffer | Var] = [
+        *dims,
+        *(renamed[t.buffer] for t in inputs),
+        *(renamed[t.buffer] for t in outputs),
+    ]
     consts = tuple(renamed[t.buffer].name for t in const_inputs)
     return PrimFunc(name, tuple(params), body, (("const_params", consts), ("outputs", len(outputs))))
 

@@ -1,4 +1,6 @@
-"""The rules that every PrimFunc keeps, checked. A program that breaks one is a defect of the pass that made it."""
+"""The rules that every PrimFunc keeps, checked. A program that breaks one is a defect of the pass that made
+it.
+"""
 
 from __future__ import annotations
 
@@ -35,11 +37,12 @@ _BITWISE: Final = frozenset(["and", "or", "xor"])
 def verify(func: PrimFunc) -> None:
     """Check the rules of the IR.
 
-    Raises VerifyError, which shows the place in the program's text, unless: every variable is used inside its loop or block and
-    a block's body sees only its own iterators; buffers are parameters or allocated around their uses; ranks and dtypes agree;
-    indices and extents are int64; block names are unique; inputs are not stored to; loops are of a known kind, vectorized ones
-    of constant extent, parallel ones not nested; intrinsics exist; and, once there are no blocks, register buffers have constant
-    shapes and do not cross the border of a parallel loop.
+    Raises VerifyError, which shows the place in the program's text, unless: every variable is used inside its
+    loop or block and a block's body sees only its own iterators; buffers are parameters or allocated around
+    their uses; ranks and dtypes agree; indices and extents are int64; block names are unique; inputs are not
+    stored to; loops are of a known kind, vectorized ones of constant extent, parallel ones not nested;
+    intrinsics exist; and, once there are no blocks, register buffers have constant shapes and do not cross
+    the border of a parallel loop.
     """
     _Verifier(func).run()
 
@@ -60,7 +63,7 @@ class _Verifier:
     def _fail(self, message: str) -> NoReturn:
         raise VerifyError(message, location=_excerpt(self._func, self._at))
 
-    # -- function ------------------------------------------------------------------------------------------------------
+    # -- function --------------------------------------------------------------------------------------------
 
     def run(self) -> None:
         func = self._func
@@ -98,15 +101,14 @@ class _Verifier:
             self._index(dim, f"a dimension of '{buffer.name}'")
         if buffer.strides is not None:
             if len(buffer.strides) != len(buffer.shape):
-                self._fail(
-                    f"buffer '{buffer.name}' has {len(buffer.strides)} strides for {len(buffer.shape)} dimensions"
-                )
+                counts = f"{len(buffer.strides)} strides for {len(buffer.shape)} dimensions"
+                self._fail(f"buffer '{buffer.name}' has {counts}")
             for stride in buffer.strides:
                 self._index(stride, f"a stride of '{buffer.name}'")
         if buffer.scope == "register" and self._lowered and buffer.static_shape is None:
             self._fail(f"register buffer '{buffer.name}' has a shape that is not constant")
 
-    # -- statements ----------------------------------------------------------------------------------------------------
+    # -- statements ------------------------------------------------------------------------------------------
 
     def _stmt(self, s: Stmt) -> None:
         self._at = s
@@ -206,7 +208,7 @@ class _Verifier:
         for operand in e.children:
             self._expr(operand)
 
-    # -- expressions ---------------------------------------------------------------------------------------------------
+    # -- expressions -----------------------------------------------------------------------------------------
 
     def _access(self, buffer: Buffer, indices: tuple[Expr, ...]) -> None:
         if len(indices) != len(buffer.shape):

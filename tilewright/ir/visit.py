@@ -56,11 +56,14 @@ def uses(e: Expr, variables: set[Var]) -> bool:
 
 
 def loads_of(e: Expr) -> Iterator[Load]:
+    """Every distinct Load in ``e``."""
     return (node for node in walk_expr(e) if isinstance(node, Load))
 
 
 def rewrite_expr(e: Expr, fn: Callable[[Expr], Expr | None], memo: dict[Expr, Expr] | None = None) -> Expr:
-    """Rebuild ``e`` bottom-up. ``fn`` sees each node after its children were rewritten and returns a replacement or None."""
+    """Rebuild ``e`` bottom-up. ``fn`` sees each node after its children were rewritten and returns a
+    replacement or None.
+    """
     memo = {} if memo is None else memo
     for node in walk_expr(e):
         if node in memo:
@@ -118,6 +121,7 @@ def all_exprs(s: Stmt) -> Iterator[Expr]:
 
 
 def stores_of(s: Stmt) -> Iterator[Store]:
+    """Every Store in ``s``, in program order."""
     return (node for node in walk_stmt(s) if isinstance(node, Store))
 
 
@@ -131,17 +135,24 @@ def map_stmt(
     expr: Callable[[Expr], Expr],
     buffer: Callable[[Buffer], Buffer] = lambda b: b,
 ) -> Stmt:
-    """Apply ``expr`` to every expression and ``buffer`` to every buffer named by a statement (Store, Alloc, regions).
+    """Apply ``expr`` to every expression and ``buffer`` to every buffer named by a statement (Store, Alloc,
+    regions).
 
     Buffers inside Load expressions are ``expr``'s business.
     """
     if isinstance(s, Store):
         fresh = (buffer(s.buffer), tuple(expr(i) for i in s.indices), expr(s.value))
-        same = fresh[0] is s.buffer and fresh[2] is s.value and all(a is b for a, b in zip(fresh[1], s.indices, strict=True))
+        same = (
+            fresh[0] is s.buffer
+            and fresh[2] is s.value
+            and all(a is b for a, b in zip(fresh[1], s.indices, strict=True))
+        )
         return s if same else Store(*fresh)
     if isinstance(s, For):
         body, extent = map_stmt(s.body, expr, buffer), expr(s.extent)
-        return s if body is s.body and extent is s.extent else dataclasses.replace(s, extent=extent, body=body)
+        return (
+            s if body is s.body and extent is s.extent else dataclasses.replace(s, extent=extent, body=body)
+        )
     if isinstance(s, If):
         orelse = None if s.orelse is None else map_stmt(s.orelse, expr, buffer)
         return If(expr(s.cond), map_stmt(s.then, expr, buffer), orelse)
