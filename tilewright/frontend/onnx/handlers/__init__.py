@@ -2,6 +2,7 @@
 
 import tilewright.ops  # noqa: F401  (handlers emit these operators)
 from tilewright.frontend.onnx.handlers import (
+    einsum,
     indexing,
     math,
     movement,
@@ -12,4 +13,4 @@ from tilewright.frontend.onnx.handlers import (
     sources,
 )
 
-__all__ = ["indexing", "math", "movement", "nn", "normalise", "reduction", "resampling", "sources"]
+__all__ = ["einsum", "indexing", "math", "movement", "nn", "normalise", "reduction", "resampling", "sources"]
