@@ -120,6 +120,7 @@ class BenchReport:
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able mapping."""
         return {
+            "ok": self.ok,
             "shapes": {name: list(shape) for name, shape in self.shapes.items()},
             "threads": self.threads,
             "machine": machine(),
@@ -166,7 +167,7 @@ def bench(
         against: names of engines (:data:`tilewright.peers.PEERS`); an empty sequence times this project alone.
         threads: threads of every engine.
         runs: recorded calls of every engine; by default as many as fit into about two seconds.
-        progress: called with (step, done, total), as by :func:`tilewright.compile`; total 0 is unknown.
+        progress: called with (step, done, total); a total of 0 is unknown.
 
     Raises:
         ModelFileError, UnsupportedError, ShapeError, InputError: as :func:`tilewright.compile` and the feeds.

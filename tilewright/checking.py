@@ -123,7 +123,7 @@ def check(
         inputs: data for some or all inputs; the others are sampled (:mod:`tilewright.feeds`) with ``seed``.
         rtol, atol: tolerances; the defaults and the rule are those of :mod:`tilewright.compare`.
         locate: on a difference, look for the node where it starts (some more compilations).
-        progress: called with (step, done, total), as by :func:`tilewright.compile`; total 0 is unknown.
+        progress: called with (step, done, total); a total of 0 is unknown.
 
     Raises:
         ModelFileError, UnsupportedError, ShapeError, InputError: as :func:`tilewright.compile` and the feeds.

@@ -7,7 +7,11 @@ from collections.abc import Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line and exit the process: 0 ok, 1 a check failed, 2 usage or bad input, 130 Ctrl-C."""
-    from tilewright.cli.app import run
+    """Run the command line and exit: 0 ok, 1 a check failed, 2 usage or bad input, 130 Ctrl-C."""
+    try:
+        from tilewright.cli.app import run
 
-    sys.exit(run(list(sys.argv[1:] if argv is None else argv)))
+        code = run(list(sys.argv[1:] if argv is None else argv))
+    except KeyboardInterrupt:  # while modules are loaded; `run` handles those that come later
+        code = 130
+    sys.exit(code)

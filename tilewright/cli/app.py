@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -35,6 +37,21 @@ def _flag(name: str) -> Any:
     return typer.Option(flag, help=text, show_default=False)
 
 
+class _Interrupted(Exception):
+    """Ctrl-C, on its way past typer, which would turn KeyboardInterrupt into exit code 1."""
+
+
+def _interruptible(function: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> None:
+        try:
+            function(*args, **kwargs)
+        except KeyboardInterrupt:
+            raise _Interrupted from None
+
+    return call
+
+
 app = typer.Typer(
     name="tilewright",
     help="Compile deep-learning models to fast native code.",
@@ -45,7 +62,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 ok, 1 a check failed, 2 usage or bad input, 130 interrupted.",
 )
 for command in (compile, run_command, check, bench, profile, inspect, doctor, ops):
-    app.command(command.NAME)(command.main)
+    app.command(command.NAME)(_interruptible(command.main))
 
 
 @app.callback()
@@ -73,7 +90,7 @@ def run(argv: list[str]) -> int:
     except SystemExit as finished:
         code = finished.code
         return code if isinstance(code, int) else 0
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, _Interrupted):
         error_console().print("interrupted", style="bold", highlight=False)
         return EXIT_INTERRUPTED
     except TilewrightError as error:
