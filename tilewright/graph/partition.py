@@ -43,7 +43,7 @@ class Group:
         inputs: values read from outside, constants included, in order of first use.
         outputs: values read outside, in order.
         anchor: the node that decides the schedule: a contraction or the first reduction, else None.
-        parts: of the values read, written or concatenated here, those that live inside a larger one.
+        parts: of the values read, written or concatenated here, those that live inside a larger one; and of those larger ones.
     """
 
     nodes: tuple[Node, ...]
@@ -372,8 +372,11 @@ class _Partitioner:
             for v in n.outputs
             if v in self.graph.outputs or any(u not in cluster.nodes for u in self.graph.users(v))
         ]
-        named = [*inputs, *outputs]
-        parts = {v: self.parts[v] for v in named if v in self.parts}
+        parts: dict[Value, Part] = {}
+        for value in (*inputs, *outputs):
+            while value in self.parts:
+                parts[value] = self.parts[value]
+                value = parts[value].whole
         return Group(nodes, tuple(inputs), tuple(outputs), cluster.anchor, parts)
 
 
