@@ -107,7 +107,7 @@ def arrays(func: PrimFunc, dims: dict[str, int] | None = None, seed: int = 0) ->
 
 
 def assert_same(func: PrimFunc, sch: Schedule | PrimFunc, dims: dict[str, int] | None = None) -> None:
-    """The scheduled program computes what ``func`` computes; constant parameters are re-laid as it asks for."""
+    """The scheduled program computes what ``func`` computes, its constant parameters re-laid as it asks."""
     changed = sch.func if isinstance(sch, Schedule) else sch
     inputs = arrays(func, dims)
     layouts = changed.attr("param_layouts", {})

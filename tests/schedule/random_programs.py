@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from random import Random
 
 from tilewright.errors import ScheduleError
 from tilewright.ir import te
 from tilewright.ir.expr import Expr, as_expr, binop, call, maximum, minimum, select
 from tilewright.ir.simplify import simplify
-from tilewright.ir.stmt import Alloc, Buffer, For, PrimFunc, Stmt, child_stmts
-from tilewright.ir.visit import find_blocks, stores_of, substitute, transform_stmt
+from tilewright.ir.stmt import Alloc, Buffer, For, PrimFunc, Stmt
+from tilewright.ir.visit import find_blocks, free_vars, stores_of, substitute, transform_stmt
 from tilewright.schedule import BlockRef, IndexMap, LoopRef, Schedule
-from tilewright.schedule.state import Tree
+from tilewright.schedule.state import Tree, binding_vars
 
 
 def random_program(rng: Random) -> PrimFunc:
@@ -163,7 +164,8 @@ def _contract(rng: Random, t: te.Tensor, tensors: list[te.Tensor], name: str) ->
 
 
 _STAGES: list[Callable[[Random, te.Tensor, list[te.Tensor], str], te.Tensor]] = [
-    _elementwise, _broadcast, _transpose, _pad, _clamped, _reshape, _stencil, _reduce, _reduce, _contract, _contract,
+    _elementwise, _broadcast, _transpose, _pad, _clamped, _reshape, _stencil, _reduce, _reduce, _contract,
+    _contract,
 ]  # fmt: skip
 
 
@@ -218,15 +220,85 @@ def random_step(rng: Random, sch: Schedule) -> None:
 
 
 _STEPS = [
-    "split", "split", "split", "fuse", "fuse", "reorder", "reorder", "parallel", "parallel", "vectorize", "unroll",
-    "compute_at", "compute_at", "compute_at", "compute_at", "reverse_compute_at", "reverse_compute_at",
-    "reverse_compute_at", "compute_inline", "reverse_compute_inline", "cache_read", "cache_write", "set_scope",
-    "decompose_reduction", "decompose_reduction", "rfactor", "rfactor", "transform_layout", "annotate",
+    "split", "split", "split", "fuse", "fuse", "reorder", "reorder", "parallel", "parallel", "vectorize",
+    "unroll", "compute_at", "compute_at", "compute_at", "compute_at", "reverse_compute_at",
+    "reverse_compute_at", "reverse_compute_at", "compute_inline", "reverse_compute_inline", "cache_read",
+    "cache_write", "set_scope", "decompose_reduction", "decompose_reduction", "rfactor", "rfactor",
+    "transform_layout", "annotate",
 ]  # fmt: skip
 
 
+def tile_and_fuse(rng: Random, sch: Schedule) -> None:
+    """Steps that fit together: tile the loops of an output, run them on threads, compute producers inside,
+    refine these.
+    """
+    tree = Tree(sch.func)
+    out = BlockRef(rng.choice([b.name for b in tree.blocks.values() if not tree.consumers(b)]))
+    for block in list(tree.blocks):
+        if rng.random() < 0.3:
+            _attempt(partial(sch.compute_inline, BlockRef(block)))
+    outer, inner = [], []
+    iters = Tree(sch.func).blocks[out.name].iters
+    for loop, it in zip(sch.get_loops(out), iters, strict=True):
+        if it.kind == "reduce" or rng.random() < 0.3:
+            inner.append(loop)
+        else:
+            parts = sch.split(loop, [None, rng.choice([1, 2, 3, 4])])
+            outer.append(parts[0])
+            inner.append(parts[1])
+    if not outer:
+        return
+    sch.reorder(*outer, *inner)
+    tile = sch.fuse(*outer) if rng.random() < 0.5 else outer[-1]
+    if rng.random() < 0.7:
+        sch.parallel(tile if len(outer) == 1 or tile not in outer else outer[0])
+    pending = [out]
+    done: set[str] = set()
+    while pending:
+        user = pending.pop(0)
+        for producer in sch.get_producers(user):
+            if producer.name not in done:
+                done.add(producer.name)
+                around = rng.choice(sch.get_loops(user)[:3])
+                if _attempt(partial(sch.compute_at, producer, around)):
+                    pending.append(producer)
+    for name in sorted(done & set(Tree(sch.func).blocks)):
+        _refine(rng, sch, BlockRef(name))
+
+
+def _refine(rng: Random, sch: Schedule, block: BlockRef) -> None:
+    """Put the reduction outside, decompose it, vectorize the last loop."""
+    tree = Tree(sch.func)
+    reduced = binding_vars(tree.blocks[block.name], "reduce")
+    own = [
+        LoopRef(s.var)
+        for s in tree.loops_between(tree.own_nest(tree.blocks[block.name]), tree.blocks[block.name])
+    ]
+    top = tree.own_nest(tree.blocks[block.name])
+    if isinstance(top, For):
+        own.insert(0, LoopRef(top.var))
+    first = [loop for loop in own if loop.var in reduced]
+    rest = [loop for loop in own if loop.var not in reduced]
+    if rest and rng.random() < 0.5:
+        rest[-1:] = sch.split(rest[-1], [None, rng.choice([2, 3])])
+    _attempt(lambda: sch.reorder(*first, *rest))
+    if rest:
+        _attempt(lambda: sch.vectorize(rest[-1]))
+    if first and rng.random() < 0.7:
+        _attempt(lambda: sch.decompose_reduction(block, rng.choice(first[:1] + rest)))
+
+
+def _attempt(step: Callable[[], object]) -> bool:
+    try:
+        step()
+    except ScheduleError:
+        return False
+    return True
+
+
 def adversarial(func: PrimFunc) -> PrimFunc:
-    """The function with its parallel and vectorized loops run backwards, and temporaries private to parallel iterations.
+    """The function with its parallel and vectorized loops run backwards, and temporaries private to parallel
+    iterations.
 
     A schedule that is legal computes the same.
     """
@@ -239,7 +311,7 @@ def adversarial(func: PrimFunc) -> PrimFunc:
             return dataclasses.replace(stmt, kind="serial", body=backwards)
         if isinstance(stmt, For) and stmt.kind == "vectorized":
             block = find_blocks(stmt)[0]
-            if any(it.kind == "reduce" and stmt.var in _vars(it.binding) for it in block.iters):
+            if any(it.kind == "reduce" and stmt.var in free_vars(it.binding) for it in block.iters):
                 return None
             return dataclasses.replace(
                 stmt,
@@ -251,14 +323,8 @@ def adversarial(func: PrimFunc) -> PrimFunc:
     return func.with_(body=transform_stmt(body, reverse))
 
 
-def _vars(e: Expr) -> set[Expr]:
-    from tilewright.ir.visit import free_vars
-
-    return set(free_vars(e))
-
-
 def _sink_allocs(body: Stmt) -> Stmt:
-    """Move each allocation into the parallel loop that contains all uses of its buffer, where there is one."""
+    """Move each allocation into the parallel loop that contains all uses of its buffer, if any does."""
     buffers: list[Buffer] = []
 
     def drop(stmt: Stmt) -> Stmt | None:
@@ -295,11 +361,3 @@ def _users(stmt: Stmt, buffer: Buffer) -> list[str]:
         if any(r.buffer is buffer for r in regions) or any(s.buffer is buffer for s in stores_of(block)):
             found.append(block.name)
     return found
-
-
-def loop_kinds(stmt: Stmt) -> set[str]:
-    """Kinds of all loops in ``stmt``."""
-    kinds = {stmt.kind} if isinstance(stmt, For) else set()
-    for child in child_stmts(stmt):
-        kinds |= loop_kinds(child)
-    return kinds

@@ -214,7 +214,9 @@ def test_index_map_constructors_agree() -> None:
     assert len({text, IndexMap.parse("k,n -> n//48, k, n%48")}) == 1
 
 
-@pytest.mark.parametrize("text", ["k,n", "k,k -> k", "1 -> 2", "k -> k + m", "k -> k ** 2", "k -> f(k)", "k -> )"])
+@pytest.mark.parametrize(
+    "text", ["k,n", "k,k -> k", "1 -> 2", "k -> k + m", "k -> k ** 2", "k -> f(k)", "k -> )"]
+)
 def test_index_map_rejects_other_text(text: str) -> None:
     with pytest.raises(ScheduleError, match="is not a layout"):
         IndexMap.parse(text)

@@ -127,7 +127,9 @@ def test_kinds_are_set_and_numerics_stay() -> None:
     sch.parallel(h)
     sch.unroll(w)
     sch.vectorize(c)
-    kinds = [s.kind for s in walk_stmt(sch.func.body) if isinstance(s, For) and s.var in (h.var, w.var, c.var)]
+    kinds = [
+        s.kind for s in walk_stmt(sch.func.body) if isinstance(s, For) and s.var in (h.var, w.var, c.var)
+    ]
     assert kinds == ["parallel", "unrolled", "vectorized"]
     sch.parallel(h)  # again: nothing changes
     assert_same(func, sch)

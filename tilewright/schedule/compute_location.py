@@ -281,8 +281,12 @@ def _moved(
     moved_tree = Tree(func)
     moved = moved_tree.blocks[block.name]
     require_covered(moved_tree, moved, what)
-    if not before and moved.init is not None:
-        _require_once(moved_tree, moved)
+    if not before:
+        # Moved towards its inputs, the block may have left a consumer behind.
+        for consumer in moved_tree.consumers(moved):
+            require_covered(moved_tree, consumer, what)
+        if moved.init is not None:
+            _require_once(moved_tree, moved)
     recheck_kinds(moved_tree)
     return func
 
@@ -290,7 +294,7 @@ def _moved(
 def _require_once(tree: Tree, block: Block) -> None:
     """A reduction must not see an instance twice."""
     variables = {loop.var for loop in tree.loops_above(block) if const_int(loop.extent) != 1}
-    missing = variables - determined_vars([it.binding for it in block.iters], variables)
+    missing = variables - determined_vars([it.binding for it in block.iters], variables, block.predicate)
     mixed = binding_vars(block, "spatial") & binding_vars(block, "reduce")
     for loop in tree.loops_above(block):
         if loop.var in missing | mixed:

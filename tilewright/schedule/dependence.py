@@ -69,7 +69,7 @@ def _require_own_elements(tree: Tree, loop: For, block: Block, what: str) -> Non
     """Every iteration of ``loop`` writes elements of its own, or the buffer is private to an iteration."""
     below = {inner.var for inner in tree.loops_between(loop, block)} | {loop.var}
     spatial = [it.binding for it in block.iters if it.kind == "spatial"]
-    if loop.var in determined_vars(spatial, below):
+    if loop.var in determined_vars(spatial, below, block.predicate):
         return
     for buffer in tree.accesses[block.name].written:
         users = {b.name: b for b in [*tree.writers(buffer), *tree.readers(buffer)]}

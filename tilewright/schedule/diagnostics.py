@@ -45,7 +45,9 @@ def excerpt(tree: Tree, *at: Stmt) -> str:
 
 
 def _caret(line: str) -> str:
-    """Carets below the loop variable (``for i0 in ...``) or the block's name (``with block("C"):``) of a line."""
+    """Carets below the loop variable (``for i0 in ...``) or the block's name (``with block("C"):``) of a
+    line.
+    """
     text = line.strip()
     start = len(line) - len(line.lstrip())
     if text.startswith("for "):

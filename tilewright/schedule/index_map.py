@@ -104,7 +104,8 @@ class IndexMap:
         form = linear(e)
         if form is None or e in form.terms or any(k < 0 for k in form.terms.values()) or form.const < 0:
             raise ScheduleError(
-                f"layout '{self}': {e!r} is not built from the indices by + * // % with positive constants"
+                f"layout '{self}': {e!r} is not built from the indices by + * // % with positive constants",
+                hint="write for example 'k,n -> n//48, k, n%48'",
             )
         total: Expr = as_expr(form.const + 1)
         for atom, k in form.terms.items():

@@ -1,4 +1,4 @@
-"""Which loop variables the values of some expressions determine: the injectivity test behind most legality
+"""Which loop variables the values of some expressions determine: the injectivity test of most legality
 checks.
 
 An expression that is a mixed-radix sum of digits (``io*16 + ii`` with ``ii`` in 0..15) determines every
@@ -10,16 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tilewright.ir.bounds import interval, linear
-from tilewright.ir.expr import BinOp, Expr, Var
+from tilewright.ir.bounds import comparison_form, interval, linear
+from tilewright.ir.expr import TRUE, BinOp, Expr, Var, conjuncts
 from tilewright.ir.simplify import simplify
 from tilewright.ir.visit import uses
 
 
-def determined_vars(values: Iterable[Expr], variables: set[Var]) -> set[Var]:
+def determined_vars(values: Iterable[Expr], variables: set[Var], where: Expr = TRUE) -> set[Var]:
     """Members of ``variables`` whose value follows from the ``values``, all other variables being fixed.
 
-    Conservative: a variable that is left out may be determined after all.
+    Only values of the variables count for which ``where`` holds. Conservative: a variable that is left out
+    may be determined after all.
     """
     known: set[Expr] = set()
     pending = [simplify(v) for v in values]
@@ -31,7 +32,20 @@ def determined_vars(values: Iterable[Expr], variables: set[Var]) -> set[Var]:
             known.add(e)
             pending.extend(_digits(e, variables))
         pending.extend(_joined(known, variables))
-    return {v for v in variables if v in known}
+    return {v for v in variables if v in known} | (_pinned(where) & variables)
+
+
+def _pinned(where: Expr) -> set[Var]:
+    """Variables that can only be 0 where the condition holds, as in ``2*i + j < 1``."""
+    pinned: set[Var] = set()
+    for cond in conjuncts(where):
+        form = comparison_form(cond)  # base + sum(k * atom) >= 0
+        if form is None:
+            continue
+        terms, base = form
+        if all(k < 0 and interval(atom).lo == 0 for atom, k in terms.items()):
+            pinned |= {atom for atom, k in terms.items() if isinstance(atom, Var) and base < -k}
+    return pinned
 
 
 def _digits(e: Expr, variables: set[Var]) -> list[Expr]:

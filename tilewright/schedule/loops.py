@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from tilewright.ir.expr import TRUE, Expr, as_expr, ceildiv
 from tilewright.ir.simplify import prove, simplify
 from tilewright.ir.stmt import Block, For, PrimFunc, Stmt
-from tilewright.ir.visit import const_int, free_vars
+from tilewright.ir.visit import const_int
 from tilewright.schedule.dependence import require_independent, require_no_recurrence
 from tilewright.schedule.diagnostics import failure
 from tilewright.schedule.itermap import determined_vars
@@ -128,8 +128,7 @@ def fuse(func: PrimFunc, loops: Sequence[LoopRef]) -> tuple[PrimFunc, LoopRef]:
 def reorder(func: PrimFunc, loops: Sequence[LoopRef]) -> PrimFunc:
     """Put loops of one perfect nest in the given order (outermost first), in the places these loops have now.
 
-    Raises ScheduleError when the loops are not in one perfect nest, an extent depends on a loop moved inside
-    it, or the new order could change a result.
+    Raises ScheduleError when the loops are not in one perfect nest, or the new order could change a result.
     """
     tree = Tree(func)
     wanted = [find_loop(tree, loop, "reorder") for loop in loops]
@@ -164,13 +163,6 @@ def reorder(func: PrimFunc, loops: Sequence[LoopRef]) -> PrimFunc:
 
 def _require_reorderable(tree: Tree, chain: list[For], order: list[For]) -> None:
     for n, loop in enumerate(order):
-        inside = {s.var for s in order[n:]}
-        if free_vars(loop.extent) & inside:
-            raise failure(
-                tree,
-                f"reorder: the extent of loop '{loop.var.name}' depends on a loop that would be inside it",
-                loop,
-            )
         if loop.kind == "vectorized" and n + 1 < len(order):
             raise failure(
                 tree,
@@ -189,7 +181,7 @@ def _require_reorderable(tree: Tree, chain: list[For], order: list[For]) -> None
         return
     below = [*chain, *tree.loops_between(chain[-1], block)]
     variables = {loop.var for loop in below if const_int(loop.extent) != 1}
-    missing = variables - determined_vars([it.binding for it in block.iters], variables)
+    missing = variables - determined_vars([it.binding for it in block.iters], variables, block.predicate)
     mixed = binding_vars(block, "spatial") & binding_vars(block, "reduce") & variables
     for loop in below:
         if loop.var in missing or loop.var in mixed:

@@ -68,7 +68,7 @@ def decompose_reduction(func: PrimFunc, ref: BlockRef, loop: LoopRef) -> tuple[P
             )
     nest = [target, *tree.loops_between(target, block)]
     variables = {inner.var for inner in nest if const_int(inner.extent) != 1}
-    determined = determined_vars([it.binding for it in block.iters], variables)
+    determined = determined_vars([it.binding for it in block.iters], variables, block.predicate)
     for inner in nest:
         if inner.var in variables - determined or inner.var in spatial & reduced:
             raise failure(
@@ -79,7 +79,7 @@ def decompose_reduction(func: PrimFunc, ref: BlockRef, loop: LoopRef) -> tuple[P
                 hint="choose a loop further in",
             )
     init = _init_block(tree, block, spatial, reduced)
-    kept = [inner for inner in nest if inner.var in spatial]
+    kept = [inner for inner in nest if inner.var in spatial | free_vars(init.predicate)]
     fresh: dict[Expr, Expr] = {inner.var: loop_var(inner.var.name, inner.extent) for inner in kept}
     init = init.with_(
         iters=tuple(dataclasses.replace(it, binding=substitute_expr(it.binding, fresh)) for it in init.iters),
