@@ -1,0 +1,25 @@
+"""The page on schedules: its example runs, and its table names every primitive."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.schedule.programs import assert_same
+from tilewright.schedule.trace import INSTRUCTIONS
+
+PAGE = (Path(__file__).parents[2] / "docs" / "schedule.md").read_text()
+
+
+def test_example_runs_and_computes_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    scope: dict[str, object] = {}
+    small = code.replace("512", "20").replace("256", "6").replace("384", "64")
+    exec(small, scope)
+    assert "sch.decompose_reduction" in capsys.readouterr().out
+    assert_same(scope["func"], scope["sch"])  # type: ignore[arg-type]
+
+
+def test_table_lists_every_primitive() -> None:
+    listed = set(re.findall(r"^\| `(\w+)\(", PAGE, re.MULTILINE))
+    assert listed == INSTRUCTIONS - {"get_block", "get_loops"}
