@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,12 +27,14 @@ def ints(*shape: int, low: int = -5, high: int = 6, dtype: str = "int64") -> np.
     return rng.integers(low, high, shape).astype(dtype)
 
 
-def reference(op: str, arrays: Sequence[Any], **attrs: Any) -> list[np.ndarray]:
+def reference(op: str, arrays: Sequence[Any], /, **attrs: Any) -> list[np.ndarray]:
     """The operator's NumPy result on concrete operands."""
     return run_reference(Node(op, tuple(None for _ in arrays), (), attrs), list(arrays))
 
 
-def run_compute(node: Node, arrays: Sequence[np.ndarray | None], known: Sequence[int] = ()) -> list[np.ndarray]:
+def run_compute(
+    node: Node, arrays: Sequence[np.ndarray | None], known: Sequence[int] = ()
+) -> list[np.ndarray]:
     """The node's tensor expression run by the interpreter; operands ``known`` are compile-time constants."""
     opdef = get_op(node.op)
     assert opdef.compute is not None
@@ -48,6 +50,7 @@ def run_compute(node: Node, arrays: Sequence[np.ndarray | None], known: Sequence
 def check(
     op: str,
     arrays: Sequence[np.ndarray | None],
+    /,
     *,
     consts: Sequence[int] = (),
     rtol: float = 1e-5,
@@ -72,7 +75,9 @@ def check(
     graph = builder.build(outputs)
     want = run_reference(graph.nodes[-1], list(arrays))
     for value, array in zip(outputs, want, strict=True):
-        assert value.type == TensorType.of(array), f"inferred {value.type}, reference gives {TensorType.of(array)}"
+        assert value.type == TensorType.of(array), (
+            f"inferred {value.type}, reference gives {TensorType.of(array)}"
+        )
     graph = decompose(absorb_parameters(graph))
     known = dict(graph.constants)
     feeds = [a for n, a in enumerate(arrays) if a is not None and n not in consts]
@@ -93,7 +98,7 @@ def widened(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float32) if array.dtype.itemsize == 2 and array.dtype.kind not in "iu" else array
 
 
-def type_of(op: str, types: Sequence[TensorType], **attrs: Mapping[str, Any]) -> TensorType:
+def type_of(op: str, types: Sequence[TensorType], /, **attrs: Any) -> TensorType:
     """The first output's inferred type."""
     opdef = get_op(op)
     ctx = OpContext(attrs, tuple(types), (None,) * len(types), (None,) * len(types), None, opdef.params)

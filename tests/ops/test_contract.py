@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
-from tests.ops.harness import check, floats, type_of
 
+from tests.ops.harness import check, floats, type_of
 from tilewright.errors import GraphError
 from tilewright.graph.graph import TensorType
 from tilewright.graph.opdef import OpContext, get_op
@@ -20,7 +20,14 @@ from tilewright.ir.visit import walk_expr
 
 @pytest.mark.parametrize(
     ("a", "b"),
-    [((3, 4), (4, 5)), ((2, 3, 4), (4, 5)), ((2, 1, 3, 4), (6, 4, 2)), ((1, 0), (0, 3)), ((0, 2), (2, 3)), ((1, 1), (1, 1))],
+    [
+        ((3, 4), (4, 5)),
+        ((2, 3, 4), (4, 5)),
+        ((2, 1, 3, 4), (6, 4, 2)),
+        ((1, 0), (0, 3)),
+        ((0, 2), (2, 3)),
+        ((1, 1), (1, 1)),
+    ],
 )
 def test_matmul(a: tuple[int, ...], b: tuple[int, ...]) -> None:
     x, y = floats(*a), floats(*b)
@@ -37,7 +44,10 @@ def _session(kind: str, arrays: list[np.ndarray], **attrs: Any) -> np.ndarray:
     graph = helper.make_graph(
         [helper.make_node(kind, names, ["y"], **attrs)],
         "g",
-        [helper.make_tensor_value_info(n, TensorProto.FLOAT, a.shape) for n, a in zip(names, arrays, strict=True)],
+        [
+            helper.make_tensor_value_info(n, TensorProto.FLOAT, a.shape)
+            for n, a in zip(names, arrays, strict=True)
+        ],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
@@ -122,8 +132,15 @@ def test_random_transposed_convolutions(data: st.DataObject) -> None:
     before = data.draw(st.integers(0, min(2, reach - 1)))
     after = data.draw(st.integers(0, min(2, reach - 1 - before)))
     extra = data.draw(st.integers(0, max(stride, dilation) - 1))
-    attrs = {"strides": (stride,), "dilations": (dilation,), "pads": (before, after), "output_padding": (extra,)}
-    check("conv_transpose", [floats(1, size, 2), floats(kernel, 2, 3)], rtol=1e-4, channels_last=True, **attrs)
+    attrs = {
+        "strides": (stride,),
+        "dilations": (dilation,),
+        "pads": (before, after),
+        "output_padding": (extra,),
+    }
+    check(
+        "conv_transpose", [floats(1, size, 2), floats(kernel, 2, 3)], rtol=1e-4, channels_last=True, **attrs
+    )
 
 
 @pytest.mark.parametrize(

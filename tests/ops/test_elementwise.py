@@ -4,14 +4,16 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
-from tests.ops.harness import check, floats, ints, reference, type_of
 
+from tests.ops.harness import check, floats, ints, reference, type_of
 from tilewright.errors import GraphError
 from tilewright.graph.graph import TensorType
 from tilewright.ir.expr import Var
 from tilewright.ops.elementwise import cast_numpy
 
-SPECIAL = np.array([np.nan, np.inf, -np.inf, -0.0, 0.0, 1e-8, -1e-8, 90.0, -90.0, 1.0, -1.0, 0.5, 2.5], np.float32)
+SPECIAL = np.array(
+    [np.nan, np.inf, -np.inf, -0.0, 0.0, 1e-8, -1e-8, 90.0, -90.0, 1.0, -1.0, 0.5, 2.5], np.float32
+)
 UNARY = {
     "neg": {}, "abs": {}, "sign": {}, "exp": {}, "reciprocal": {}, "floor": {}, "ceil": {}, "round": {}, "tanh": {},
     "sin": {}, "cos": {}, "erf": {}, "relu": {}, "sigmoid": {}, "hard_swish": {}, "softplus": {}, "softsign": {},
@@ -41,7 +43,9 @@ def test_other_float_types(op: str, dtype: str) -> None:
     assert got.dtype == numpy_dtype
 
 
-@pytest.mark.parametrize(("op", "low", "high"), [("log", 0.01, 5), ("sqrt", 0, 9), ("acosh", 1, 9), ("atanh", -0.9, 0.9)])
+@pytest.mark.parametrize(
+    ("op", "low", "high"), [("log", 0.01, 5), ("sqrt", 0, 9), ("acosh", 1, 9), ("atanh", -0.9, 0.9)]
+)
 def test_unary_on_their_domain(op: str, low: float, high: float) -> None:
     check(op, [floats(7, low=low, high=high)], rtol=1e-4)
 
@@ -58,11 +62,20 @@ def test_nan_reaches_the_result_of_relu_clip_and_maximum() -> None:
         assert np.isnan(got[0])
 
 
-SHAPES = [((3, 4), (3, 4)), ((2, 3, 4), (4,)), ((3, 1), (1, 4)), ((), (2, 3)), ((1,), (5, 1)), ((0, 3), (1, 3))]
+SHAPES = [
+    ((3, 4), (3, 4)),
+    ((2, 3, 4), (4,)),
+    ((3, 1), (1, 4)),
+    ((), (2, 3)),
+    ((1,), (5, 1)),
+    ((0, 3), (1, 3)),
+]
 
 
 @pytest.mark.parametrize(("a", "b"), SHAPES)
-@pytest.mark.parametrize("op", ["add", "sub", "mul", "div", "maximum", "minimum", "equal", "less", "less_equal", "prelu"])
+@pytest.mark.parametrize(
+    "op", ["add", "sub", "mul", "div", "maximum", "minimum", "equal", "less", "less_equal", "prelu"]
+)
 def test_binary_broadcasting(op: str, a: tuple[int, ...], b: tuple[int, ...]) -> None:
     (got,) = check(op, [floats(*a), floats(*b, low=0.5, high=2.0)])
     assert got.shape == np.broadcast_shapes(a, b)
@@ -156,15 +169,24 @@ def test_bad_operands_are_rejected(op: str, types: list[tuple[tuple[int, ...], s
         type_of(op, [TensorType.make(s, d) for s, d in types])
 
 
-@pytest.mark.parametrize("kind", ["Softplus", "Mish", "Gelu", "HardSwish", "Elu", "Selu", "Celu", "Erf", "Sigmoid", "Round"])
+@pytest.mark.parametrize(
+    "kind", ["Softplus", "Mish", "Gelu", "HardSwish", "Elu", "Selu", "Celu", "Erf", "Sigmoid", "Round"]
+)
 def test_references_agree_with_onnxruntime(kind: str) -> None:
     names = {"Gelu": "gelu", "HardSwish": "hard_swish"}
-    defaults = {"Elu": {"alpha": 1.0}, "Celu": {"alpha": 1.0}, "Selu": UNARY["selu"], "Gelu": {"approximate": "none"}}
+    defaults = {
+        "Elu": {"alpha": 1.0},
+        "Celu": {"alpha": 1.0},
+        "Selu": UNARY["selu"],
+        "Gelu": {"approximate": "none"},
+    }
     x = np.concatenate([floats(64, low=-20, high=20), SPECIAL[1:]])
     node = helper.make_node(kind, ["x"], ["y"])
     info = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [None]) for n in "xy"]
     model = helper.make_model(
-        helper.make_graph([node], "g", info[:1], info[1:]), opset_imports=[helper.make_opsetid("", 22)], ir_version=10
+        helper.make_graph([node], "g", info[:1], info[1:]),
+        opset_imports=[helper.make_opsetid("", 22)],
+        ir_version=10,
     )
     (want,) = ort.InferenceSession(model.SerializeToString()).run(None, {"x": x})
     (got,) = reference(names.get(kind, kind.lower()), [x], **defaults.get(kind, {}))
