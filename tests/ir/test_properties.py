@@ -24,6 +24,7 @@ def _contains(span: Interval, value: int) -> bool:
 def test_simplify_keeps_every_value(problem: IntegerProblem) -> None:
     e = problem.expr()
     simple = simplify(e)
+    assert simplify(simple) is simple
     for point in problem.points(25):
         assert evaluate(simple, point) == evaluate(e, point)
 
@@ -33,6 +34,7 @@ def test_simplify_keeps_every_value(problem: IntegerProblem) -> None:
 def test_conditions_keep_every_value(problem: IntegerProblem) -> None:
     cond = problem.condition()
     simple = simplify(cond)
+    assert simplify(simple) is simple
     for point in problem.points(25):
         assert evaluate(simple, point) == evaluate(cond, point)
 

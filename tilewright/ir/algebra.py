@@ -271,16 +271,22 @@ class Simplifier:
         """
         quotient: Terms = {}
         rest: Terms = {}
+        base = form[1]
         for atom, k in form[0].items():
             if k % c == 0:
                 quotient[atom] = k // c
             else:
                 d = c // math.gcd(k, c)
                 if known_divisor(atom) % d == 0:
-                    quotient = add_terms(quotient, {binop("floordiv", atom, d): k * d // c}, 1)
+                    exact = binop("floordiv", atom, d)
+                    span = self.interval(exact)
+                    if span.is_point and span.lo is not None:
+                        base += span.lo * k * d
+                    else:
+                        quotient = add_terms(quotient, {exact: k * d // c}, 1)
                 else:
                     rest[atom] = k
-        return quotient, (rest, form[1])
+        return quotient, (rest, base)
 
     def _floordiv(self, form: Form, c: int) -> Form:
         if c == 1:
@@ -412,6 +418,9 @@ class Simplifier:
         if not quotient and not constant:
             return None
         remainder = binop(op, from_terms(rest, a[1]), divisor)
+        span = self.interval(remainder)
+        if span.is_point and span.lo is not None:
+            return (quotient, constant + span.lo) if op == "floordiv" else ({}, span.lo)
         if op == "mod":
             return {remainder: 1}, 0
         return add_terms(quotient, {remainder: 1}, 1), constant
@@ -437,13 +446,28 @@ class Simplifier:
                     )
                 elif operand not in operands:
                     operands.append(operand)
+        nested = len(operands) + (limit is not None) > 2
+        for operand in list(operands) if nested else ():
+            if any(other is not operand and self._covers(op, other, operand) for other in operands):
+                operands.remove(operand)
         operands.sort(key=sort_key)
         result = operands[0]
         for operand in operands[1:]:
             result = binop(op, result, operand)
-        if limit is not None:
+        if limit is not None and not any(self._within(op, operand, limit) for operand in operands):
             result = binop(op, result, limit)
         return ({result: 1}, 0) if type(result) is BinOp and result.op == op else linear_terms(result)
+
+    def _covers(self, op: str, a: Expr, b: Expr) -> bool:
+        """Whether ``op`` (min or max) of ``a`` and ``b`` is always ``a``."""
+        (x, c), (y, d) = linear_terms(a), linear_terms(b)
+        less, more = ((x, c), (y, d)) if op == "min" else ((y, d), (x, c))
+        return self._nonnegative(add_terms(more[0], less[0], -1), more[1] - less[1])
+
+    def _within(self, op: str, e: Expr, limit: int) -> bool:
+        """Whether ``op`` (min or max) of ``e`` and ``limit`` is always ``e``."""
+        lo, hi = self.interval(e)
+        return (hi is not None and hi <= limit) if op == "min" else (lo is not None and lo >= limit)
 
     # -- conditions ------------------------------------------------------------------------------------------
 
