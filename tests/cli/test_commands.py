@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+from onnx import TensorProto, helper
+
+from tests.cli.models import save
 
 
 def reference(model: Path, x: np.ndarray) -> np.ndarray:
@@ -146,6 +149,15 @@ def test_tables_are_plain_when_not_on_a_terminal(cli, dense):
     out = cli("check", dense).out
     assert out.isascii()
     assert "\x1b" not in out
+
+
+def test_names_are_printed_as_they_are(cli, tmp_path):
+    node = helper.make_node("Relu", ["[x]"], ["[bold]y[/bold]"], name="[red]")
+    inputs, outputs = {"[x]": (TensorProto.FLOAT, [2])}, {"[bold]y[/bold]": (TensorProto.FLOAT, [2])}
+    path = save(tmp_path / "markup.onnx", [node], inputs, outputs)
+    out = cli("inspect", path).out
+    for name in ("[x]", "[bold]y[/bold]", "[red]"):
+        assert name in out
 
 
 def test_version_and_help(cli):

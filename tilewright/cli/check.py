@@ -65,6 +65,6 @@ def main(
         for d in report.outputs
     ]
     columns = ["output", "result", "elements", "max abs", "max rel", "bad", "rtol", "atol"]
-    common.table(f"{model.name} against {report.reference}", columns, rows, left=2)
+    common.table(f"{model.name} against {report.reference}", columns, rows, text=range(2))
     report.require()
     common.console().print(f"ok: {len(rows)} outputs agree", markup=False)

@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from tilewright.errors import InputError, OptionError
 
@@ -55,21 +56,26 @@ def error_console() -> Console:
     return Console(stderr=True, highlight=False)
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], left: int = 1) -> None:
-    """Print a table; the first ``left`` columns are text, the others numbers set to the right.
+def table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], text: Iterable[int] = (0,)
+) -> None:
+    """Print a table; the columns with the indices ``text`` are text, the others numbers set to the right.
 
     When standard output is no terminal the table is drawn with spaces only.
     """
     out = console()
-    drawn = Table(title=title, title_justify="left", title_style="bold", header_style="bold", pad_edge=False)
+    drawn = Table(
+        title=Text(title), title_justify="left", title_style="bold", header_style="bold", pad_edge=False
+    )
     if not out.is_terminal:
         drawn.box = None
         drawn.padding = (0, 2, 0, 0)
+    words = set(text)
     for index, column in enumerate(columns):
-        drawn.add_column(column, justify="left" if index < left else "right", overflow="fold")
+        drawn.add_column(column, justify="left" if index in words else "right", overflow="fold")
     for row in rows:
-        drawn.add_row(*(str(cell) for cell in row))
-    out.print(drawn, markup=False) if not out.is_terminal else out.print(drawn)
+        drawn.add_row(*(Text(str(cell)) for cell in row))  # Text: names may look like rich's markup
+    out.print(drawn)
 
 
 def write_json(value: Any, path: Path | None = None) -> None:

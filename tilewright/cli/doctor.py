@@ -43,7 +43,7 @@ def main(
     if json:
         common.write_json({"facts": facts, "problems": problems})
     else:
-        common.table("tilewright doctor", ["what", "value"], facts.items(), left=2)
+        common.table("tilewright doctor", ["what", "value"], facts.items(), text=range(2))
         for problem in problems:
             common.console().print(f"problem: {problem}", markup=False)
         if not problems:

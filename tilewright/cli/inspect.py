@@ -66,7 +66,9 @@ def main(
         return
     values = [("input", spec) for spec in compiled.inputs] + [("output", spec) for spec in compiled.outputs]
     rows = [[kind, spec.name, spec.dtype, list(spec.shape)] for kind, spec in values]
-    common.table(f"{model.name} for {artifact.target.name}", ["", "name", "dtype", "shape"], rows, left=4)
+    common.table(
+        f"{model.name} for {artifact.target.name}", ["", "name", "dtype", "shape"], rows, text=range(4)
+    )
     common.table(
         f"{len(calls)} kernels, {len({call.workload for call in calls})} distinct",
         ["kernel", "nodes", "MFLOP", "MB", "task"],
@@ -80,7 +82,7 @@ def main(
             ]
             for call in calls
         ],
-        left=2,
+        text=range(2),
     )
     arena = max((variant.arena_bytes for variant in artifact.variants), default=0)
     common.console().print(
@@ -105,7 +107,7 @@ def _stages(model: Path, shape: list[str] | None, target: str, stage: str, kerne
                 kernels.setdefault(found["stage"] or found["code"], []).append((found["kernel"], path))
         if stage == "list":
             rows = [[name, "graph"] for name in graphs] + [[name, "kernels"] for name in kernels]
-            common.table("stages", ["stage", "of"], rows, left=2)
+            common.table("stages", ["stage", "of"], rows, text=range(2))
         elif stage in graphs:
             typer.echo(graphs[stage].read_text())
         elif stage in kernels:

@@ -16,4 +16,4 @@ def main(json: common.JsonFlag = False) -> None:
         common.write_json({name: list(versions) for name, versions in sorted(table.items())})
         return
     rows = [[name, " ".join(map(str, versions))] for name, versions in sorted(table.items())]
-    common.table(f"{len(rows)} ONNX operators", ["operator", "since opset"], rows, left=2)
+    common.table(f"{len(rows)} ONNX operators", ["operator", "since opset"], rows, text=range(2))

@@ -57,7 +57,7 @@ def main(
     ]
     title = f"{model.name}: {common.milliseconds(profile.total_ns / 1e9)} ms a run, {profile.threads} threads"
     columns = ["kernel", "ms", "share", "GFLOP/s", "GB/s", "of limit", "nodes"]
-    common.table(title, columns, rows)
+    common.table(title, columns, rows, text=(0, len(columns) - 1))
     rest = len(kernels) - len(shown)
     if rest:
         share = sum(kernel.share for kernel in kernels[limit:])

@@ -43,7 +43,7 @@ def main(
         common.write_json({"outputs": rows})
         return
     table = [[r["name"], r["dtype"], r["shape"], r["min"], r["max"], r["mean"]] for r in rows]
-    common.table("outputs", ["name", "dtype", "shape", "min", "max", "mean"], table, left=3)
+    common.table("outputs", ["name", "dtype", "shape", "min", "max", "mean"], table, text=range(3))
 
 
 def _summary(name: str, array: np.ndarray) -> dict[str, object]:
