@@ -75,7 +75,9 @@ def build(func: PrimFunc, target: str | Target = "native") -> Kernel:
     return Kernel(emit_kernel(func, parsed, "tw_k_test"), parsed)
 
 
-def call(func: PrimFunc, inputs: Sequence[np.ndarray | int], target: str | Target = "native") -> list[np.ndarray]:
+def call(
+    func: PrimFunc, inputs: Sequence[np.ndarray | int], target: str | Target = "native"
+) -> list[np.ndarray]:
     """Run ``func`` on ``inputs``; returns its outputs, which start out filled with garbage."""
     from tilewright.ir import dtype as dt
 

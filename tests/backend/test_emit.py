@@ -48,7 +48,9 @@ def data(shape: tuple[int, ...], dtype: str = "float32", seed: int = 0) -> np.nd
     return rng.standard_normal(shape).astype(dtype)
 
 
-def check(f: PrimFunc, inputs: list[np.ndarray], target: str = "native", rtol: float = 1e-5, atol: float = 1e-6) -> list[np.ndarray]:
+def check(
+    f: PrimFunc, inputs: list[np.ndarray], target: str = "native", rtol: float = 1e-5, atol: float = 1e-6
+) -> list[np.ndarray]:
     """Native and interpreted results agree; returns the native ones."""
     got = call(f, inputs, target)
     for a, b in zip(got, interp.run(f, inputs), strict=True):
@@ -77,7 +79,15 @@ def gemm(m: int, n: int, k: int, rows: int, vectors: int, lanes: int = 16, fence
     places = [(row, j * lanes + v) for row in range(rows) for j in range(vectors)]
     init = [vec(v, lanes, Store(acc, (as_expr(row), j), f32(0.0))) for row, j in places]
     update = [
-        vec(v, lanes, Store(acc, (as_expr(row), j), load(acc, [row, j]) + load(a, [i * rows + row, r]) * load(b, [p, r, j])))
+        vec(
+            v,
+            lanes,
+            Store(
+                acc,
+                (as_expr(row), j),
+                load(acc, [row, j]) + load(a, [i * rows + row, r]) * load(b, [p, r, j]),
+            ),
+        )
         for row, j in places
     ]
     if fence:
@@ -139,7 +149,12 @@ def test_row_softmax_with_horizontal_reductions(target: str, n: int) -> None:
             over(Store(top, (zero,), maximum(load(top, [zero]), load(x, [i, column])))),
             Store(total, (zero,), f32(0.0)),
             over(
-                seq([Store(e, (column,), shifted), Store(total, (zero,), load(total, [zero]) + load(e, [column]))])
+                seq(
+                    [
+                        Store(e, (column,), shifted),
+                        Store(total, (zero,), load(total, [zero]) + load(e, [column])),
+                    ]
+                )
             ),
             over(Store(y, (i, column), load(e, [column]) / load(total, [zero]))),
         ]
@@ -182,7 +197,12 @@ def test_indirect_gather_and_transposing_scatter(target: str, dtype: str) -> Non
     rows = np.random.default_rng(0).integers(0, 9, 16)
     check(f, [data((9, 8), dtype), rows], target)
     u = var("u", 8)
-    back = func([table, y], loop(i, 8, vec(u, 8, Store(y, (u, i), load(table, [i, u])), Store(y, (u, i + 8), load(table, [i, u])))))
+    back = func(
+        [table, y],
+        loop(
+            i, 8, vec(u, 8, Store(y, (u, i), load(table, [i, u])), Store(y, (u, i + 8), load(table, [i, u])))
+        ),
+    )
     check(back, [data((9, 8), dtype)], target)
 
 
@@ -218,7 +238,12 @@ def test_branches_merge_register_buffers() -> None:
                 If(
                     (i + j) % 3 < 1,
                     Store(acc, (zero,), load(acc, [zero]) * 2.0),
-                    seq([Store(acc, (one,), load(acc, [one]) + load(acc, [zero])), Store(acc, (zero,), load(acc, [zero]) + 1.0)]),
+                    seq(
+                        [
+                            Store(acc, (one,), load(acc, [one]) + load(acc, [zero])),
+                            Store(acc, (zero,), load(acc, [zero]) + 1.0),
+                        ]
+                    ),
                 ),
             ),
             loop(j, i, Store(acc, (one,), load(acc, [one]) + 1.0)),
@@ -232,7 +257,9 @@ def test_register_buffer_with_a_run_time_index_lives_on_the_stack() -> None:
     x, y = buf("x", 12), buf("y", 12)
     tmp = buf("tmp", 12, scope="register")
     i, j = var("i", 12), var("j", 12)
-    body = seq([loop(i, 12, Store(tmp, (i,), load(x, [i]) * 2.0)), loop(j, 12, Store(y, (j,), load(tmp, [11 - j])))])
+    body = seq(
+        [loop(i, 12, Store(tmp, (i,), load(x, [i]) * 2.0)), loop(j, 12, Store(y, (j,), load(tmp, [11 - j])))]
+    )
     check(func([x, y], Alloc(tmp, body)), [data((12,))])
 
 
@@ -260,7 +287,11 @@ def test_masked_store_to_a_register_slot_blends() -> None:
         v,
         16,
         Store(tmp, (v,), f32(7.0)),
-        If((v < 11) & (load(x, [v]) > 0.0), Store(tmp, (v,), load(x, [v])), Store(tmp, (v,), load(tmp, [v]) + 1.0)),
+        If(
+            (v < 11) & (load(x, [v]) > 0.0),
+            Store(tmp, (v,), load(x, [v])),
+            Store(tmp, (v,), load(tmp, [v]) + 1.0),
+        ),
         Store(y, (v,), load(tmp, [v])),
     )
     check(func([x, y], Alloc(tmp, body)), [data((16,))])
@@ -288,7 +319,15 @@ def test_workspace_is_shared_by_threads_or_their_own() -> None:
     second = loop(
         j,
         n,
-        Alloc(own, seq([vec(v, 16, Store(own, (v,), load(mid, [5 - j, v]))), vec(v, 16, Store(y, (j, v), load(own, [15 - v])))])),
+        Alloc(
+            own,
+            seq(
+                [
+                    vec(v, 16, Store(own, (v,), load(mid, [5 - j, v]))),
+                    vec(v, 16, Store(y, (j, v), load(own, [15 - v]))),
+                ]
+            ),
+        ),
         kind="parallel",
     )
     f = func([x, y], Alloc(mid, seq([first, second])))

@@ -1,8 +1,8 @@
 """Random lowered functions: native code and the interpreter agree.
 
-Programs nest loops (serial, vectorized, of run-time extent), branches (scalar, per lane), register and workspace buffers, and
-store random expressions of several types. Lanes of a vectorized loop touch an output only at one place each, so that the order
-of lanes does not matter.
+Programs nest loops (serial, vectorized, of run-time extent), branches (scalar, per lane), register and
+workspace buffers, and store random expressions of several types. Lanes of a vectorized loop touch an output
+only at one place each, so that the order of lanes does not matter.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tilewright.ir.stmt import Alloc, Buffer, Evaluate, For, If, PrimFunc, Stmt,
 
 SIZE = 61
 DTYPES = ("float64", "int32", "int64", "uint8", "bool")
-PROGRAMS = 120
+PROGRAMS = 60
 
 
 class Generator:
@@ -41,7 +41,9 @@ class Generator:
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
         self.inputs = [Buffer.make(f"x{d}", (SIZE,), d) for d in DTYPES]
-        self.outputs = [Buffer.make(f"y{i}", (SIZE,), d) for i, d in enumerate(("float64", "float64", "int32", "bool"))]
+        self.outputs = [
+            Buffer.make(f"y{i}", (SIZE,), d) for i, d in enumerate(("float64", "float64", "int32", "bool"))
+        ]
         self.registers: list[tuple[Buffer, int]] = []
         self.scratch: list[Buffer] = []
         self.vars: list[tuple[Var, int]] = []
@@ -60,7 +62,7 @@ class Generator:
         self.count += 1
         return f"{stem}{self.count}"
 
-    # ------------------------------------------------------------------------------------------------------ expressions
+    # -------------------------------------------------------------------------------------------- expressions
     def affine(self) -> Expr:
         e: Expr = as_expr(self.rng.randrange(8))
         for v, _ in self.vars:
@@ -84,7 +86,9 @@ class Generator:
     def leaf(self, dtype: str) -> Expr:
         kind = self.rng.randrange(10)
         if kind < 2:
-            return const(self.rng.choice([0, 1, 2, 3, -1, 0.5, -2.5] if dt.is_float(dtype) else [0, 1, 2, 5]), dtype)
+            return const(
+                self.rng.choice([0, 1, 2, 3, -1, 0.5, -2.5] if dt.is_float(dtype) else [0, 1, 2, 5]), dtype
+            )
         registers = [(b, n) for b, n in self.registers if b.dtype == dtype]
         if registers and kind < 5:
             buffer, length = self.rng.choice(registers)
@@ -123,7 +127,9 @@ class Generator:
             op = self.rng.choice(["and", "or", "xor"])
             return binop(op, self.expr("bool", depth - 1), self.expr("bool", depth - 1))
         if kind == 0:
-            return select(self.expr("bool", depth - 1), self.expr(dtype, depth - 1), self.expr(dtype, depth - 1))
+            return select(
+                self.expr("bool", depth - 1), self.expr(dtype, depth - 1), self.expr(dtype, depth - 1)
+            )
         if kind == 1:
             # Values are kept small enough for every integer type to hold them.
             source = self.rng.choice([d for d in DTYPES if d != dtype])
@@ -132,7 +138,9 @@ class Generator:
                 value = minimum(maximum(value, -50.0), 50.0)
             return cast(dtype, value)
         if kind == 2 and dtype != "uint8":
-            name = self.rng.choice(["abs", "neg", "sign", "floor", "round"] if dt.is_float(dtype) else ["abs", "neg", "sign"])
+            name = self.rng.choice(
+                ["abs", "neg", "sign", "floor", "round"] if dt.is_float(dtype) else ["abs", "neg", "sign"]
+            )
             return call(name, [self.expr(dtype, depth - 1)])
         a, b = self.expr(dtype, depth - 1), self.expr(dtype, depth - 1)
         if dt.is_float(dtype):
@@ -145,7 +153,7 @@ class Generator:
             b = b & 7
         return binop(op, a, b)
 
-    # ------------------------------------------------------------------------------------------------------- statements
+    # --------------------------------------------------------------------------------------------- statements
     def store(self) -> Stmt:
         if self.registers and self.chance(0.4):
             buffer, length = self.rng.choice(self.registers)
@@ -197,7 +205,11 @@ class Generator:
         var = Var(self.name("i"), lo=0, hi=extent - 1)
         trips: Expr = as_expr(extent)
         if self.vars and self.chance(0.4):
-            trips = minimum(self.vars[-1][0] * 2, extent) if self.chance(0.5) else maximum(extent - self.vars[-1][0], 0)
+            trips = (
+                minimum(self.vars[-1][0] * 2, extent)
+                if self.chance(0.5)
+                else maximum(extent - self.vars[-1][0], 0)
+            )
         self.vars.append((var, extent))
         body = self.statement(depth - 1)
         self.vars.pop()
@@ -264,5 +276,9 @@ def test_random_programs(first: int) -> None:
             want = interp.run(func, arrays)
         for buffer, a, b in zip(func.outputs, run_native(func, arrays), want, strict=True):
             np.testing.assert_allclose(
-                a.astype(np.float64), b.astype(np.float64), rtol=1e-9, atol=1e-9, err_msg=f"seed {seed}, {buffer.name}"
+                a.astype(np.float64),
+                b.astype(np.float64),
+                rtol=1e-9,
+                atol=1e-9,
+                err_msg=f"seed {seed}, {buffer.name}",
             )

@@ -15,6 +15,7 @@ from tilewright.backend.module import KernelModule
 from tilewright.cache import DiskCache
 from tilewright.errors import TargetError
 from tilewright.ir.stmt import PrimFunc
+from tilewright.runtime.plan import KernelCall
 from tilewright.target import Target
 
 __all__ = ["Backend", "KernelModule", "get_backend", "register"]
@@ -46,6 +47,12 @@ class Backend(Protocol):
         cache: DiskCache | None = None,
     ) -> list[bytes]:
         """Object files of emitted modules, in order. ``progress`` gets (done, total). Raises CompileError, CacheError."""
+
+    def emit_entry(self, symbol: str, kernels: Sequence[KernelCall], target: Target) -> str:
+        """Source of the function that runs ``kernels`` in order (docs/runtime.md has its signature)."""
+
+    def emit_runtime(self, target: Target) -> str:
+        """Source of the thread pool and the other functions that kernels and entry call."""
 
 
 BackendType = TypeVar("BackendType", bound=type)

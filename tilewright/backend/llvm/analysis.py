@@ -1,9 +1,11 @@
 """What the emitter wants to know of a function before it starts.
 
-* Loops that run once are replaced by their bodies. Vector variables are made canonical: all vectorized loops of one length
-  share one variable, so that equal expressions in different loops are one (interned) expression and are computed once.
+* Loops that run once are replaced by their bodies. Vector variables are made canonical: all vectorized loops
+  of one length share one variable, so that equal expressions in different loops are one (interned) expression
+  and are computed once.
 * Which buffers each loop and branch stores to: those end the life of remembered loads and become phi nodes.
-* How each register buffer is accessed, from which its slots follow (see :mod:`tilewright.backend.llvm.registers`).
+* How each register buffer is accessed, from which its slots follow (see
+  :mod:`tilewright.backend.llvm.registers`).
 """
 
 from __future__ import annotations
@@ -64,7 +66,9 @@ def analyse(func: PrimFunc) -> Analysis:
 
 
 def _normalise(body: Stmt) -> tuple[Stmt, dict[Var, int]]:
-    """``body`` without loops that run once and with canonical vector variables; those variables with their lengths."""
+    """``body`` without loops that run once and with canonical vector variables; those variables with their
+    lengths.
+    """
     loops = [s for s in walk_stmt(body) if isinstance(s, For)]
     taken = {s.var for s in loops if s.kind != "vectorized"}
     canonical: dict[int, Var] = {}

@@ -10,7 +10,9 @@ from tilewright.target import Target
 
 @functools.cache
 def target_machine(target: Target, opt: int = 2) -> Any:
-    """LLVM's code generator for ``target``, position-independent. It is shared: do not hand it to an execution engine."""
+    """LLVM's code generator for ``target``, position-independent. It is shared: do not hand it to an
+    execution engine.
+    """
     import llvmlite.binding as llvm
 
     llvm.initialize_all_targets()
@@ -32,7 +34,8 @@ def assembly(text: str, target: Target) -> str:
 
 
 def count_spills(asm: str) -> int:
-    """Vector registers written to or read back from the stack in ``asm``: a static sign of too large a register tile.
+    """Vector registers written to or read back from the stack in ``asm``: a static sign of too large a
+    register tile.
 
     LLVM's assembly printer comments these accesses, on every architecture.
     """

@@ -1,8 +1,9 @@
 """A lowered PrimFunc as an LLVM IR module with one kernel.
 
-The kernel's signature is ``i32 (ptr pool, ptr args, ptr workspace)`` (docs/backend_llvm.md). It unpacks ``args`` and calls a
-body whose buffers are ``noalias`` parameters, which is how LLVM learns that they do not overlap. Every parallel loop becomes a
-function of its own, called through ``tw_parallel`` with a closure of the pointers and loop variables that it needs.
+The kernel's signature is ``i32 (ptr pool, ptr args, ptr workspace)`` (docs/backend_llvm.md). It unpacks
+``args`` and calls a body whose buffers are ``noalias`` parameters, which is how LLVM learns that they do not
+overlap. Every parallel loop becomes a function of its own, called through ``tw_parallel`` with a closure of
+the pointers and loop variables that it needs.
 """
 
 from __future__ import annotations
@@ -48,14 +49,25 @@ class _Module:
         body = Statements(self.namer, self.analysis, self.features, self.shared, "%workspace", self._launch)
         self._bind(body, params, dims)
         body.statement(self.analysis.body)
-        self._define(f"{self.symbol}.body", self._signature(params, dims, "ptr %pool, ptr noalias %workspace"), body)
+        self._define(
+            f"{self.symbol}.body", self._signature(params, dims, "ptr %pool, ptr noalias %workspace"), body
+        )
         self._define_kernel(params, dims)
-        text = "\n".join([f'target triple = "{self.target.triple}"', *self.functions, *self.namer.declarations.values(), ""])
+        text = "\n".join(
+            [
+                f'target triple = "{self.target.triple}"',
+                *self.functions,
+                *self.namer.declarations.values(),
+                "",
+            ]
+        )
         shared = -(-self.shared.size // ALIGNMENT) * ALIGNMENT
-        text = text.replace("@TW_SHARED@", str(shared)).replace(self._thread_stride, str(self.per_thread.size))
+        text = text.replace("@TW_SHARED@", str(shared)).replace(
+            self._thread_stride, str(self.per_thread.size)
+        )
         return KernelModule(text, self.symbol, shared, self.per_thread.size, self._regions > 0)
 
-    # ------------------------------------------------------------------------------------------------------------ functions
+    # ---------------------------------------------------------------------------------------------- functions
     def _signature(self, buffers: list[Buffer], scalars: list[Var], head: str) -> str:
         mutable = self.analysis.mutable
         params = [head]
@@ -81,14 +93,15 @@ class _Module:
         ]
 
     def _define_kernel(self, buffers: list[Buffer], dims: list[Var]) -> None:
-        lines, args = [], ["ptr %pool", "ptr %workspace"]
+        lines: list[str] = []
+        args = ["ptr %pool", "ptr %workspace"]
         unpacked: dict[Buffer | Var, str] = {}
         for i, param in enumerate(self.func.params):
             kind = "ptr" if isinstance(param, Buffer) else "i64"
             lines.append(f"  %p{i} = getelementptr ptr, ptr %args, i64 {i}")
             lines.append(f"  %a{i} = load {kind}, ptr %p{i}, align 8")
             unpacked[param] = f"{kind} %a{i}"
-        args += [unpacked[p] for p in [*buffers, *dims]]
+        args += [unpacked[b] for b in buffers] + [unpacked[v] for v in dims]
         self.functions += [
             f"define i32 @{self.symbol}(ptr %pool, ptr %args, ptr %workspace) nounwind {{",
             *lines,
@@ -97,7 +110,7 @@ class _Module:
             "}",
         ]
 
-    # ------------------------------------------------------------------------------------------------------- parallel loops
+    # ----------------------------------------------------------------------------------------- parallel loops
     def _launch(self, outer: Statements, loop: For) -> None:
         """Outline ``loop`` and call it through the thread pool."""
         name = f"{self.symbol}.region{self._regions}"
@@ -124,7 +137,13 @@ class _Module:
         self._define_region(name, loop, outer, buffers, scalars, [kind for _, kind in captured])
 
     def _define_region(
-        self, name: str, loop: For, outer: Statements, buffers: list[Buffer], scalars: list[Var], kinds: list[str]
+        self,
+        name: str,
+        loop: For,
+        outer: Statements,
+        buffers: list[Buffer],
+        scalars: list[Var],
+        kinds: list[str],
     ) -> None:
         inner = Statements(self.namer, self.analysis, self.features, self.per_thread, "%workspace", _nested)
         inner.ranges = outer.ranges

@@ -76,7 +76,12 @@ class LaneForms:
     def _atom(self, atom: Expr, length: int) -> LaneForm | None:
         if type(atom) is Var:
             return LaneForm({}, 0, tuple(range(length)))
-        if type(atom) is BinOp and atom.op in ("floordiv", "mod") and type(atom.b) is Const and atom.b.value > 0:
+        if (
+            type(atom) is BinOp
+            and atom.op in ("floordiv", "mod")
+            and type(atom.b) is Const
+            and atom.b.value > 0
+        ):
             inner = self.form(atom.a, length)
             if inner is None:
                 return None
@@ -85,8 +90,8 @@ class LaneForms:
 
 
 def _divide(op: str, inner: LaneForm, divisor: int) -> LaneForm | None:
-    """``inner // divisor`` or ``inner % divisor``, when the part that all lanes share is a multiple of the divisor plus a
-    constant."""
+    """``inner // divisor`` or ``inner % divisor``, when the part that all lanes share is a multiple of the
+    divisor plus a constant."""
     if any(k * known_divisor(atom) % divisor for atom, k in inner.terms.items()):
         return None
     rest = inner.base % divisor

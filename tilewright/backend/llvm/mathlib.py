@@ -1,8 +1,9 @@
 """Intrinsics as straight-line code.
 
-float32 functions are own polynomials that work on scalars and on vectors of any length and inline into the code around them;
-their largest errors (tests/backend/test_mathlib.py holds them to it) are in docs/backend_llvm.md. float64 goes to the C
-library lane by lane, and so do functions too rare to be worth a polynomial. float16 and bfloat16 are computed in float32.
+float32 functions are own polynomials that work on scalars and on vectors of any length and inline into the
+code around them; their largest errors (tests/backend/test_mathlib.py holds them to it) are in
+docs/backend_llvm.md. float64 goes to the C library lane by lane, and so do functions too rare to be worth a
+polynomial. float16 and bfloat16 are computed in float32.
 """
 
 from __future__ import annotations
@@ -37,7 +38,14 @@ class Features:
 
 
 #: Functions that LLVM has an intrinsic for with exactly the IR's meaning, for every float type.
-_NATIVE = {"sqrt": "sqrt", "floor": "floor", "ceil": "ceil", "round": "roundeven", "trunc": "trunc", "abs": "fabs"}
+_NATIVE = {
+    "sqrt": "sqrt",
+    "floor": "floor",
+    "ceil": "ceil",
+    "round": "roundeven",
+    "trunc": "trunc",
+    "abs": "fabs",
+}
 
 #: Functions of the C library (without the ``f`` of the float32 ones) with their number of arguments.
 _LIBM = {
@@ -48,7 +56,9 @@ _LIBM = {
 
 
 def call(ops: Ops, features: Features, name: str, dtype: str, args: Sequence[str]) -> str:
-    """Emit intrinsic ``name`` on ``args``, whose first has ``dtype``. Raises CompileError for names it does not know."""
+    """Emit intrinsic ``name`` on ``args``, whose first has ``dtype``. Raises CompileError for names it does
+    not know.
+    """
     if not dt.is_float(dtype):
         return _integer(ops, name, dtype, args)
     if name in ("isnan", "isinf", "isfinite"):
@@ -65,7 +75,9 @@ def call(ops: Ops, features: Features, name: str, dtype: str, args: Sequence[str
     if name == "fma":
         return ops.fma(dtype, *args)
     if name == "rsqrt":
-        return ops.inst(f"fdiv {ops.type(dtype)} {ops.const(1.0, dtype)}, {ops.intrinsic('sqrt', dtype, args)}")
+        return ops.inst(
+            f"fdiv {ops.type(dtype)} {ops.const(1.0, dtype)}, {ops.intrinsic('sqrt', dtype, args)}"
+        )
     if name == "sign":
         return _sign(ops, dtype, args[0])
     if dtype == "float32" and name in _FLOAT32:
@@ -152,7 +164,9 @@ def _libm(ops: Ops, name: str, dtype: str, args: Sequence[str]) -> str:
 
 
 def power_by_constant(ops: Ops, features: Features, dtype: str, args: Sequence[str], exponent: float) -> str:
-    """``pow(x, c)``: small integer exponents multiply, halves take square roots, the rest is the general function."""
+    """``pow(x, c)``: small integer exponents multiply, halves take square roots, the rest is the general
+    function.
+    """
     if dtype in ("float16", "bfloat16"):
         wide = [ops.cast(a, dtype, "float32") for a in args]
         return ops.cast(power_by_constant(ops, features, "float32", wide, exponent), "float32", dtype)
@@ -281,7 +295,9 @@ def _scale(f: _Float32, p: str, rounded: str, n: str) -> str:
         mask = "i16 -1" if ops.lanes == 16 else "i8 -1"
         kinds = [f.kind, f.kind, f.kind, mask.split()[0]] + (["i32"] if tail else [])
         ops.namer.declare(name, f.kind, kinds)
-        return ops.inst(f"call {f.kind} @{name}({f.kind} {p}, {f.kind} {n}, {f.kind} zeroinitializer, {mask}{tail})")
+        return ops.inst(
+            f"call {f.kind} @{name}({f.kind} {p}, {f.kind} {n}, {f.kind} zeroinitializer, {mask}{tail})"
+        )
     # 2**n itself may be out of range where the product is not: scale by two halves.
     whole = f.integer("sub", f.bits(rounded), 0x4B400000)
     half = f.integer("ashr", whole, 1)
@@ -295,7 +311,9 @@ _EXP = (1.37805939e-3, 8.37312452e-3, 4.16695364e-2, 1.66664720e-1, 4.99999851e-
 
 
 def _exp(f: _Float32, x: str) -> str:
-    """Reduce by multiples of ln 2 to [-ln2/2, ln2/2], degree 6 there. 0 and inf at the ends, denormals in between."""
+    """Reduce by multiples of ln 2 to [-ln2/2, ln2/2], degree 6 there. 0 and inf at the ends, denormals in
+    between.
+    """
     x = f.clamp(x, -104.0, 89.0)
     rounded = f.fma(x, f.c(_LOG2E), f.c(_MAGIC))
     n = f.sub(rounded, f.c(_MAGIC))

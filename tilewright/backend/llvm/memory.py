@@ -36,7 +36,7 @@ class Memory(Values):
     def is_promoted(self, buffer: Buffer) -> bool:
         return buffer in self.slots
 
-    # --------------------------------------------------------------------------------------------------------- addresses
+    # ---------------------------------------------------------------------------------------------- addresses
     def strides(self, buffer: Buffer) -> tuple[int | Expr, ...]:
         """Strides in elements, as numbers where they are."""
         known = self._strides.get(buffer)
@@ -70,7 +70,7 @@ class Memory(Values):
         if known is not None:
             return known
         kind = ty.memory_type(buffer.dtype)
-        parts = []
+        parts: list[tuple[int, int, Value, Expr, int]] = []
         for atom, k in terms.items():
             v = self.value(atom if k == 1 else atom * k)
             parts.append((v.level, len(parts), v, atom, k))
@@ -83,7 +83,9 @@ class Memory(Values):
                 # One pointer per level: sum the offsets of a level first.
                 follower = parts[i + 1]
                 ops, at = self.ops(max(level, part.level), 0)
-                total = Value(ops.inst(f"add i64 {part.text}, {follower[2].text}"), 0, at, part.deps | follower[2].deps)
+                total = Value(
+                    ops.inst(f"add i64 {part.text}, {follower[2].text}"), 0, at, part.deps | follower[2].deps
+                )
                 parts[i + 1] = (follower[0], follower[1], total, follower[3], follower[4])
                 continue
             partial = (buffer, frozenset(done.items()))
@@ -100,10 +102,12 @@ class Memory(Values):
         if not elements:
             return pointer
         name = self.namer.fresh()
-        ops_out.append(f"  {name} = getelementptr i8, ptr {pointer}, i64 {elements * dt.nbytes(buffer.dtype)}")
+        ops_out.append(
+            f"  {name} = getelementptr i8, ptr {pointer}, i64 {elements * dt.nbytes(buffer.dtype)}"
+        )
         return name
 
-    # ------------------------------------------------------------------------------------------------------------- loads
+    # -------------------------------------------------------------------------------------------------- loads
     def load(self, e: Load) -> Value:
         buffer = e.buffer
         slots = self.slots.get(buffer)
@@ -154,7 +158,9 @@ class Memory(Values):
         return name
 
     def _safe_address(self, guard: Value, pointer: str, base: Value, level: int) -> tuple[str, int]:
-        """``pointer`` where the (scalar) guard holds, else the base of the buffer, which can always be read."""
+        """``pointer`` where the (scalar) guard holds, else the base of the buffer, which can always be
+        read.
+        """
         ops, level = self.ops(level, 0)
         return ops.inst(f"select i1 {guard.text}, ptr {pointer}, ptr {base.text}"), level
 
@@ -212,9 +218,12 @@ class Memory(Values):
         if guard is not None and masked:
             mask = self.widen(guard, "bool", length, ("guard", guard.text))
             out, level = self.at_guarded[max(level, mask.level)]
-            full = f"llvm.masked.load.{ty.suffix('uint8' if e.dtype == 'bool' else e.dtype, length)}.p0"
+            full = f"llvm.masked.load.{ty.memory_suffix(e.dtype, length)}.p0"
             self.namer.declare(full, kind, ["ptr", "i32", f"<{length} x i1>", kind])
-            call = f"call {kind} @{full}(ptr {address}, i32 {align}, <{length} x i1> {mask.text}, {kind} zeroinitializer)"
+            call = (
+                f"call {kind} @{full}(ptr {address}, i32 {align}, "
+                f"<{length} x i1> {mask.text}, {kind} zeroinitializer)"
+            )
         else:
             if guard is not None:
                 out, level = self.at_guarded[max(level, guard.level)]
@@ -237,7 +246,9 @@ class Memory(Values):
                 total = part
             else:
                 ops, level = self.ops(max(total.level, part.level), length)
-                total = Value(ops.binary("add", dt.INDEX, total.text, part.text), length, level, total.deps | part.deps)
+                total = Value(
+                    ops.binary("add", dt.INDEX, total.text, part.text), length, level, total.deps | part.deps
+                )
         assert total is not None
         return shared, total
 
@@ -262,10 +273,11 @@ class Memory(Values):
         address = self._displaced(out, pointer.text, buffer, base)
         addresses = self.namer.fresh()
         out.append(
-            f"  {addresses} = getelementptr {ty.memory_type(e.dtype)}, ptr {address}, <{length} x i64> {index.text}"
+            f"  {addresses} = getelementptr {ty.memory_type(e.dtype)}, ptr {address}, "
+            f"<{length} x i64> {index.text}"
         )
         kind = ty.memory_type(e.dtype, length)
-        full = f"llvm.masked.gather.{ty.suffix('uint8' if e.dtype == 'bool' else e.dtype, length)}.v{length}p0"
+        full = f"llvm.masked.gather.{ty.memory_suffix(e.dtype, length)}.v{length}p0"
         self.namer.declare(full, kind, [f"<{length} x ptr>", "i32", f"<{length} x i1>", kind])
         name = self.namer.fresh()
         out.append(
@@ -274,7 +286,7 @@ class Memory(Values):
         )
         return Value(self._from_memory(out, length, e.dtype, name), length, level, deps)
 
-    # ------------------------------------------------------------------------------------------------------------ stores
+    # ------------------------------------------------------------------------------------------------- stores
     def store(self, s: Store) -> None:
         """Emit a store statement."""
         buffer = s.buffer
@@ -315,7 +327,9 @@ class Memory(Values):
                 if isinstance(old, Load) and reads_it(old) and not reads_it(new):
                     return self._horizontal(value.op, old, new)
         if reads_it(value):
-            raise CompileError(f"the lanes of a vectorized loop update one element of '{s.buffer.name}' in turn")
+            raise CompileError(
+                f"the lanes of a vectorized loop update one element of '{s.buffer.name}' in turn"
+            )
         return self.value(value)
 
     def _horizontal(self, op: str, old: Load, new: Expr) -> Value:
@@ -376,10 +390,11 @@ class Memory(Values):
 
     def _masked_store(self, buffer: Buffer, lanes: int, text: str, address: str, mask: str) -> None:
         kind = ty.memory_type(buffer.dtype, lanes)
-        full = f"llvm.masked.store.{ty.suffix('uint8' if buffer.dtype == 'bool' else buffer.dtype, lanes)}.p0"
+        full = f"llvm.masked.store.{ty.memory_suffix(buffer.dtype, lanes)}.p0"
         self.namer.declare(full, "void", [kind, "ptr", "i32", f"<{lanes} x i1>"])
         self.code.append(
-            f"  call void @{full}({kind} {text}, ptr {address}, i32 {dt.nbytes(buffer.dtype)}, <{lanes} x i1> {mask})"
+            f"  call void @{full}({kind} {text}, ptr {address}, i32 {dt.nbytes(buffer.dtype)}, "
+            f"<{lanes} x i1> {mask})"
         )
 
     def _scatter(self, buffer: Buffer, terms: Terms, base: int, value: Value) -> None:
@@ -395,14 +410,14 @@ class Memory(Values):
             guard = self.guards[-1].value
             mask = self.widen(guard, "bool", lanes, ("guard", guard.text)).text
         kind = ty.memory_type(buffer.dtype, lanes)
-        full = f"llvm.masked.scatter.{ty.suffix('uint8' if buffer.dtype == 'bool' else buffer.dtype, lanes)}.v{lanes}p0"
+        full = f"llvm.masked.scatter.{ty.memory_suffix(buffer.dtype, lanes)}.v{lanes}p0"
         self.namer.declare(full, "void", [kind, f"<{lanes} x ptr>", "i32", f"<{lanes} x i1>"])
         self.code.append(
             f"  call void @{full}({kind} {text}, <{lanes} x ptr> {addresses}, i32 {dt.nbytes(buffer.dtype)}, "
             f"<{lanes} x i1> {mask})"
         )
 
-    # ------------------------------------------------------------------------------------------------------------- slots
+    # -------------------------------------------------------------------------------------------------- slots
     def _slot_of(self, slots: Slots, buffer: Buffer, indices: tuple[Expr, ...]) -> tuple[int, int, int]:
         """(slot, lane, vector length) of an access to a promoted buffer."""
         run = access_run(self.forms, self.lanes, indices, self.strides(buffer))
@@ -419,7 +434,9 @@ class Memory(Values):
         ops, level = self.ops(level, width)
         if not length:
             kind = ops.type(slots.dtype)
-            return self.remember(e, Value(ops.inst(f"extractelement {kind} {text}, i32 {lane}"), 0, level, deps))
+            return self.remember(
+                e, Value(ops.inst(f"extractelement {kind} {text}, i32 {lane}"), 0, level, deps)
+            )
         part = ops.shuffle(text, "poison", slots.dtype, tuple(range(lane, lane + length)))
         return self.remember(e, Value(part, length, level, deps))
 
@@ -436,7 +453,9 @@ class Memory(Values):
         if length == width:
             text = value.text
         elif not length:
-            text = ops.inst(f"insertelement {ops.type(dtype)} {old}, {ty.scalar_type(dtype)} {value.text}, i32 {lane}")
+            text = ops.inst(
+                f"insertelement {ops.type(dtype)} {old}, {ty.scalar_type(dtype)} {value.text}, i32 {lane}"
+            )
         else:
             spread = tuple(i - lane if lane <= i < lane + length else -1 for i in range(width))
             part = self.here(length)

@@ -1,6 +1,8 @@
-"""Single operations on named LLVM values: the semantics of the IR's operators, casts and comparisons as instructions.
+"""Single operations on named LLVM values: the semantics of the IR's operators, casts and comparisons as
+instructions.
 
-Nothing here branches: every operation is straight-line code, so it can be placed at any point where its operands exist.
+Nothing here branches: every operation is straight-line code, so it can be placed at any point where its
+operands exist.
 """
 
 from __future__ import annotations
@@ -66,12 +68,16 @@ class Ops:
         self.namer.declare(full, kind, [kind] * len(args))
         return self.inst(f"call {kind} @{full}({', '.join(f'{kind} {a}' for a in args)})")
 
-    # ------------------------------------------------------------------------------------------------------- arithmetic
+    # --------------------------------------------------------------------------------------------- arithmetic
     def binary(self, op: str, dtype: str, a: str, b: str) -> str:
-        """An operator of ``expr.BINOPS`` (integer division excepted, see :meth:`floordiv`) on two values of ``dtype``."""
+        """An operator of ``expr.BINOPS`` (integer division excepted, see :meth:`floordiv`) on two values of
+        ``dtype``.
+        """
         if dt.is_float(dtype):
             if dtype in _NARROW_FLOATS:
-                wide = self.binary(op, "float32", self.cast(a, dtype, "float32"), self.cast(b, dtype, "float32"))
+                wide = self.binary(
+                    op, "float32", self.cast(a, dtype, "float32"), self.cast(b, dtype, "float32")
+                )
                 return self.cast(wide, "float32", dtype)
             if op in _FLOAT_OP:
                 return self.inst(f"{_FLOAT_OP[op]} {self.type(dtype)} {a}, {b}")
@@ -94,10 +100,12 @@ class Ops:
         raise CompileError(f"operator '{op}' on {dtype}")
 
     def float_extremum(self, op: str, dtype: str, a: str, b: str, nan_free: str | None = None) -> str:
-        """Minimum or maximum; NaN if either is NaN. ``nan_free`` names an operand known not to be NaN, if any.
+        """Minimum or maximum; NaN if either is NaN. ``nan_free`` names an operand known not to be NaN, if
+        any.
 
-        On x86 ``maxps x, y`` gives ``y`` when the operands are unordered, which is what select of an ordered comparison says;
-        with the NaN-free operand first one instruction is enough. Other architectures have the IEEE operation.
+        On x86 ``maxps x, y`` gives ``y`` when the operands are unordered, which is what select of an ordered
+        comparison says; with the NaN-free operand first one instruction is enough. Other architectures have
+        the IEEE operation.
         """
         if self.namer.arch != "x86_64":
             return self.intrinsic("maximum" if op == "max" else "minimum", dtype, [a, b])
@@ -122,7 +130,9 @@ class Ops:
         zero = self.const(0.0, dtype)
         rem = self.inst(f"frem {kind} {a}, {b}")
         nonzero = self.compare("ne", dtype, rem, zero)
-        differ = self.binary("xor", "bool", self.compare("lt", dtype, rem, zero), self.compare("lt", dtype, b, zero))
+        differ = self.binary(
+            "xor", "bool", self.compare("lt", dtype, rem, zero), self.compare("lt", dtype, b, zero)
+        )
         moved = self.inst(f"fadd {kind} {rem}, {b}")
         adjusted = self.select("bool", nonzero, differ, self.const(0, "bool"))
         signed_zero = self.intrinsic("copysign", dtype, [zero, b])
@@ -132,7 +142,9 @@ class Ops:
         return self.select(dtype, adjusted, moved, kept), rem
 
     def _float_floordiv(self, dtype: str, a: str, b: str) -> str:
-        """NumPy's ``floor_divide``: exact when the quotient is an integer, infinite or NaN on a zero divisor."""
+        """NumPy's ``floor_divide``: exact when the quotient is an integer, infinite or NaN on a zero
+        divisor.
+        """
         kind = self.type(dtype)
         zero = self.const(0.0, dtype)
         mod, _ = self._float_mod(dtype, a, b)
@@ -149,10 +161,14 @@ class Ops:
         inside = self.inst(f"icmp ult {kind} {b}, {self.const(bits, dtype)}")
         if op == "shr" and dt.is_signed(dtype):
             return self.inst(f"ashr {kind} {a}, {self.select(dtype, inside, b, last)}")
-        shifted = self.inst(f"{'shl' if op == 'shl' else 'lshr'} {kind} {a}, {self.select(dtype, inside, b, last)}")
+        shifted = self.inst(
+            f"{'shl' if op == 'shl' else 'lshr'} {kind} {a}, {self.select(dtype, inside, b, last)}"
+        )
         return self.select(dtype, inside, shifted, self.const(0, dtype))
 
-    def floordiv(self, op: str, dtype: str, a: str, b: str, divisor: int | None, nonneg: bool, safe: bool) -> str:
+    def floordiv(
+        self, op: str, dtype: str, a: str, b: str, divisor: int | None, nonneg: bool, safe: bool
+    ) -> str:
         """Integer ``floordiv`` or ``mod``.
 
         Args:
@@ -162,14 +178,17 @@ class Ops:
             b: the divisor.
             divisor: the divisor's value if constant.
             nonneg: both operands are known not to be negative.
-            safe: the divisor is known to be neither 0 nor -1. Otherwise division by zero gives 0, as in NumPy.
+            safe: the divisor is known to be neither 0 nor -1. Otherwise division by zero gives 0, as in
+            NumPy.
         """
         kind = self.type(dtype)
         unsigned = nonneg or not dt.is_signed(dtype)
         if divisor is not None and divisor > 0 and divisor & (divisor - 1) == 0:
             if op == "mod":
                 return self.inst(f"and {kind} {a}, {self.const(divisor - 1, dtype)}")
-            return self.inst(f"{'lshr' if unsigned else 'ashr'} {kind} {a}, {self.const(divisor.bit_length() - 1, dtype)}")
+            return self.inst(
+                f"{'lshr' if unsigned else 'ashr'} {kind} {a}, {self.const(divisor.bit_length() - 1, dtype)}"
+            )
         if not safe:
             zero = self.compare("eq", dtype, b, self.const(0, dtype))
             bad = zero
@@ -197,7 +216,7 @@ class Ops:
         quotient = self.inst(f"sdiv {kind} {a}, {b}")
         return self.inst(f"sub {kind} {quotient}, {self.cast(adjust, 'bool', dtype)}")
 
-    # ----------------------------------------------------------------------------------------------- comparison, choice
+    # ------------------------------------------------------------------------------------- comparison, choice
     def compare(self, op: str, dtype: str, a: str, b: str) -> str:
         """``lt le eq ne`` on values of ``dtype``; an i1 or a vector of them."""
         if dt.is_float(dtype):
@@ -212,7 +231,7 @@ class Ops:
         kind = self.type(dtype)
         return self.inst(f"select {self.type('bool')} {cond}, {kind} {a}, {kind} {b}")
 
-    # ------------------------------------------------------------------------------------------------------ conversions
+    # -------------------------------------------------------------------------------------------- conversions
     def bitcast(self, a: str, source: str, target: str) -> str:
         """The same bits as another type of the same width."""
         return self.inst(f"bitcast {self.type(source)} {a} to {self.type(target)}")
@@ -252,20 +271,26 @@ class Ops:
             if target == "bfloat16":
                 return self._to_bfloat(a)
             wider = dt.bits(target) > dt.bits(source)
-            return self.inst(f"{'fpext' if wider else 'fptrunc'} {self.type(source)} {a} to {self.type(target)}")
+            return self.inst(
+                f"{'fpext' if wider else 'fptrunc'} {self.type(source)} {a} to {self.type(target)}"
+            )
         name = f"llvm.fpto{'si' if dt.is_signed(target) else 'ui'}.sat"
         full = f"{name}.{ty.suffix(target, self.lanes)}.{ty.suffix(source, self.lanes)}"
         self.namer.declare(full, self.type(target), [self.type(source)])
         return self.inst(f"call {self.type(target)} @{full}({self.type(source)} {a})")
 
     def _to_bfloat(self, a: str) -> str:
-        """Round to nearest even in integer arithmetic: x86's own instruction flushes denormals, and few CPUs have it."""
+        """Round to nearest even in integer arithmetic: x86's own instruction flushes denormals, and few CPUs
+        have it.
+        """
         kind = self.type("uint32")
         bits = self.bitcast(a, "float32", "uint32")
         top = self.inst(f"lshr {kind} {bits}, {self.const(16, 'uint32')}")
         odd = self.inst(f"and {kind} {top}, {self.const(1, 'uint32')}")
         bias = self.inst(f"add {kind} {odd}, {self.const(0x7FFF, 'uint32')}")
-        rounded = self.inst(f"lshr {kind} {self.inst(f'add {kind} {bits}, {bias}')}, {self.const(16, 'uint32')}")
+        rounded = self.inst(
+            f"lshr {kind} {self.inst(f'add {kind} {bits}, {bias}')}, {self.const(16, 'uint32')}"
+        )
         quiet = self.inst(f"or {kind} {top}, {self.const(0x40, 'uint32')}")
         nan = self.inst(f"fcmp uno {self.type('float32')} {a}, {self.const(0.0, 'float32')}")
         chosen = self.select("uint32", nan, quiet, rounded)
@@ -276,16 +301,15 @@ class Ops:
         single, double = self.type("float32"), self.type("float64")
         near = self.inst(f"fptrunc {double} {a} to {single}")
         back = self.inst(f"fpext {single} {near} to {double}")
-        beyond = self.inst(
-            f"fcmp ogt {double} {self.intrinsic('fabs', 'float64', [back])}, {self.intrinsic('fabs', 'float64', [a])}"
-        )
+        sizes = [self.intrinsic("fabs", "float64", [x]) for x in (back, a)]
+        beyond = self.inst(f"fcmp ogt {double} {sizes[0]}, {sizes[1]}")
         inexact = self.inst(f"fcmp one {double} {back}, {a}")
         bits = self.bitcast(near, "float32", "uint32")
         less = self.inst(f"sub {self.type('uint32')} {bits}, {self.cast(beyond, 'bool', 'uint32')}")
         odd = self.inst(f"or {self.type('uint32')} {less}, {self.cast(inexact, 'bool', 'uint32')}")
         return self.bitcast(odd, "uint32", "float32")
 
-    # ---------------------------------------------------------------------------------------------------------- vectors
+    # ------------------------------------------------------------------------------------------------ vectors
     def broadcast(self, a: str, dtype: str) -> str:
         """A scalar in every lane."""
         if a[0] != "%":
@@ -308,7 +332,9 @@ class Ops:
             whole = Ops(self.out, self.namer, width)
             low = whole.shuffle(a, "poison", dtype, tuple(range(half)))
             high = whole.shuffle(a, "poison", dtype, tuple(range(half, 2 * half)))
-            rest = self.inst(f"extractelement {whole.type(dtype)} {a}, i32 {width - 1}") if width % 2 else None
+            rest = (
+                self.inst(f"extractelement {whole.type(dtype)} {a}, i32 {width - 1}") if width % 2 else None
+            )
             if half == 1:
                 scalar = Ops(self.out, self.namer, 0)
                 low = self.inst(f"extractelement <1 x {ty.scalar_type(dtype)}> {low}, i32 0")

@@ -1,16 +1,17 @@
 """Where instructions go: scopes, hoisting and remembered values.
 
-No optimizer runs after the emitter, so it puts every computation where it belongs at once. Code is a tree of lists of lines.
-Each loop owns a list that stands just before it (``Scope.before``); a value that does not depend on the loop is appended
-there while the loop's body is being emitted. Since expressions are interned, remembering the value of each one gives common
-subexpression elimination for free.
+No optimizer runs after the emitter, so it puts every computation where it belongs at once. Code is a tree of
+lists of lines. Each loop owns a list that stands just before it (``Scope.before``); a value that does not
+depend on the loop is appended there while the loop's body is being emitted. Since expressions are interned,
+remembering the value of each one gives common subexpression elimination for free.
 
-A value's *level* is the index of the innermost open scope that it needs: the scope that defines a loop variable it uses, or
-that stores to a buffer it was loaded from. It is emitted before the outermost loop inside that scope, but not above a branch
-just for the sake of it: arithmetic may cross branches when it leaves a loop, loads may not (the branch may be what keeps
-them in bounds).
+A value's *level* is the index of the innermost open scope that it needs: the scope that defines a loop
+variable it uses, or that stores to a buffer it was loaded from. It is emitted before the outermost loop
+inside that scope, but not above a branch just for the sake of it: arithmetic may cross branches when it
+leaves a loop, loads may not (the branch may be what keeps them in bounds).
 
-A value's *deps* is a set, as bits of an int, of things that end its life: stores to a mutable buffer, the end of a guard.
+A value's *deps* is a set, as bits of an int, of things that end its life: stores to a mutable buffer, the end
+of a guard.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class Placement:
         self.at_guarded: list[tuple[Code, int]] = []
         self._refresh()
 
-    # ------------------------------------------------------------------------------------------------------------ scopes
+    # ------------------------------------------------------------------------------------------------- scopes
     def _refresh(self) -> None:
         """Recompute, for each level, where a value of that level is emitted and the level it then has."""
         last = len(self.scopes) - 1
@@ -79,7 +80,7 @@ class Placement:
         self.at_guarded = [at[max(level, limit)] for level in range(last + 1)]
 
     def open_scope(self, is_loop: bool, before: Code) -> int:
-        """Enter a loop body or a branch arm; returns its level. The caller has set ``code`` to the new list."""
+        """Enter a loop body or branch arm, whose list the caller has put into ``code``; returns its level."""
         self.scopes.append(Scope(is_loop, before, []))
         self._refresh()
         return len(self.scopes) - 1
@@ -101,7 +102,7 @@ class Placement:
         self._labels += 1
         return str(self._labels)
 
-    # ---------------------------------------------------------------------------------------------------------- memories
+    # ----------------------------------------------------------------------------------------------- memories
     def bit(self, thing: Any) -> int:
         """The bit that stands for ``thing`` in deps."""
         bit = self._bits.get(thing)
@@ -133,7 +134,7 @@ class Placement:
         for buffer in buffers:
             self.forget(buffer)
 
-    # ------------------------------------------------------------------------------------------------------------ emission
+    # ----------------------------------------------------------------------------------------------- emission
     def ops(self, level: int, lanes: int, guarded: bool = False) -> tuple[Ops, int]:
         """Operations at the place for a value of ``level``, and the level it will have."""
         out, level = (self.at_guarded if guarded else self.at)[level]

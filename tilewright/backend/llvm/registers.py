@@ -1,8 +1,9 @@
 """Register buffers as SSA values.
 
-A register buffer whose every access has a constant offset (apart from a vector variable of stride 1) is split into *slots*:
-runs of elements that are accessed together and become one SSA value each. Runs nest or are disjoint; the widest ones are the
-slots, narrower accesses take lanes out of them. Any other buffer stays in memory, on the stack.
+A register buffer whose every access has a constant offset (apart from a vector variable of stride 1) is split
+into *slots*: runs of elements that are accessed together and become one SSA value each. Runs nest or are
+disjoint; the widest ones are the slots, narrower accesses take lanes out of them. Any other buffer stays in
+memory, on the stack.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from tilewright.backend.llvm.workspace import Workspace
 from tilewright.errors import CompileError
 from tilewright.ir import dtype as dt
 from tilewright.ir.bounds import Interval
-from tilewright.ir.expr import Call, Const, Expr, Var, all_of, conjuncts
+from tilewright.ir.expr import Call, Const, Var, all_of, conjuncts
 from tilewright.ir.stmt import Alloc, Annotate, Buffer, Evaluate, For, If, Seq, Stmt, Store
 
 Launch = Callable[["Statements", For], None]
@@ -28,7 +28,13 @@ class Statements(Memory):
     """
 
     def __init__(
-        self, namer: Namer, analysis: Analysis, features: Features, workspace: Workspace, base: str, launch: Launch
+        self,
+        namer: Namer,
+        analysis: Analysis,
+        features: Features,
+        workspace: Workspace,
+        base: str,
+        launch: Launch,
     ) -> None:
         super().__init__(namer, analysis, features)
         self.entry: Code = []
@@ -55,7 +61,7 @@ class Statements(Memory):
             assert isinstance(s, Annotate)
             self.statement(s.body)
 
-    # -------------------------------------------------------------------------------------------------------------- loops
+    # -------------------------------------------------------------------------------------------------- loops
     def _for(self, s: For) -> None:
         if s.kind == "vectorized":
             self.vector_length = self.lanes[s.var]
@@ -82,7 +88,13 @@ class Statements(Memory):
     def _loop(self, s: For) -> None:
         """A loop that runs at least once."""
         extent = self.value(s.extent)
-        self.loop(s.var, extent.text, self.ranges.interval(s.extent), self.analysis.stored[s], lambda: self.statement(s.body))
+        self.loop(
+            s.var,
+            extent.text,
+            self.ranges.interval(s.extent),
+            self.analysis.stored[s],
+            lambda: self.statement(s.body),
+        )
 
     def loop(
         self,
@@ -99,7 +111,8 @@ class Statements(Memory):
         """
         number = self.label()
         header, leave = f"loop{number}", f"end{number}"
-        outer, before = self.code, []
+        outer = self.code
+        before: Code = []
         outer.append(before)
         outer.append(f"  br label %{header}")
         entered = self.block
@@ -126,7 +139,9 @@ class Statements(Memory):
             slots = self.slots[buffer]
             kind = ty.value_type(slots.dtype, slots.lanes[slot])
             value = slots.values[slot]
-            phis.append(f"  {name} = phi {kind} [ {initial[buffer, slot]}, %{entered} ], [ {value}, %{last} ]")
+            phis.append(
+                f"  {name} = phi {kind} [ {initial[buffer, slot]}, %{entered} ], [ {value}, %{last} ]"
+            )
         outer.append(inside)
         self.buffer_level.update(levels)
         self.close_scope(outer)
@@ -142,7 +157,7 @@ class Statements(Memory):
                 self.buffer_level[buffer] = level
         return carried, levels
 
-    # ----------------------------------------------------------------------------------------------------------- branches
+    # ----------------------------------------------------------------------------------------------- branches
     def _if(self, s: If) -> None:
         parts = conjuncts(s.cond)
         varying = [c for c in parts if self.forms.depends(c)]
@@ -162,7 +177,12 @@ class Statements(Memory):
         if uniform and s.orelse is None:
             test = self.value(all_of(uniform))
             inner = all_of(varying)
-            self._branch(test.text, lambda: self._masked(self.value(inner), s.then, False), None, self.analysis.stored[s])
+            self._branch(
+                test.text,
+                lambda: self._masked(self.value(inner), s.then, False),
+                None,
+                self.analysis.stored[s],
+            )
             return
         test = self.value(s.cond)
         self._masked(test, s.then, False)
@@ -215,10 +235,12 @@ class Statements(Memory):
                     slots.values[i] = a
                     continue
                 kind = ty.value_type(slots.dtype, slots.lanes[i])
-                slots.values[i] = self.here().inst(f"phi {kind} [ {a}, %{first_block} ], [ {b}, %{second_block} ]")
+                slots.values[i] = self.here().inst(
+                    f"phi {kind} [ {a}, %{first_block} ], [ {b}, %{second_block} ]"
+                )
         self.forget_buffers(stored)
 
-    # -------------------------------------------------------------------------------------------------------- allocations
+    # -------------------------------------------------------------------------------------------- allocations
     def _alloc(self, s: Alloc) -> None:
         buffer = s.buffer
         level = len(self.scopes) - 1
@@ -258,7 +280,7 @@ class Statements(Memory):
         self.entry.append(f"  {name} = alloca [{count} x {ty.memory_type(buffer.dtype)}], align 64")
         return Value(name, 0, 0)
 
-    # -------------------------------------------------------------------------------------------------------------- effects
+    # ------------------------------------------------------------------------------------------------ effects
     def _evaluate(self, s: Evaluate) -> None:
         if isinstance(s.value, Call) and s.value.name == "fence":
             self.code.append('  call void asm sideeffect "", "~{memory}"()')

@@ -49,6 +49,12 @@ def suffix(dtype: str, lanes: int) -> str:
     return f"v{lanes}{scalar}" if lanes else scalar
 
 
+@functools.cache
+def memory_suffix(dtype: str, lanes: int) -> str:
+    """Like :func:`suffix` for the type in memory."""
+    return suffix("uint8" if dtype == "bool" else dtype, lanes)
+
+
 def literal(value: float, dtype: str) -> str:
     """A scalar constant of ``dtype``."""
     if dtype == "bool":
@@ -66,7 +72,9 @@ def literal(value: float, dtype: str) -> str:
 
 
 def splat(text: str, dtype: str, lanes: int) -> str:
-    """The literal of a vector whose lanes are all the constant ``text``; the constant itself for ``lanes == 0``."""
+    """The literal of a vector whose lanes are all the constant ``text``; the constant itself for ``lanes ==
+    0``.
+    """
     return f"splat ({scalar_type(dtype)} {text})" if lanes else text
 
 

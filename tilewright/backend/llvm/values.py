@@ -22,7 +22,9 @@ _INT32 = Interval(-(1 << 31), (1 << 31) - 1)
 
 
 class Guard:
-    """A condition under which code is being emitted without a branch; its loads must not fault where it is false."""
+    """A condition under which code is being emitted without a branch; its loads must not fault where it is
+    false.
+    """
 
     __slots__ = ("value",)
 
@@ -72,14 +74,16 @@ class Values(Placement):
         raise NotImplementedError
 
     def bind(self, var: Var, value: Value, extent: Interval) -> None:
-        """Give a loop variable its value for as long as its scope is open. ``extent`` is the range of the loop's extent."""
+        """Give a loop variable its value for as long as its scope is open. ``extent`` is the range of the
+        loop's extent.
+        """
         self.remember(var, value)
         limits = Interval(0, None if extent.hi is None else max(extent.hi - 1, 0))
         limits = limits.intersect(Interval(var.lo, var.hi))
         if self.ranges.atoms.get(var) != limits:
             self.ranges = Ranges({**self.ranges.atoms, var: limits})
 
-    # ----------------------------------------------------------------------------------------------------------- helpers
+    # ------------------------------------------------------------------------------------------------ helpers
     def widen(self, value: Value, dtype: str, lanes: int, key: object) -> Value:
         """``value`` as a vector of ``lanes``; ``key`` is what the broadcast is remembered by."""
         if value.lanes == lanes:
@@ -111,7 +115,9 @@ class Values(Placement):
         """Whether evaluating ``e`` reads memory."""
         known = self._loads_memory.get(e)
         if known is None:
-            known = (type(e) is Load and not self.is_promoted(e.buffer)) or any(map(self.loads_memory, e.children))
+            known = (type(e) is Load and not self.is_promoted(e.buffer)) or any(
+                map(self.loads_memory, e.children)
+            )
             self._loads_memory[e] = known
         return known
 
@@ -133,7 +139,7 @@ class Values(Placement):
             total = Value(ops.inst(f"add i64 {total.text}, {base}"), 0, level, total.deps)
         return self.remember(key, total)
 
-    # ------------------------------------------------------------------------------------------------------------ leaves
+    # ------------------------------------------------------------------------------------------------- leaves
     def _const(self, e: Const) -> Value:
         return self.remember(e, Value(ty.literal(e.value, e.dtype), 0, 0))
 
@@ -143,7 +149,7 @@ class Values(Placement):
             raise CompileError(f"variable '{e.name}' is used outside its loop")
         return self.remember(e, Value(ty.iota(lanes, ty.scalar_type(e.dtype)), lanes, 0))
 
-    # -------------------------------------------------------------------------------------------------------- arithmetic
+    # --------------------------------------------------------------------------------------------- arithmetic
     def _binop(self, e: BinOp) -> Value:
         op, dtype = e.op, e.dtype
         if dtype in _CONTRACTED and op in ("add", "sub"):
@@ -180,7 +186,9 @@ class Values(Placement):
         return max((self._length(c) for c in e.children if self.forms.depends(c)), default=0)
 
     def _fused(self, op: str, a: Expr, b: Expr) -> Value | None:
-        """``x + p*q``, ``p*q + x``, ``x - p*q`` and ``p*q - x`` as one fused multiply-add; None if no operand is a product."""
+        """``x + p*q``, ``p*q + x``, ``x - p*q`` and ``p*q - x`` as one fused multiply-add; None if no
+        operand is a product.
+        """
         negate_product = negate_other = False
         if type(b) is BinOp and b.op == "mul":
             product, other, negate_product = b, a, op == "sub"
@@ -213,7 +221,7 @@ class Values(Placement):
         text = ops.floordiv(e.op, e.dtype, a, b, divisor, nonneg, safe)
         return self.remember(e, Value(text, lanes, level, deps))
 
-    # ----------------------------------------------------------------------------------------------- comparison, choice
+    # ------------------------------------------------------------------------------------- comparison, choice
     def _cmp(self, e: Cmp) -> Value:
         if e.a.dtype == dt.INDEX and self.forms.depends(e):
             mask = self._lane_compare(e)
@@ -224,7 +232,9 @@ class Values(Placement):
         return self.remember(e, Value(ops.compare(e.op, e.a.dtype, a, b), lanes, level, deps))
 
     def _lane_compare(self, e: Cmp) -> Value | None:
-        """A comparison of indices that differ between lanes by constants, done on 32-bit lanes or folded to a constant."""
+        """A comparison of indices that differ between lanes by constants, done on 32-bit lanes or folded to
+        a constant.
+        """
         length = self._length(e)
         left, right = self.forms.form(e.a, length), self.forms.form(e.b, length)
         if left is None or right is None:
@@ -268,8 +278,12 @@ class Values(Placement):
             lanes = max(v.lanes for v in values)
             if lanes:
                 exprs = (e.cond, e.a, e.b)
-                # A broadcast of a guarded value lives no longer than the guard, which is over: it has its own key.
-                values = [self.widen(v, x.dtype, lanes, (e, i)) for i, (v, x) in enumerate(zip(values, exprs, strict=True))]
+                # A broadcast of a guarded value lives no longer than the guard, which is over: it has its own
+                # key.
+                values = [
+                    self.widen(v, x.dtype, lanes, (e, i))
+                    for i, (v, x) in enumerate(zip(values, exprs, strict=True))
+                ]
             cond, a, b = (v.text for v in values)
             level = max(v.level for v in values)
             deps = 0
@@ -292,7 +306,9 @@ class Values(Placement):
         return value._replace(deps=value.deps & ~ended)
 
     def push_guard(self, test: Value, negate: bool = False) -> None:
-        """Emit from here on what counts only where ``test`` holds (does not hold, if ``negate``), and all guards before."""
+        """Emit from here on what counts only where ``test`` holds (does not hold, if ``negate``), and all
+        guards before.
+        """
         if negate:
             ops, level = self.ops(test.level, test.lanes)
             test = test._replace(text=ops.binary("xor", "bool", test.text, ops.const(1, "bool")), level=level)
@@ -307,7 +323,9 @@ class Values(Placement):
         self.guards.append(Guard(test))
 
     def pop_guard(self) -> int:
-        """End the innermost guard; values that were loaded under it are forgotten. Returns its bit in deps."""
+        """End the innermost guard; values that were loaded under it are forgotten. Returns its bit in
+        deps.
+        """
         self.guards.pop()
         thing = ("guard", len(self.guards))
         self.forget(thing)
@@ -320,7 +338,7 @@ class Values(Placement):
             deps |= self.bit(("guard", depth))
         return deps
 
-    # ------------------------------------------------------------------------------------------------- casts, intrinsics
+    # -------------------------------------------------------------------------------------- casts, intrinsics
     def _cast(self, e: Cast) -> Value:
         value = self.value(e.value)
         ops, level = self.ops(value.level, value.lanes)
@@ -356,4 +374,6 @@ def _fold_cast(e: Cast) -> Const | None:
     if e.dtype == "bool":
         return const(value != 0, "bool")
     low, high = dt.int_range(e.dtype)
-    return const(0 if math.isnan(value) else max(low, min(high, value)) if math.isinf(value) else int(value), e.dtype)
+    return const(
+        0 if math.isnan(value) else max(low, min(high, value)) if math.isinf(value) else int(value), e.dtype
+    )

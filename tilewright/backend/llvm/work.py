@@ -1,4 +1,6 @@
-"""How much work a loop iteration is, roughly: enough to choose how many iterations a thread should claim at once."""
+"""How much work a loop iteration is, roughly: enough to choose how many iterations a thread should claim at
+once.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +8,16 @@ from tilewright.ir.expr import Const, Expr, Load
 from tilewright.ir.stmt import Evaluate, For, If, Stmt, Store, child_stmts
 
 CHUNK_WORK = 20_000
-"""Operations that one claimed chunk should have at least: a few microseconds, far above the ~0.1 us that claiming costs."""
+"""Operations that one claimed chunk should have at least: a few microseconds, far above the ~0.1 us that
+claiming costs.
+"""
 _UNKNOWN_TRIPS = 16
 
 
 def grain_of(loop: For) -> int:
-    """Iterations of a parallel loop to claim at once: its ``grain`` annotation, else enough for :data:`CHUNK_WORK`."""
+    """Iterations of a parallel loop to claim at once: its ``grain`` annotation, else enough for
+    :data:`CHUNK_WORK`.
+    """
     given = dict(loop.annotations).get("grain")
     if isinstance(given, int):
         return max(given, 1)

@@ -1,4 +1,6 @@
-"""Scratch memory of a kernel: offsets handed out like a stack, so that buffers that are not alive together share bytes."""
+"""Scratch memory of a kernel: offsets handed out like a stack, so that buffers that are not alive together
+share bytes.
+"""
 
 from __future__ import annotations
 
