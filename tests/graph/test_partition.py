@@ -48,8 +48,8 @@ def test_diamonds(kind: str):
         t = m.op("tanh", m.op("mul", m.op("add", y, cube), m.n(0.79788)))
         z = m.op("mul", m.op("mul", y, m.op("add", t, m.n(1.0))), m.n(0.5))
     found = names(m, z)
-    assert len([n for n in found if n != "transpose"]) == 1
-    assert found[1].startswith("conv_")
+    assert [n.startswith("transpose_conv_") for n in found] == [True, False]
+    assert found[1] == "transpose"
 
 
 def test_a_residual_sum_joins_the_later_product():
@@ -161,6 +161,16 @@ def test_a_transpose_that_tears_vectors_does_not_join():
     m = Maker()
     y = m.op("matmul", m.x(5, 8), m.op("transpose", m.x(4, 8, name="b"), perm=(1, 0)))
     assert names(m, y) == ["transpose", "matmul"]
+
+
+def test_an_image_is_read_as_planes_by_the_first_convolution_only():
+    m = Maker()
+    y = m.op("relu", m.op("conv", m.x(1, 3, 6, 6), m.f(8, 3, 3, 3), pads=(1, 1, 1, 1)))
+    y = m.op("matmul", m.op("reduce", y, op="mean", axes=(2, 3), keepdims=False), m.f(8, 2))
+    assert names(m, y)[0] == "transpose_conv_relu"
+    m = Maker()
+    y = m.op("conv", m.x(1, 16, 6, 6), m.f(8, 16, 3, 3))
+    assert names(m, y)[:2] == ["transpose", "conv"]
 
 
 def test_injective_chains_are_one_kernel():

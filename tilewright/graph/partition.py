@@ -24,6 +24,8 @@ from tilewright.graph.shapes import Dims, keeps_innermost, same_but_units
 MAX_FUSED_CONCAT = 4
 #: Groups larger than this only cost compile time.
 MAX_NODES = 64
+#: A convolution reads up to this many channels from planes (an image as the model has it) without a transpose.
+MAX_PLANES = 4
 #: Cheap work may be repeated this often instead of being stored.
 MAX_RECOMPUTE = 4
 #: Elementwise operators cheap enough to be computed again for each reader.
@@ -128,14 +130,24 @@ def _perm(node: Node) -> tuple[int, ...]:
     return tuple(int(p) for p in perm if isinstance(p, int))
 
 
-def _movement_keeps_vectors(nodes: Iterable[Node]) -> bool:
-    """Pure data movement whose innermost dimension stays innermost may be read in place by a contraction."""
+def _reads_few_channels(user: Node, value: Value) -> bool:
+    """Whether ``value`` is the data of a convolution with so few channels that it may read each from a plane of its own."""
+    if user.op != "conv" or user.inputs[0] is not value or user.attrs.get("groups", 1) != 1:
+        return False
+    return value.dims()[-1 if user.attrs.get("channels_last") else 1] <= MAX_PLANES
+
+
+def _movement_keeps_vectors(nodes: Iterable[Node], anywhere: bool = False) -> bool:
+    """Pure data movement whose innermost dimension stays innermost may be read in place by a contraction.
+
+    ``anywhere``: other transposes may, too.
+    """
     for node in nodes:
         x = node.inputs[0]
         if x is None or len(node.inputs) > 1:
             return False
         if node.op == "transpose":
-            if not keeps_innermost(x.dims(), _perm(node)):
+            if not anywhere and not keeps_innermost(x.dims(), _perm(node)):
                 return False
         elif node.op == "slice":
             steps = node.attrs.get("steps") or (1,)
@@ -350,7 +362,8 @@ class _Partitioner:
             return not views and all(_fits_rows(n, cluster.rows) for n in other.nodes)
         if cluster.anchor is not None:
             if any(_reads_widely(u) for u in users):
-                return _movement_keeps_vectors(other.nodes)
+                few = all(_reads_few_channels(u, views[0].output if views else out) for u in users)
+                return _movement_keeps_vectors(other.nodes, few)
             return not views and all(_kind(n) is FusionKind.elementwise for n in other.nodes) and out.dims() == cluster.domain
         if any(n.op == "concat" and not self._fusable_concat(n) for n in (*other.nodes, *users)):
             return False

@@ -14,6 +14,7 @@ from tilewright.graph.fold import absorb_parameters, fold_constants
 from tilewright.graph.graph import Graph, verify
 from tilewright.graph.layout import assign_layouts
 from tilewright.graph.movement import simplify_movement, sink_reshapes, sink_transposes
+from tilewright.graph.narrow import pack_narrow_convolutions
 from tilewright.graph.rewrite import eliminate_dead_code, fixpoint
 
 Pass: TypeAlias = Callable[[Graph], Graph]
@@ -51,6 +52,7 @@ PASSES: Final[tuple[tuple[str, Pass], ...]] = (
     ("simplify_decomposed", simplify),
     ("assign_layouts", assign_layouts),
     ("simplify_layouts", simplify),
+    ("pack_narrow_convolutions", pack_narrow_convolutions),
     ("canonicalise_views", canonicalise_views),
     ("eliminate_dead_code", eliminate_dead_code),
 )
