@@ -13,7 +13,8 @@ from tilewright.schedule.schedule import Schedule
 def auto_inline(sch: Schedule) -> None:
     """Inline injective blocks into their consumers where that does not repeat work or spoil access patterns.
 
-    Into an injective consumer: always when it is the only one, else only pure copies. Into a reduction: padding and copies whose
+    Into an injective consumer: always when it is the only one, else only pure copies. Into a reduction:
+        padding and copies whose
     vector axis stays contiguous; arithmetic only when each element is used once.
     """
     for block in find_blocks(sch.func.body):
@@ -45,13 +46,21 @@ def _used_once(own: BlockInfo, user: BlockInfo) -> bool:
     """Whether the reduction reads each element once: its access moves with every iterator."""
     accesses = [a for a in user.loads if a.buffer is own.store.buffer]
     iters = user.spatial + user.reduce
-    return len(accesses) == 1 and all(accesses[0].stride(v) not in (0, None) for v in iters if user.extent(v) > 1)
+    return len(accesses) == 1 and all(
+        accesses[0].stride(v) not in (0, None) for v in iters if user.extent(v) > 1
+    )
 
 
 def _keeps_contiguity(own: BlockInfo, user: BlockInfo) -> bool:
-    """Whether the iterator that walks the buffer contiguously still walks the source contiguously (or not at all)."""
+    """Whether the iterator that walks the buffer contiguously still walks the source contiguously (or not at
+    all).
+
+    An operand that does not move along the user's vector axis is read as scalars: how it lies in memory
+    matters little.
+    """
+    vector = next((v for v in user.spatial if user.out.stride(v) == 1 and user.extent(v) > 1), None)
     for access in user.loads:
-        if access.buffer is not own.store.buffer:
+        if access.buffer is not own.store.buffer or (vector is not None and access.stride(vector) == 0):
             continue
         if any(access.stride(v) == 1 for v in user.spatial + user.reduce):
             inner: Var | None = next((v for v in own.spatial if own.out.stride(v) == 1), None)
