@@ -19,7 +19,7 @@ def floats(*shape: int) -> np.ndarray:
     return rng.standard_normal(shape).astype(np.float32)
 
 
-# ------------------------------------------------------------------------------------------------ signatures and shapes
+# -------------------------------------------------------------------------------------- signatures and shapes
 def test_open_dimensions_become_named_variables() -> None:
     inputs = [value("a", ["batch", 3, None, -1]), value("b", ["batch", "?", 0, 5])]
     proto = model(
@@ -107,7 +107,7 @@ def test_origins_name_the_models_nodes() -> None:
     assert {str(n.origin) for n in graph.nodes} == {"onnx Gemm 'dense'"}
 
 
-# -------------------------------------------------------------------------------------------------- what is unsupported
+# ---------------------------------------------------------------------------------------- what is unsupported
 def test_all_unknown_operators_are_reported_at_once() -> None:
     nodes = [helper.make_node("NonZero", ["x"], [f"n{i}"], name=f"nz{i}") for i in range(5)]
     nodes.append(helper.make_node("FusedGelu", ["x"], ["g"], name="fused", domain="com.microsoft"))
@@ -140,7 +140,7 @@ def test_opsets_out_of_range() -> None:
         at(MAX_OPSET + 1)
     proto = model([helper.make_node("Relu", ["x"], ["y"])], [value("x", [2])], ["y"], domains={"own": 1})
     del proto.opset_import[0]
-    with pytest.raises(ModelFileError, match="imports no opset of ai.onnx"):
+    with pytest.raises(ModelFileError, match="imports no opset"):
         import_onnx(proto)
 
 
@@ -170,7 +170,7 @@ def test_every_definition_in_force_since_opset_7_is_covered() -> None:
         assert {v for v in since if v >= oldest} - set(versions) == set(), op_type
 
 
-# ------------------------------------------------------------------------------------------- definitions that changed
+# ----------------------------------------------------------------------------------- definitions that changed
 @pytest.mark.parametrize("kind", ["Softmax", "LogSoftmax"])
 @pytest.mark.parametrize("opset", [9, 11, 13])
 @pytest.mark.parametrize("axis", [None, 1, 2, -1])
@@ -268,7 +268,7 @@ def test_batch_normalisation_and_dropout_in_inference() -> None:
         import_onnx(model(nodes, [value("x", [2, 3, 4])], ["y"], constants, opset=15))
 
 
-# ------------------------------------------------------------------------------------------------------- compositions
+# ----------------------------------------------------------------------------------------------- compositions
 @pytest.mark.parametrize("auto", ["SAME_UPPER", "SAME_LOWER", "VALID"])
 @pytest.mark.parametrize("stride", [1, 2, 3])
 def test_auto_pad(auto: str, stride: int) -> None:
@@ -318,7 +318,8 @@ def test_matmul_of_vectors(a: tuple[int, ...], b: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("equation", [
-    "bhid,bhjd->bhij", "ij,jk->ik", "...ij,...jk->...ik", "i,j->ij", "ijk->ki", "ij,ij->", "bqc,bkhc->bqkh", "ij,ji", "b...c,c->b...",
+    "bhid,bhjd->bhij", "ij,jk->ik", "...ij,...jk->...ik", "i,j->ij", "ijk->ki", "ij,ij->", "bqc,bkhc->bqkh",
+    "ij,ji", "b...c,c->b...",
 ])  # fmt: skip
 def test_einsum(equation: str) -> None:
     sizes = dict(zip("bcdhijkq", (2, 3, 4, 2, 3, 4, 5, 6), strict=True))

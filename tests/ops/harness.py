@@ -57,7 +57,7 @@ def check(
     atol: float = 1e-6,
     **attrs: Any,
 ) -> list[np.ndarray]:
-    """Hold inferred types, tensor expression and (if any) decomposition equal to the reference; returns its results.
+    """Hold inferred types, tensor expression and decomposition equal to the reference; returns its results.
 
     ``consts`` are the operands that become constants of the graph.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import onnx
-from onnx import defs, inliner
+from onnx import defs, inliner, shape_inference
 
 from tilewright.errors import ModelFileError
 from tilewright.frontend.onnx.registry import lookup
@@ -40,14 +40,14 @@ def expand_functions(proto: onnx.ModelProto, location: str) -> onnx.ModelProto:
 
 def _expand(proto: onnx.ModelProto, function: tuple[str, str]) -> onnx.ModelProto:
     """All calls of one operator replaced. Those for which ONNX has no body stay, to be reported."""
-    explicit = onnx.ModelProto()
-    explicit.CopyFrom(proto)
-    _write_defaults(explicit, function)
     try:
+        explicit = shape_inference.infer_shapes(proto)
+        _write_defaults(explicit, function)
+        _write_types(explicit)
         expanded = inliner.inline_selected_functions(
             explicit, [function], exclude=False, inline_schema_functions=True
         )
-    except RuntimeError:
+    except (RuntimeError, ValueError):
         return proto
     return proto if _calls(expanded, function) == _calls(proto, function) else expanded
 
@@ -66,6 +66,16 @@ def _write_defaults(proto: onnx.ModelProto, function: tuple[str, str]) -> None:
         for name, attribute in schema.attributes.items():
             if name not in given and attribute.default_value.name:
                 node.attribute.append(attribute.default_value)
+
+
+def _write_types(proto: onnx.ModelProto) -> None:
+    """Declare what the inliner looks up among declared types only: weights, and the input left out."""
+    declared = {v.name for v in (*proto.graph.input, *proto.graph.value_info)}
+    for tensor in proto.graph.initializer:
+        if tensor.name not in declared:
+            info = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            proto.graph.value_info.append(info)
+    proto.graph.value_info.append(onnx.ValueInfoProto(name=""))
 
 
 def _domain(node: onnx.NodeProto) -> str:
