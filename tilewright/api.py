@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 import numpy as np
 
 import tilewright.ops  # noqa: F401 - registers the operators
+from tilewright.backend import get_backend
 from tilewright.build import Built, Progress, build_variant, compiler_epoch
 from tilewright.build import Options as BuildOptions
-from tilewright.backend import get_backend
 from tilewright.cache import DiskCache, cache_key
 from tilewright.config import options
 from tilewright.errors import ArtifactError, OptionError, ShapeError
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 Source: TypeAlias = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, "onnx.ModelProto", Graph]
 #: Sizes by input name; None or a name leaves a dimension open.
-Shapes: TypeAlias = Mapping[str, Sequence[Union[int, str, None]]]
+Shapes: TypeAlias = Mapping[str, Sequence[int | str | None]]
 
 
 class Model:
@@ -71,8 +71,8 @@ class Model:
     def run(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Run the model on arrays by input name; returns the outputs by name.
 
-        Inputs are NumPy arrays or anything with ``__dlpack__``, of the dtypes and shapes that :attr:`inputs` says. They are not
-        copied unless they are not contiguous.
+        Inputs are NumPy arrays or anything with ``__dlpack__``, of the dtypes and shapes that :attr:`inputs`
+        says. They are not copied unless they are not contiguous.
 
         Raises:
             InputError: wrong names, dtypes or shapes.
@@ -85,7 +85,8 @@ class Model:
         return self._executable.run(inputs)
 
     def __call__(self, *inputs: Any) -> list[np.ndarray]:
-        """Run with the inputs in the order of :attr:`inputs`; returns the outputs in their order. Raises as :meth:`run`."""
+        """Run with the inputs in the order of :attr:`inputs`; returns the outputs in their order. Raises as
+        :meth:`run`."""
         try:
             return self._executable(*inputs)
         except MissingVariantError as missing:
@@ -93,7 +94,8 @@ class Model:
         return self._executable(*inputs)
 
     def profile(self, inputs: Mapping[str, Any], runs: int = 20) -> Profile:
-        """Median time of every kernel over ``runs`` runs, with the model's nodes that each computes. Raises as :meth:`run`."""
+        """Median time of every kernel over ``runs`` runs, with the model's nodes that each computes. Raises
+        as :meth:`run`."""
         try:
             return self._executable.profile(inputs, runs)
         except MissingVariantError as missing:
@@ -105,7 +107,8 @@ class Model:
         lines = []
         for variant in self.artifact.variants:
             sizes = ", ".join(f"{k}={v}" for k, v in variant.binding.items())
-            lines.append(f"variant {sizes or 'fixed sizes'}: {len(variant.kernels)} kernels, {variant.arena_bytes} bytes of scratch")
+            count, scratch = len(variant.kernels), variant.arena_bytes
+            lines.append(f"variant {sizes or 'fixed sizes'}: {count} kernels, {scratch} bytes of scratch")
             for kernel in variant.kernels:
                 nodes = ", ".join(kernel.origins) or "-"
                 work = f"{kernel.flops / 1e6:.3f} MFLOP, {kernel.bytes / 1e6:.3f} MB"
@@ -113,9 +116,11 @@ class Model:
         return "\n".join(lines)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model, with every variant compiled so far, to one file. Raises ArtifactError when it cannot be written.
+        """Write the model, with every variant compiled so far, to one file. Raises ArtifactError when it
+        cannot be written.
 
-        Raises ShapeError when it has open dimensions and no sizes were compiled yet: the file could not run anything.
+        Raises ShapeError when it has open dimensions and no sizes were compiled yet: the file could not run
+            anything.
         """
         if not self.artifact.variants:
             dims = ", ".join(self._executable.signature.dims)
@@ -174,7 +179,9 @@ class _Compiler:
         backend = get_backend(self.target)
         runtime = backend.compile([backend.emit_runtime(self.target)], self.target, cache=self.build.cache)[0]
         facts = {"name": self.name, "compiler": compiler_epoch()[:16]}
-        return Artifact(self.target, self.threads, self.signature, (), {}, runtime, self.weights.pack(), facts)
+        return Artifact(
+            self.target, self.threads, self.signature, (), {}, runtime, self.weights.pack(), facts
+        )
 
     def add_variant(self, artifact: Artifact, binding: Mapping[str, int]) -> Artifact:
         """``artifact`` with the variant for ``binding`` compiled into it."""
@@ -188,7 +195,9 @@ def _graph_signature(graph: Graph) -> Signature:
     return _signature([(v.name, v.type) for v in graph.inputs], [(name, v.type) for name, v in outputs])
 
 
-def _signature(inputs: Sequence[tuple[str, TensorType]], outputs: Sequence[tuple[str, TensorType]]) -> Signature:
+def _signature(
+    inputs: Sequence[tuple[str, TensorType]], outputs: Sequence[tuple[str, TensorType]]
+) -> Signature:
     dims: dict[str, tuple[int, int | None]] = {}
     for _, kind in inputs:
         for dim in kind.shape:
@@ -218,10 +227,12 @@ def compile(
     """Compile a model.
 
     Args:
-        source: path or bytes of an ONNX file, an ``onnx.ModelProto``, or a :class:`~tilewright.graph.graph.Graph`.
+        source: path or bytes of an ONNX file, an ``onnx.ModelProto``, or a
+            :class:`~tilewright.graph.graph.Graph`.
         target: ``native``, a preset's name (``tilewright doctor`` lists them), or a :class:`Target`.
         threads: threads of a run; by default the cores this process may use.
-        shapes: sizes of inputs by name. Dimensions left open are compiled for at the first run with each combination of sizes.
+        shapes: sizes of inputs by name. Dimensions left open are compiled for at the first run with each
+            combination of sizes.
         cache: whether to use the compile cache on disk.
         dump: folder for the graph after every pass and every kernel's program at every stage.
         progress: called with (stage, done, total).
@@ -240,7 +251,12 @@ def compile(
     store = DiskCache(settings.cache_dir) if cache and settings.cache else None
     folder = None if dump is None else Path(dump)
     build = BuildOptions(
-        choose=default_schedule, cache=store, jobs=settings.jobs, progress=progress, dump=folder, check=settings.debug
+        choose=default_schedule,
+        cache=store,
+        jobs=settings.jobs,
+        progress=progress,
+        dump=folder,
+        check=settings.debug,
     )
     key = None if store is None or folder is not None else _source_key(source, shapes, chosen, count)
     kept = None if key is None or store is None else _kept_artifact(store, key)
@@ -273,7 +289,9 @@ def _source_key(source: Source, shapes: Shapes | None, target: Target, threads: 
     if b"location" in data:
         return None
     sizes = json.dumps({name: list(shape) for name, shape in sorted((shapes or {}).items())}, default=str)
-    return cache_key("model", compiler_epoch(), sizes, target.to_json(), str(threads), hashlib.sha256(data).hexdigest())
+    return cache_key(
+        "model", compiler_epoch(), sizes, target.to_json(), str(threads), hashlib.sha256(data).hexdigest()
+    )
 
 
 def _kept_artifact(store: DiskCache, key: str) -> Artifact | None:
@@ -293,7 +311,11 @@ def _frontend(
     """How to get the source's graph for given sizes, its signature, and its name."""
     if isinstance(source, Graph):
         graph = _with_shapes(source, shapes or {})
-        return lambda binding: specialise(graph, binding) if binding else graph, _graph_signature(graph), graph.name
+        return (
+            lambda binding: specialise(graph, binding) if binding else graph,
+            _graph_signature(graph),
+            graph.name,
+        )
     from tilewright.frontend.onnx import read_model
 
     model = read_model(source)

@@ -1,7 +1,7 @@
 """From a static graph to a variant of an artifact: passes, kernels, weights, memory, entry function.
 
-``build_variant`` is handed a ``choose(func, target) -> Schedule`` and does not know who chose. Kernels come from a cache on disk when
-the same program was compiled before by the same compiler for the same target.
+``build_variant`` is handed a ``choose(func, target) -> Schedule`` and does not know who chose. Kernels come
+from a cache on disk when the same program was compiled before by the same compiler for the same target.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ class CompiledKernel:
 
     def to_bytes(self) -> bytes:
         """For the cache: a JSON header with its length, then the object."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("code", "key")}
+        fields = {
+            f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("code", "key")
+        }
         header = json.dumps(fields, sort_keys=True).encode()
         return struct.pack("<I", len(header)) + header + self.code
 
@@ -87,7 +89,8 @@ class Options:
     """How to build.
 
     Attributes:
-        choose: the schedule of a task. ``choose_id`` names it for the cache: two choosers with one id must choose alike.
+        choose: the schedule of a task. ``choose_id`` names it for the cache: two choosers with one id must
+            choose alike.
         cache: where kernels are kept, or None.
         jobs: how many kernels are compiled at the same time.
         progress: told about finished steps.
@@ -117,7 +120,18 @@ def compiler_epoch() -> str:
     """A digest of the compiler's own sources: what it generates may change whenever they do."""
     root = Path(tilewright.__file__).parent
     digest = hashlib.sha256(tilewright.__version__.encode())
-    for part in ("build.py", "target.py", "ir", "graph", "ops", "schedule", "lower", "backend", "runtime", "frontend"):
+    for part in (
+        "build.py",
+        "target.py",
+        "ir",
+        "graph",
+        "ops",
+        "schedule",
+        "lower",
+        "backend",
+        "runtime",
+        "frontend",
+    ):
         path = root / part
         for file in [path] if path.is_file() else sorted(path.rglob("*.py")):
             digest.update(str(file.relative_to(root)).encode())
@@ -126,7 +140,8 @@ def compiler_epoch() -> str:
 
 
 def graph_kernels(graph: Graph, groups: Sequence[Group]) -> list[Kernel]:
-    """The kernels of an optimised graph's groups in execution order, views left out, each over canonical dimensions."""
+    """The kernels of an optimised graph's groups in execution order, views left out, each over canonical
+    dimensions."""
     kernels = []
     for group in groups:
         if not group.is_view:
@@ -136,7 +151,12 @@ def graph_kernels(graph: Graph, groups: Sequence[Group]) -> list[Kernel]:
 
 
 def build_variant(
-    graph: Graph, target: Target, threads: int, binding: Mapping[str, int], weights: WeightStore, options: Options
+    graph: Graph,
+    target: Target,
+    threads: int,
+    binding: Mapping[str, int],
+    weights: WeightStore,
+    options: Options,
 ) -> Built:
     """Compile a static graph for ``target``.
 
@@ -179,7 +199,8 @@ def build_variant(
 
 
 def compile_kernels(funcs: Sequence[PrimFunc], target: Target, options: Options) -> list[CompiledKernel]:
-    """Machine code for every function, in order; equal programs are compiled once. Raises as :func:`build_variant`."""
+    """Machine code for every function, in order; equal programs are compiled once. Raises as
+    :func:`build_variant`."""
     backend = get_backend(target)
     say = options.progress or (lambda stage, done, total: None)
     keys = [workload_key(f) for f in funcs]
@@ -236,9 +257,17 @@ def _emit(backend: Backend, func: PrimFunc, target: Target, key: str, options: O
     if options.dump is not None:
         (options.dump / f"{func.name}_{key[:8]}.emitted.txt").write_text(module.text)
     names = [p.name for p in func.params]
-    layouts = {names.index(name): text for name, text in dict(schedule.func.attr("param_layouts", {})).items()}
+    layouts = {
+        names.index(name): text for name, text in dict(schedule.func.attr("param_layouts", {})).items()
+    }
     return _Emitted(
-        module.text, module.symbol, module.ws_shared, module.ws_thread, module.parallel, layouts, schedule.trace.to_json()
+        module.text,
+        module.symbol,
+        module.ws_shared,
+        module.ws_thread,
+        module.parallel,
+        layouts,
+        schedule.trace.to_json(),
     )
 
 
@@ -272,7 +301,8 @@ def _pack_weights(
     plan: MemoryPlan,
     weights: WeightStore,
 ) -> dict[tuple[Value, str, tuple[int, ...]], int]:
-    """Store every constant a kernel reads in the layout the kernel wants; returns offsets by (value, layout, shape)."""
+    """Store every constant a kernel reads in the layout the kernel wants; returns offsets by (value, layout,
+    shape)."""
     offsets: dict[tuple[Value, str, tuple[int, ...]], int] = {}
     for kernel, code in zip(kernels, compiled, strict=True):
         for index, value in enumerate(kernel.inputs):
@@ -324,7 +354,9 @@ def _calls(
             elif place.kind == "arena":
                 operands.append(Operand.arena(place.offset))
             else:
-                operands.append(Operand.input(place.index) if place.kind == "input" else Operand.output(place.index))
+                operands.append(
+                    Operand.input(place.index) if place.kind == "input" else Operand.output(place.index)
+                )
         name = kernel.func.name
         names[name] += 1
         calls.append(
@@ -353,7 +385,9 @@ def _calls(
             operand = Operand.output(source.index)
         else:
             operand = Operand.arena(source.offset)
-        calls.append(KernelCall.copy(f"copy_output_{copy.output}", operand, Operand.output(copy.output), copy.nbytes))
+        calls.append(
+            KernelCall.copy(f"copy_output_{copy.output}", operand, Operand.output(copy.output), copy.nbytes)
+        )
     return calls, workspace + scratch
 
 

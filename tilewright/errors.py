@@ -1,8 +1,8 @@
 """Every mistake a user can make has one exception class here.
 
-Each error carries a message in the terms of the user's model or program, an optional location (a model node, a file, a piece
-of IR) and an optional hint that says what to do. The command line prints them without a traceback and exits with
-:attr:`TilewrightError.exit_code`.
+Each error carries a message in the terms of the user's model or program, an optional location (a model node,
+a file, a piece of IR) and an optional hint that says what to do. The command line prints them without a
+traceback and exits with :attr:`TilewrightError.exit_code`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ class UnsupportedError(TilewrightError):
         items: one line for each unsupported thing.
     """
 
-    def __init__(self, message: str, items: Sequence[str] = (), *, location: str | None = None, hint: str | None = None) -> None:
+    def __init__(
+        self, message: str, items: Sequence[str] = (), *, location: str | None = None, hint: str | None = None
+    ) -> None:
         super().__init__(message, location=location, hint=hint)
         self.items = tuple(items)
 

@@ -1,7 +1,7 @@
 """Targets: what the compiler knows about the machine that will run the code.
 
-A :class:`Target` is an immutable record of numbers (vector width, registers, caches) and of what LLVM needs to select
-instructions. Presets name portable instruction-set levels; ``native`` is detected on the host.
+A :class:`Target` is an immutable record of numbers (vector width, registers, caches) and of what LLVM needs
+to select instructions. Presets name portable instruction-set levels; ``native`` is detected on the host.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ class Target:
     Attributes:
         name: the name the user gave (``native``, ``x86-64-v3`` ...).
         backend: which backend generates code for it.
-        triple, cpu, features: what LLVM is told. ``features`` is a comma-separated list of ``+name``/``-name``.
+        triple, cpu, features: what LLVM is told. ``features`` is a comma-separated list of
+            ``+name``/``-name``.
         vector_bits: width in bits of the vectors to use.
         vector_registers: architectural vector registers of that width.
         fma_bits: bits of multiply-add results per cycle and core, over all units.
@@ -69,7 +70,8 @@ class Target:
 
     @staticmethod
     def parse(spec: str | Target) -> Target:
-        """The target that ``spec`` names: ``native``, a preset, or a JSON object. Raises TargetError if unknown."""
+        """The target that ``spec`` names: ``native``, a preset, or a JSON object. Raises TargetError if
+        unknown."""
         if isinstance(spec, Target):
             return spec
         if spec.lstrip().startswith("{"):
@@ -97,7 +99,16 @@ PRESETS: dict[str, Target] = {
     for t in (
         _preset("x86-64-v3", _LINUX_X86, "x86-64-v3", "", 256, 16),
         _preset("x86-64-v4", _LINUX_X86, "x86-64-v4", "-prefer-256-bit", 512, 32),
-        _preset("aarch64", "aarch64-unknown-linux-gnu", "generic", "+neon,+fp-armv8", 128, 32, fma_bits=256, load_bits=256),
+        _preset(
+            "aarch64",
+            "aarch64-unknown-linux-gnu",
+            "generic",
+            "+neon,+fp-armv8",
+            128,
+            32,
+            fma_bits=256,
+            load_bits=256,
+        ),
     )
 }
 
@@ -117,7 +128,8 @@ def _detect_host() -> Target:
             bits, registers = 256, 16
         else:
             raise TargetError(
-                f"this x86-64 CPU ({cpu}) has no AVX2 and FMA", hint="x86-64-v3 is the oldest level that code is generated for"
+                f"this x86-64 CPU ({cpu}) has no AVX2 and FMA",
+                hint="x86-64-v3 is the oldest level that code is generated for",
             )
     elif arch in ("aarch64", "arm64"):
         bits, registers = 128, 32

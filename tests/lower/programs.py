@@ -20,7 +20,9 @@ def matmul(m: int, n: int, k: int) -> PrimFunc:
     return te.primfunc("matmul", [a, b, bias], [d], const_inputs=[b, bias])
 
 
-def conv(h: int, w: int, ci: int, co: int, kernel: int, stride: int, pad: int, depthwise: bool = False) -> PrimFunc:
+def conv(
+    h: int, w: int, ci: int, co: int, kernel: int, stride: int, pad: int, depthwise: bool = False
+) -> PrimFunc:
     """NHWC convolution with padding, bias and relu, constant weights."""
     oh, ow = (h + 2 * pad - kernel) // stride + 1, (w + 2 * pad - kernel) // stride + 1
     x = te.placeholder((1, h, w, ci), "float32", "x")

@@ -1,9 +1,11 @@
-"""Lowering keeps meaning and gives the promised form: every program under its default schedule, on two targets."""
+"""Lowering keeps meaning and gives the promised form: every program under its default schedule, on two
+targets."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from tests.lower.programs import (
     column_means,
     conv,
@@ -15,7 +17,6 @@ from tests.lower.programs import (
     softmax,
     transpose_add,
 )
-
 from tilewright.ir.collapse import collapse_dims
 from tilewright.ir.interp import run
 from tilewright.ir.stmt import Alloc, Block, For, If, PrimFunc, Store
@@ -79,7 +80,8 @@ def test_accumulators_are_one_tile_in_registers() -> None:
     buffers = [s.buffer for s in walk_stmt(result.body) if isinstance(s, Alloc)]
     assert [b.scope for b in buffers] == ["register"]
     shape = buffers[0].static_shape
-    assert shape is not None and shape[0] * shape[1] <= 30 * 16
+    assert shape is not None
+    assert shape[0] * shape[1] <= 30 * 16
 
 
 def test_register_indices_are_constant_apart_from_the_lane() -> None:
@@ -92,10 +94,7 @@ def test_register_indices_are_constant_apart_from_the_lane() -> None:
 def test_no_guard_inside_the_interior_of_a_padded_convolution() -> None:
     """The body of the interior is free of conditions; they are decided once per tile."""
     result = lowered(conv(64, 64, 8, 32, 3, 1, 1))
-    interiors = []
-    for stmt in walk_stmt(result.body):
-        if isinstance(stmt, If) and stmt.orelse is not None:
-            interiors.append(stmt.then)
+    interiors = [s.then for s in walk_stmt(result.body) if isinstance(s, If) and s.orelse is not None]
     assert interiors
     assert not any(isinstance(s, If) for s in walk_stmt(interiors[0]))
 

@@ -42,8 +42,8 @@ PASSES: tuple[tuple[str, Pass], ...] = (
 def lower(func: PrimFunc, on_pass: Callable[[str, PrimFunc], None] | None = None) -> PrimFunc:
     """The loop program of a scheduled PrimFunc: no blocks, loops serial, parallel or vectorized.
 
-    ``on_pass(name, result)`` is called after each pass (dumping, verification). Raises ValueError when an unrolled loop has no
-    constant extent.
+    ``on_pass(name, result)`` is called after each pass (dumping, verification). Raises ValueError when an
+    unrolled loop has no constant extent.
     """
     for name, step in PASSES:
         func = step(func)

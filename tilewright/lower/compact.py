@@ -7,9 +7,8 @@ import dataclasses
 from tilewright.ir.bounds import Interval, interval, linear
 from tilewright.ir.expr import Expr, Load, Var, as_expr, load
 from tilewright.ir.simplify import simplify
-from tilewright.ir.stmt import Alloc, Buffer, Evaluate, For, If, PrimFunc, Seq, Stmt, Store
+from tilewright.ir.stmt import Alloc, Buffer, Evaluate, For, If, PrimFunc, Seq, Stmt, Store, child_stmts
 from tilewright.ir.visit import (
-    child_stmts,
     const_int,
     free_vars,
     loads_of,
@@ -23,10 +22,12 @@ Path = tuple[Stmt, ...]
 
 
 def compact_buffers(func: PrimFunc) -> PrimFunc:
-    """Move each allocation to the innermost place that covers all its accesses, and shrink it to the accessed region.
+    """Move each allocation to the innermost place that covers all its accesses, and shrink it to the
+    accessed region.
 
-    The region is the hull, per dimension, of all indices as loops inside that place run; where the indices are not affine in those
-    loops the whole dimension stays. Allocations never move into vectorized loops: a lane has no memory of its own.
+    The region is the hull, per dimension, of all indices as loops inside that place run; where the indices
+    are not affine in those loops the whole dimension stays. Allocations never move into vectorized loops: a
+    lane has no memory of its own.
     """
     buffers = [s.buffer for s in _allocs(func.body)]
     if not buffers:
@@ -103,8 +104,11 @@ def _shrink(
     for dim, size in enumerate(buffer.shape):
         hull = _hull([(path, indices[dim]) for path, indices in accesses], outside)
         full = const_int(size)
-        # A register tile may be larger than the tensor it is a part of: whole vectors are computed without masks.
-        whole = full is not None and hull is not None and not free_vars(hull[0]) and hull[2] - hull[1] + 1 >= full
+        # A register tile may be larger than the tensor it is a part of: whole vectors are computed without
+        # masks.
+        whole = (
+            full is not None and hull is not None and not free_vars(hull[0]) and hull[2] - hull[1] + 1 >= full
+        )
         if hull is None or (whole and buffer.scope != "register"):
             bases.append(as_expr(0))
             extents.append(size)
@@ -115,7 +119,8 @@ def _shrink(
 
 
 def _hull(indices: list[tuple[Path, Expr]], outside: set[Var]) -> tuple[Expr, int, int] | None:
-    """``(base, lo, hi)`` such that every index lies in ``base + [lo, hi]`` with ``base`` over outer loops only."""
+    """``(base, lo, hi)`` such that every index lies in ``base + [lo, hi]`` with ``base`` over outer loops
+    only."""
     base: Expr | None = None
     low = high = 0
     for path, index in indices:

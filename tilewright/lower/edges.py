@@ -1,8 +1,9 @@
 """Separate the interior of a loop from its edges.
 
-Guards remain where tiles overrun a tensor or touch its padding. They hold for nearly all iterations of an outer loop; this pass
-makes one copy of the loop's body for those, without guards, and one for each edge value with that value put in as a
-constant, so that the guards inside fold (or become constant vector masks) once inner loops are unrolled.
+Guards remain where tiles overrun a tensor or touch its padding. They hold for nearly all iterations of an
+outer loop; this pass makes one copy of the loop's body for those, without guards, and one for each edge value
+with that value put in as a constant, so that the guards inside fold (or become constant vector masks) once
+inner loops are unrolled.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ Bounds = Mapping[Var, Interval]
 
 @dataclasses.dataclass(frozen=True)
 class _Guard:
-    """``cond`` holds whenever ``atom`` lies in ``[lo, hi]`` (None: unbounded), whatever the inner loops do."""
+    """``cond`` holds whenever ``atom`` lies in ``[lo, hi]`` (None: unbounded), whatever the inner loops
+    do."""
 
     cond: Expr
     atom: Expr
@@ -65,14 +67,16 @@ def _map_children(stmt: Stmt, fn: Callable[[Stmt], Stmt]) -> Stmt:
 
 
 def _version(body: Stmt, var: Var, bounds: Bounds, budget: int) -> Stmt:
-    """``body`` of the loop over ``var``, split into an interior and edges for every tile index that ``var`` completes."""
+    """``body`` of the loop over ``var``, split into an interior and edges for every tile index that ``var``
+    completes."""
     guards = _guards(body, var, bounds)
     if not guards:
         return _walk(body, bounds, budget)
     atom = guards[0].atom
     mine = [g for g in guards if g.atom is atom]
     span = interval(atom, bounds)
-    assert span.lo is not None and span.hi is not None
+    assert span.lo is not None
+    assert span.hi is not None
     lo = max([span.lo, *(g.lo for g in mine if g.lo is not None)])
     hi = min([span.hi, *(g.hi for g in mine if g.hi is not None)])
     low_edge = list(range(span.lo, min(lo, span.hi + 1)))
@@ -138,7 +142,8 @@ def _guards(body: Stmt, var: Var, bounds: Bounds) -> list[_Guard]:
 
 
 def _analyse(cond: Expr, var: Var, inner: Bounds, bounds: Bounds) -> _Guard | None:
-    """``cond`` as a guard on one atom that ``var`` completes, when it has that form and edges are worth it."""
+    """``cond`` as a guard on one atom that ``var`` completes, when it has that form and edges are worth
+    it."""
     if not isinstance(cond, Cmp) or cond.op not in ("lt", "le") or cond.a.dtype != dt.INDEX:
         return None
     # cond: slack >= 0
@@ -188,7 +193,8 @@ def _drop_guards(body: Stmt, known: set[Expr]) -> Stmt:
 
 
 def unroll_guarded(func: PrimFunc) -> PrimFunc:
-    """Unroll short serial loops whose guards depend only on them and on loops inside: unrolled, the guards fold."""
+    """Unroll short serial loops whose guards depend only on them and on loops inside: unrolled, the guards
+    fold."""
 
     def visit(stmt: Stmt) -> Stmt | None:
         if not isinstance(stmt, For) or stmt.kind != "serial":

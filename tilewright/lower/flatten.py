@@ -12,8 +12,8 @@ from tilewright.ir.visit import free_vars, substitute, substitute_expr, transfor
 def decompose_reductions(func: PrimFunc) -> PrimFunc:
     """Give every block that still has an ``init`` a separate initialising nest.
 
-    The nest stands just before the outermost loop that a reduce iterator of the block is bound to, and runs over the spatial
-    loops inside that loop.
+    The nest stands just before the outermost loop that a reduce iterator of the block is bound to, and runs
+    over the spatial loops inside that loop.
     """
     return func.with_(body=_decompose(func.body))
 
@@ -60,7 +60,8 @@ def _blocks_with_init_reduced_by(loop: For) -> list[Block]:
 def _without_init(loop: For, blocks: list[Block]) -> For:
     names = {b.name for b in blocks}
     stripped = transform_stmt(
-        loop, lambda s: dataclasses.replace(s, init=None) if isinstance(s, Block) and s.name in names else None
+        loop,
+        lambda s: dataclasses.replace(s, init=None) if isinstance(s, Block) and s.name in names else None,
     )
     assert isinstance(stripped, For)
     return stripped

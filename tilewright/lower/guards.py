@@ -30,10 +30,11 @@ from tilewright.ir.visit import const_int, free_vars, loads_of, substitute, tran
 
 
 def guard_padded_updates(func: PrimFunc) -> PrimFunc:
-    """``acc += select(c, x, 0) * w`` becomes ``if c: acc += x * w``; likewise for max and min with their identities.
+    """``acc += select(c, x, 0) * w`` becomes ``if c: acc += x * w``; likewise for max and min with their
+    identities.
 
-    The work on padding is then skipped instead of done with zeros. It differs only where the skipped factor is infinite or NaN:
-    padding contributes nothing, also then.
+    The work on padding is then skipped instead of done with zeros. It differs only where the skipped factor
+    is infinite or NaN: padding contributes nothing, also then.
     """
 
     def visit(stmt: Stmt) -> Stmt | None:
@@ -89,7 +90,12 @@ def hoist_guards(func: PrimFunc) -> PrimFunc:
     """Move the parts of an if that do not depend on the loop directly around it out of that loop."""
 
     def visit(stmt: Stmt) -> Stmt | None:
-        if isinstance(stmt, If) and stmt.orelse is None and isinstance(stmt.then, If) and stmt.then.orelse is None:
+        if (
+            isinstance(stmt, If)
+            and stmt.orelse is None
+            and isinstance(stmt.then, If)
+            and stmt.then.orelse is None
+        ):
             return If(all_of(conjuncts(stmt.cond) + conjuncts(stmt.then.cond)), stmt.then.then)
         if not (isinstance(stmt, For) and isinstance(stmt.body, If) and stmt.body.orelse is None):
             return None
@@ -105,7 +111,8 @@ def hoist_guards(func: PrimFunc) -> PrimFunc:
 
 
 def clip_loops(func: PrimFunc) -> PrimFunc:
-    """``for v: if a*v + r >= 0: ...`` runs only over the ``v`` that pass: linear guards of serial loops become bounds."""
+    """``for v: if a*v + r >= 0: ...`` runs only over the ``v`` that pass: linear guards of serial loops
+    become bounds."""
 
     def visit(stmt: Stmt) -> Stmt | None:
         if not (isinstance(stmt, For) and stmt.kind == "serial"):
@@ -142,7 +149,8 @@ def clip_loops(func: PrimFunc) -> PrimFunc:
 
 
 def _bound_on(cond: Expr, var: Var) -> tuple[str, Expr] | None:
-    """``("low", e)`` when ``cond`` says ``var >= e``, ``("high", e)`` for ``var < e``; None when it is neither."""
+    """``("low", e)`` when ``cond`` says ``var >= e``, ``("high", e)`` for ``var < e``; None when it is
+    neither."""
     if not isinstance(cond, Cmp) or cond.op not in ("lt", "le") or cond.a.dtype != dt.INDEX:
         return None
     # cond: a < b, as form = b - a - (1 if strict) >= 0

@@ -15,9 +15,10 @@ from tilewright.ir.visit import const_int, free_vars, loads_of, own_exprs, store
 def drop_overrun_guards(func: PrimFunc) -> PrimFunc:
     """Compute a tile in full where its overrun stays inside the buffers it touches.
 
-    Consumers of a temporary are guarded themselves, so elements beyond the valid part are never read; computing them is cheaper
-    than masking. Runs before padding becomes guards: at this point a guard only says which instances of a block exist. A guard
-    stays when an access under it may leave its buffer, or when it limits a reduction (its loops do not move the stored element).
+    Consumers of a temporary are guarded themselves, so elements beyond the valid part are never read;
+    computing them is cheaper than masking. Runs before padding becomes guards: at this point a guard only
+    says which instances of a block exist. A guard stays when an access under it may leave its buffer, or when
+    it limits a reduction (its loops do not move the stored element).
     """
     return func.with_(body=_walk(func.body, {}, {}))
 

@@ -11,8 +11,8 @@ from tilewright.ir.visit import find_blocks
 from tilewright.schedule.rules import lane_reduction, multi_level_tiling, row_reduction
 from tilewright.schedule.rules.analysis import block_info, is_injective
 from tilewright.schedule.rules.common import block_named
-from tilewright.schedule.rules.inline import auto_inline
 from tilewright.schedule.rules.injective import schedule_injective
+from tilewright.schedule.rules.inline import auto_inline
 from tilewright.schedule.schedule import BlockRef, Schedule
 from tilewright.target import Target
 
@@ -20,7 +20,8 @@ from tilewright.target import Target
 def default_schedule(func: PrimFunc, target: Target) -> Schedule:
     """Schedule ``func`` for ``target`` without any measurement.
 
-    A rule that meets a program it cannot schedule leaves those blocks to the next one; in the end plain loops are always legal.
+    A rule that meets a program it cannot schedule leaves those blocks to the next one; in the end plain
+    loops are always legal.
     """
     sch = Schedule(func)
     auto_inline(sch)
@@ -29,7 +30,13 @@ def default_schedule(func: PrimFunc, target: Target) -> Schedule:
     known = [i for i in infos if i is not None]
     tiled = any(i.reduce and multi_level_tiling.applies(i) for i in known)
     lanes = any(i.reduce and lane_reduction.applies(i, target) for i in known)
-    if not tiled and not lanes and len(known) == len(infos) and len(func.outputs) == 1 and row_reduction.applies(known):
+    if (
+        not tiled
+        and not lanes
+        and len(known) == len(infos)
+        and len(func.outputs) == 1
+        and row_reduction.applies(known)
+    ):
         rows = _attempt(sch, partial(row_reduction.schedule_rows, refs=refs, target=target))
         if rows is not None:
             return rows
@@ -47,7 +54,11 @@ def default_schedule(func: PrimFunc, target: Target) -> Schedule:
             scheduled = _attempt(sch, partial(row_reduction.schedule_rows, refs=[ref], target=target))
         if scheduled is not None:
             sch = scheduled
-            done |= {b.name for b in find_blocks(sch.func.body) if b.name not in original or _shares_nest(sch, b.name, ref)}
+            done |= {
+                b.name
+                for b in find_blocks(sch.func.body)
+                if b.name not in original or _shares_nest(sch, b.name, ref)
+            }
     for block in find_blocks(sch.func.body):
         if block.name not in done and is_injective(block):
             sch = _attempt(sch, partial(schedule_injective, ref=BlockRef(block.name), target=target)) or sch

@@ -1,1 +1,2 @@
-"""Rules that turn a block's structure into a schedule. They look at iterators and accesses, never at operator names."""
+"""Rules that turn a block's structure into a schedule. They look at iterators and accesses, never at
+operator names."""

@@ -15,7 +15,8 @@ from tilewright.ir.visit import const_int, free_vars, loads_of, walk_expr
 
 @dataclasses.dataclass(frozen=True)
 class Access:
-    """One load or store. ``strides`` maps each iterator to the elements between neighbours; None: not affine in it."""
+    """One load or store. ``strides`` maps each iterator to the elements between neighbours; None: not affine
+    in it."""
 
     buffer: Buffer
     indices: tuple[Expr, ...]
@@ -110,7 +111,11 @@ def _access(buffer: Buffer, indices: tuple[Expr, ...], iters: list[Var]) -> Acce
 
 def is_injective(block: Block) -> bool:
     """No reduction and one store: every instance computes one element of its own."""
-    return block.init is None and isinstance(block.body, Store) and all(it.kind == "spatial" for it in block.iters)
+    return (
+        block.init is None
+        and isinstance(block.body, Store)
+        and all(it.kind == "spatial" for it in block.iters)
+    )
 
 
 def is_data_movement(block: Block) -> bool:
@@ -133,11 +138,13 @@ def _copies(e: Expr) -> bool:
 
 
 def reads_elementwise(consumer: BlockInfo, buffer: Buffer) -> bool:
-    """Whether ``consumer`` reads ``buffer`` only at its own output position (indices are its own iterators in store order)."""
+    """Whether ``consumer`` reads ``buffer`` only at its own output position (indices are its own iterators
+    in store order; only dimensions of size one are read at a constant)."""
     accesses = [a for a in consumer.loads if a.buffer is buffer]
     wanted = [i for i in consumer.store.indices if const_int(i) is None]
     for access in accesses:
-        found = [i for i in access.indices if const_int(i) is None]
+        sizes = zip(access.indices, buffer.shape, strict=True)
+        found = [i for i, size in sizes if const_int(i) is None or const_int(size) != 1]
         if found != wanted or any(not isinstance(i, Var) for i in found):
             return False
     return bool(accesses)

@@ -34,7 +34,8 @@ def extent_of(sch: Schedule, loop: LoopRef) -> int:
 
 
 def loops_by_iter(sch: Schedule, ref: BlockRef, below: LoopRef | None = None) -> dict[Var, LoopRef]:
-    """For each iterator of the block the one loop (inside ``below``) that moves it; iterators that stand still are left out."""
+    """For each iterator of the block the one loop (inside ``below``) that moves it; iterators that stand
+    still are left out."""
     loops = sch.get_loops(ref)
     if below is not None:
         variables = [loop.var for loop in loops]

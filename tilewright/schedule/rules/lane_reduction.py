@@ -1,7 +1,9 @@
-"""Reductions whose operands are contiguous only along a reduce iterator, over many outputs: a convolution to one channel.
+"""Reductions whose operands are contiguous only along a reduce iterator, over many outputs: a convolution to
+one channel.
 
-The contiguous iterator is split into lanes, and each lane gets a partial sum of its own. The partial sums have a contiguous axis, the
-lanes, so they are computed by register tiles like any other reduction; a second, short reduction adds the lanes up.
+The contiguous iterator is split into lanes, and each lane gets a partial sum of its own. The partial sums
+have a contiguous axis, the lanes, so they are computed by register tiles like any other reduction; a second,
+short reduction adds the lanes up.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ MIN_LANES = 4
 
 
 def applies(info: BlockInfo, target: Target) -> bool:
-    """A reduction of many outputs over several iterators, or over one too short to be worth vectors of its own."""
+    """A reduction of many outputs over several iterators, or over one too short to be worth vectors of its
+    own."""
     contiguous = _contiguous(info)
     if contiguous is None or info.extent(contiguous) < MIN_LANES:
         return False
@@ -40,14 +43,17 @@ def _contiguous(info: BlockInfo) -> Var | None:
 
 
 def split_lanes(sch: Schedule, ref: BlockRef, target: Target) -> None:
-    """Schedule ``ref`` as partial sums by lane and their sum. Raises ScheduleError where a step is not legal."""
+    """Schedule ``ref`` as partial sums by lane and their sum. Raises ScheduleError where a step is not
+    legal."""
     info = block_info(block_named(sch, ref.name))
     assert info is not None
     contiguous = _contiguous(info)
     if contiguous is None:
         raise ScheduleError(f"'{ref.name}' has no contiguous reduce iterator")
     loop = loops_by_iter(sch, ref)[contiguous]
-    _, part = sch.split(loop, [None, _lanes(info.extent(contiguous), target.lanes(dt.bits(info.store.buffer.dtype)))])
+    _, part = sch.split(
+        loop, [None, _lanes(info.extent(contiguous), target.lanes(dt.bits(info.store.buffer.dtype)))]
+    )
     partial = sch.rfactor(part, len(info.store.indices))
     tile_reduction(sch, partial, target)
     tile_reduction(sch, ref, target)

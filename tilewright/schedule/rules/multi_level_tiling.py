@@ -1,8 +1,9 @@
-"""Register-tiled reductions: matrix products, convolutions, depthwise convolutions, pooling, column reductions.
+"""Register-tiled reductions: matrix products, convolutions, depthwise convolutions, pooling, column
+reductions.
 
-One rule serves them all. The output's contiguous axis is the vector axis; another spatial axis gives the rows of a register
-tile, so that a vector operand (weights) is loaded once for all rows and a scalar operand (activations) once for all
-vectors. The block that follows, if it is elementwise, is the tile's write-back.
+One rule serves them all. The output's contiguous axis is the vector axis; another spatial axis gives the rows
+of a register tile, so that a vector operand (weights) is loaded once for all rows and a scalar operand
+(activations) once for all vectors. The block that follows, if it is elementwise, is the tile's write-back.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from tilewright.schedule.rules.tiles import Tile, TileProblem, choose_tile
 from tilewright.schedule.schedule import BlockRef, LoopRef, Schedule
 from tilewright.target import Target
 
-#: Reduce loops up to this length directly around the tile are unrolled when there is no deeper reduction (stencils).
+#: Reduce loops up to this length directly around the tile are unrolled when there is no deeper reduction
+#: (stencils).
 STENCIL_UNROLL = 8
 
 
@@ -52,7 +54,8 @@ def _axes(info: BlockInfo) -> _Axes | None:
 
 
 def tile_reduction(sch: Schedule, ref: BlockRef, target: Target) -> None:
-    """Schedule the reduction block ``ref`` and its elementwise consumer. Raises ScheduleError where a step is not legal."""
+    """Schedule the reduction block ``ref`` and its elementwise consumer. Raises ScheduleError where a step
+    is not legal."""
     info = block_info(block_named(sch, ref.name))
     assert info is not None
     axes = _axes(info)
@@ -60,7 +63,7 @@ def tile_reduction(sch: Schedule, ref: BlockRef, target: Target) -> None:
     tile = _choose(info, axes, target)
     write_back = _write_back(sch, ref, info)
     _pack_weights(sch, ref, info, axes, tile.width)
-    inner = _tile_write_back(sch, write_back, info, axes, tile, target)
+    inner = _tile_write_back(sch, write_back, ref, info, axes, tile, target)
     sch.compute_at(ref, inner)
     sch.set_scope(ref, "register")
     _tile_accumulation(sch, ref, inner, info, axes, tile)
@@ -98,7 +101,8 @@ def _write_back(sch: Schedule, ref: BlockRef, info: BlockInfo) -> BlockRef:
 
 
 def _pack_weights(sch: Schedule, ref: BlockRef, info: BlockInfo, axes: _Axes, width: int) -> None:
-    """Re-lay constant vector operands into panels as wide as the tile, padded: contiguous, aligned, never masked."""
+    """Re-lay constant vector operands into panels as wide as the tile, padded: contiguous, aligned, never
+    masked."""
     const_params = set(sch.func.attr("const_params", ()))
     packed: set[str] = set()
     for access in info.loads:
@@ -116,7 +120,9 @@ def _pack_weights(sch: Schedule, ref: BlockRef, info: BlockInfo, axes: _Axes, wi
         packed.add(name)
         rank = len(size)
         order = [dim, *range(dim), *range(dim + 2, rank + 1), dim + 1]
-        sch.transform_layout(ref, "read", _read_index(sch, ref, access), IndexMap.tile(rank, dim, width, order))
+        sch.transform_layout(
+            ref, "read", _read_index(sch, ref, access), IndexMap.tile(rank, dim, width, order)
+        )
 
 
 def _read_elsewhere(sch: Schedule, access: Access, ref: BlockRef) -> bool:
@@ -134,20 +140,25 @@ def _read_index(sch: Schedule, ref: BlockRef, access: Access) -> int:
 
 
 def _tile_write_back(
-    sch: Schedule, write_back: BlockRef, info: BlockInfo, axes: _Axes, tile: Tile, target: Target
+    sch: Schedule, write_back: BlockRef, ref: BlockRef, info: BlockInfo, axes: _Axes, tile: Tile, target: Target
 ) -> LoopRef:
     """Tile the write-back's loops; returns the loop below which one tile is computed."""
     consumer = block_info(block_named(sch, write_back.name))
     assert consumer is not None
     loops = loops_by_iter(sch, write_back)
     role: dict[Var, Var] = {}
-    for mine, theirs in zip(consumer.store.indices, info.store.indices, strict=True):
-        if isinstance(mine, Var) and isinstance(theirs, Var):
-            role[mine] = theirs
+    accumulators = store_of(block_named(sch, ref.name)).buffer
+    for access in consumer.loads:
+        if access.buffer is accumulators:
+            for mine, theirs in zip(access.indices, info.store.indices, strict=True):
+                if isinstance(mine, Var) and isinstance(theirs, Var):
+                    role[mine] = theirs
     outer: list[LoopRef] = []
     row_inner: list[LoopRef] = []
     columns: tuple[LoopRef, LoopRef, LoopRef] | None = None
     for var in consumer.spatial:
+        if var not in loops:
+            continue
         loop = loops[var]
         if role.get(var) is axes.vector:
             panel, vector, lane = sch.split(loop, [None, tile.vectors, tile.lanes])
@@ -158,7 +169,8 @@ def _tile_write_back(
             row_inner.append(row)
         else:
             outer.append(loop)
-    assert columns is not None
+    if columns is None:
+        raise ScheduleError(f"'{write_back.name}' does not move along the vector axis of '{info.block.name}'")
     panel, vector, lane = columns
     panel_bytes = sum(_bytes(a) for a in info.loads if a.stride(axes.vector) != 0)
     if panel_bytes > target.l2_bytes // 2:

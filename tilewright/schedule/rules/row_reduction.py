@@ -1,4 +1,5 @@
-"""Reductions along the contiguous axis, with everything that shares their rows: softmax, layer normalisation, row sums."""
+"""Reductions along the contiguous axis, with everything that shares their rows: softmax, layer
+normalisation, row sums."""
 
 from __future__ import annotations
 
@@ -77,7 +78,8 @@ def _schedule_row_block(sch: Schedule, ref: BlockRef, outer: LoopRef | None, tar
 
 
 def _factor(sch: Schedule, ref: BlockRef, outer: LoopRef | None, target: Target) -> BlockRef | None:
-    """Split a long contiguous reduction over lanes; the block of partial results, or None where it is too short."""
+    """Split a long contiguous reduction over lanes; the block of partial results, or None where it is too
+    short."""
     info = _info(sch, ref)
     lanes = _lanes(info, target)
     loops = loops_by_iter(sch, ref, below=outer)

@@ -1,4 +1,5 @@
-"""Choosing a register tile: rows that share the vector operand times vectors that share the scalar operand."""
+"""Choosing a register tile: rows that share the vector operand times vectors that share the scalar
+operand."""
 
 from __future__ import annotations
 
@@ -48,8 +49,9 @@ class Tile:
 def choose_tile(problem: TileProblem, target: Target) -> Tile:
     """The tile with the least estimated time.
 
-    A reduction step costs the larger of its multiply-adds, its loads and the latency of a chain; a tile also costs its start and its
-    write-back. Remainder tiles are counted with what they cost themselves. Vectors shorter than the target's are considered
+    A reduction step costs the larger of its multiply-adds, its loads and the latency of a chain; a tile also
+    costs its start and its write-back. Remainder tiles are counted with what they cost themselves. Vectors
+    shorter than the target's are considered
     too: where two short ones run in the time of a long one, they waste less on odd numbers of columns.
     """
     best: tuple[float, Tile] | None = None
@@ -62,7 +64,9 @@ def choose_tile(problem: TileProblem, target: Target) -> Tile:
                     break
                 tile = Tile(rows, vectors, lanes)
                 # Near ties go to the larger tile: fewer, longer inner loops.
-                rank = estimate(problem, tile, target) * (1 - 1e-4 * rows * vectors * lanes / target.lanes(problem.bits))
+                rank = estimate(problem, tile, target) * (
+                    1 - 1e-4 * rows * vectors * lanes / target.lanes(problem.bits)
+                )
                 if best is None or rank < best[0]:
                     best = (rank, tile)
         lanes //= 2
