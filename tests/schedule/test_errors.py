@@ -198,6 +198,11 @@ CASES: list[tuple[str, Callable[[], Schedule], Callable[[Schedule], object]]] = 
         lambda: Schedule(overlapping()),
         lambda s: s.reorder(loop(s, "b", 2), loop(s, "b", 0)),
     ),
+    (
+        "reorder: block 'y' may read elements of 't' that block 't' writes in another iteration of loop 'i'",
+        lambda: Schedule(carried(inner=2)),
+        lambda s: s.reorder(loop(s, "y", 1), loop(s, "y", 0)),
+    ),
     # parallel, vectorize, unroll
     (
         "parallel: loop 'r0' drives the reduction of block 'C'",
@@ -511,24 +516,27 @@ def shared(x: float32[4], y: float32[5]):
     )
 
 
-def carried() -> PrimFunc:
+def carried(inner: int = 1) -> PrimFunc:
     """The consumer reads what the iteration before has written."""
     return parse(
-        """
-@primfunc({"outputs": 1})
-def carried(x: float32[4], y: float32[4]):
-    t = alloc(float32[5])
+        f"""
+@primfunc({{"outputs": 1}})
+def carried(x: float32[4, {inner}], y: float32[4, {inner}]):
+    t = alloc(float32[5, {inner}])
     for i in serial(4):
-        with block("t"):
-            v = spatial(5, i + 1)
-            reads(x[v - 1])
-            writes(t[v])
-            t[v] = x[v - 1]
-        with block("y"):
-            w = spatial(4, i)
-            reads(t[w])
-            writes(y[w])
-            y[w] = select(0 < w, t[w], 0.0)
+        for j in serial({inner}):
+            with block("t"):
+                v = spatial(5, i + 1)
+                u = spatial({inner}, j)
+                reads(x[v - 1, u])
+                writes(t[v, u])
+                t[v, u] = x[v - 1, u]
+            with block("y"):
+                w = spatial(4, i)
+                u = spatial({inner}, j)
+                reads(t[w, u])
+                writes(y[w, u])
+                y[w, u] = select(0 < w, t[w, u], 0.0)
 """
     )
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import cached_property
 
 from tilewright.errors import ScheduleError
-from tilewright.ir.expr import BinOp, Const, Expr, Load, Var, load
+from tilewright.ir.expr import BinOp, Const, Expr, Load, Var, conjuncts, load
 from tilewright.ir.regions import block_regions
 from tilewright.ir.simplify import simplify
 from tilewright.ir.stmt import (
@@ -320,7 +320,7 @@ def rebind(stmt: Stmt, mapping: Mapping[Expr, Expr], guard: Expr | None = None) 
             for it in stmt.iters
         )
         predicate = simplify(substitute_expr(stmt.predicate, mapping))
-        if guard is not None:
+        if guard is not None and guard not in conjuncts(predicate):
             predicate = predicate & guard
         return stmt.with_(iters=iters, predicate=predicate)
     if isinstance(stmt, For | Alloc | Annotate):
