@@ -147,9 +147,10 @@ def _tile_write_back(
     assert consumer is not None
     loops = loops_by_iter(sch, write_back)
     role: dict[Var, Var] = {}
-    accumulators = store_of(block_named(sch, ref.name)).buffer
+    reduction = block_info(block_named(sch, ref.name))
+    assert reduction is not None
     for access in consumer.loads:
-        if access.buffer is accumulators:
+        if access.buffer is reduction.store.buffer:
             for mine, theirs in zip(access.indices, info.store.indices, strict=True):
                 if isinstance(mine, Var) and isinstance(theirs, Var):
                     role[mine] = theirs
