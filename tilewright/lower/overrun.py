@@ -55,7 +55,7 @@ def _harmless(cond: Expr, body: Stmt, bounds: dict[Var, Interval], inside: dict[
         moved = {v for index in store.indices for v in free_vars(index)}
         if (guarded & inside[store.buffer]) - moved:
             return False
-    for buffer, index, size in _indices(body):
+    for index, size in _indices(body):
         if not free_vars(index) & guarded:
             continue
         span = interval(simplify(index), inner)
@@ -65,12 +65,11 @@ def _harmless(cond: Expr, body: Stmt, bounds: dict[Var, Interval], inside: dict[
     return True
 
 
-def _indices(body: Stmt) -> Iterator[tuple[Buffer, Expr, Expr]]:
+def _indices(body: Stmt) -> Iterator[tuple[Expr, Expr]]:
+    """Every index under ``body`` with the size of its dimension."""
     for stmt in walk_stmt(body):
         if isinstance(stmt, Store):
-            for index, size in zip(stmt.indices, stmt.buffer.shape, strict=True):
-                yield stmt.buffer, index, size
+            yield from zip(stmt.indices, stmt.buffer.shape, strict=True)
         for e in own_exprs(stmt):
             for node in loads_of(e):
-                for index, size in zip(node.indices, node.buffer.shape, strict=True):
-                    yield node.buffer, index, size
+                yield from zip(node.indices, node.buffer.shape, strict=True)
