@@ -11,6 +11,9 @@ from onnx import TensorProto, helper
 
 from tests.ops.harness import check, floats, type_of
 from tilewright.errors import GraphError
+from tilewright.graph.builder import GraphBuilder
+from tilewright.graph.decompose import decompose
+from tilewright.graph.fold import fold_constants
 from tilewright.graph.graph import TensorType
 from tilewright.graph.opdef import OpContext, get_op
 from tilewright.ir import te
@@ -104,6 +107,9 @@ TRANSPOSED = [
     ((1, 2, 4, 4), (2, 3, 3, 3), {"strides": (2, 1), "dilations": (2, 3), "pads": (1, 0, 2, 1)}),
     ((1, 2, 7), (2, 3, 5), {"strides": (3,), "pads": (2, 1), "output_padding": (2,)}),
     ((1, 2, 3, 3), (2, 2, 1, 1), {"strides": (3, 3)}),
+    ((2, 3, 4, 5), (3, 16, 2, 2), {"strides": (2, 2)}),
+    ((2, 3, 5), (3, 9, 2), {"strides": (2,)}),
+    ((1, 2, 2, 3, 2), (2, 8, 2, 3, 2), {"strides": (2, 3, 2)}),
 ]
 
 
@@ -121,6 +127,15 @@ def test_conv_transpose_decomposes_and_agrees_with_onnxruntime(
     last = [np.moveaxis(arrays[0], 1, -1), weights, arrays[2]]
     (second,) = check("conv_transpose", last, rtol=1e-4, atol=1e-5, channels_last=True, **attrs)
     np.testing.assert_allclose(np.moveaxis(second, -1, 1), first, rtol=1e-4, atol=1e-5)
+
+
+def test_conv_transpose_into_disjoint_blocks_moves_nothing() -> None:
+    builder = GraphBuilder()
+    x = builder.input("x", (1, 5, 6, 8), "float32")
+    w, bias = builder.constant(floats(2, 2, 8, 24)), builder.constant(floats(24))
+    y = builder.op("conv_transpose", x, w, bias, strides=(2, 2), channels_last=True)
+    graph = fold_constants(decompose(builder.build([y])))
+    assert [n.op for n in graph.nodes] == ["reshape", "matmul", "add", "reshape"]
 
 
 @settings(max_examples=40, deadline=None)

@@ -15,8 +15,8 @@ SPECIAL = np.array(
     [np.nan, np.inf, -np.inf, -0.0, 0.0, 1e-8, -1e-8, 90.0, -90.0, 1.0, -1.0, 0.5, 2.5], np.float32
 )
 PLAIN = (
-    "neg abs sign exp reciprocal floor ceil round tanh sin cos erf relu sigmoid hard_swish softplus softsign mish "
-    "identity isnan isinf tan atan sinh asinh"
+    "neg abs sign exp reciprocal floor ceil round tanh sin cos erf relu sigmoid hard_swish softplus mish "
+    "softsign identity isnan isinf tan atan sinh asinh"
 )
 UNARY = {
     **{op: {} for op in PLAIN.split()},

@@ -114,7 +114,7 @@ _END = st.one_of(st.integers(-9, 9), st.sampled_from([2**31 - 1, -(2**31), 2**63
 def test_slice_is_pythons_but_for_clamped_starts(size: int, start: int, end: int, step: int) -> None:
     x = floats(2, size)
     (got,) = check("slice", [x], starts=(start,), ends=(end,), axes=(-1,), steps=(step,))
-    # ONNX clamps a start before the first element to it, also downwards; any lower end is "down to the first".
+    # ONNX clamps a start before the first element, also downwards; any lower end is "down to the first".
     first = max(start, -size)
     stop = None if step < 0 and end < -size else end
     np.testing.assert_array_equal(got, x[:, first:stop:step])

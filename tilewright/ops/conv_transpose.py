@@ -4,13 +4,14 @@ phase.
 Element ``s*q + r`` of the full result reads only the kernel taps ``s*t + r``: ``full[q, r] = sum_t x[q - t] *
 w[s*t + r]``. So a stride-1 convolution over ``x`` with ``ceil(K / s)`` taps and ``s`` times the channels
 computes all phases ``r`` at once, without multiplying zeros that were inserted for the stride; interleaving
-the phases is a transpose.
+the phases is a transpose. Where kernel and stride are equal there is one tap, and a matrix product writes the
+result in its final order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -20,8 +21,11 @@ from tilewright.graph.opdef import FusionKind, OpContext, OpDef, register
 from tilewright.ir import dtype as dt
 from tilewright.ir.expr import Expr, as_expr
 from tilewright.ir.visit import const_int
-from tilewright.ops.common import Operands, as_dtype, dims_attr, format_shape, is_half
+from tilewright.ops.common import Operands, as_dtype, dims_attr, format_shape, is_half, product
 from tilewright.ops.window import Layout, arrange, per_dim
+
+#: Elements in the widest vectors of today's CPUs (512 bits of float32).
+_SHORT_ROW: Final = 16
 
 
 class _Deconv(NamedTuple):
@@ -71,7 +75,7 @@ def _infer(ctx: OpContext) -> list[TensorType]:
 
 
 def _decompose(builder: GraphBuilder, ctx: OpContext, inputs: Sequence[Value | None]) -> list[Value]:
-    x, w = inputs[0], inputs[1]
+    x, w, bias = (inputs[n] if n < len(inputs) else None for n in range(3))
     assert x is not None
     assert w is not None
     c = _sizes(ctx)
@@ -80,18 +84,75 @@ def _decompose(builder: GraphBuilder, ctx: OpContext, inputs: Sequence[Value | N
         # Phases are interleaved beside the channels; the layout pass moves or cancels these transposes.
         x = builder.op("transpose", x, perm=(0, *range(2, rank + 2), 1))
         w = _last_weights(builder, w, c)
+    y = _disjoint(builder, x, w, bias, c) if _is_disjoint(x, c) else _by_phases(builder, x, w, bias, c)
+    return [y if c.last else builder.op("transpose", y, perm=(0, rank + 1, *range(1, rank + 1)))]
+
+
+def _is_disjoint(x: Value, c: _Deconv) -> bool:
+    """Whether each input position writes a block of its own, and the blocks are the whole result.
+
+    The rows of such blocks are the columns of a matrix product; short ones would leave vector lanes idle.
+    """
+    whole = [d * s for d, s in zip(x.shape[1:-1], c.strides, strict=True)]
+    fits = c.kernel == c.strides and max(c.dilations) == 1 and not any(c.begins) and tuple(whole) == c.spatial
+    return fits and c.groups == 1 and c.kernel[-1] * c.co >= _SHORT_ROW
+
+
+def _disjoint(builder: GraphBuilder, x: Value, w: Value, bias: Value | None, c: _Deconv) -> Value:
+    """One broadcast matrix product ``[N * d0, 1, d1, 1, ..., d, CI] @ [k0, 1, k1, ..., CI, k * CO]``.
+
+    Its result ``[N * d0, k0, d1, k1, ..., d, k * CO]`` is the convolution's in memory order: nothing moves.
+    """
+    rank, (ci, co) = len(c.kernel), w.dims()[-2:]
+    n, *dims, _ = x.shape
+    rows: list[Expr | int] = [product([n, *dims[: rank - 1]][:2])] if rank > 1 else [n]
+    for dim in dims[1 : rank - 1]:
+        rows += [1, dim]
+    if rank > 1:
+        rows.append(1)
+    x = builder.op("reshape", x, shape=dims_attr([*rows, dims[-1], ci]))
+    w = builder.op("transpose", w, perm=(*range(rank - 1), rank, rank - 1, rank + 1))
+    blocks = [k for kernel in c.kernel[:-1] for k in (kernel, 1)][:-1]
+    w = builder.op("reshape", w, shape=(*blocks, ci, c.kernel[-1] * co))
+    y = builder.op("matmul", x, w)
+    if bias is not None:
+        y = builder.op("add", y, _tiled_bias(builder, bias, 1, c.kernel[-1:]))
+    return builder.op("reshape", y, shape=dims_attr((n, *c.spatial, co)))
+
+
+def _by_phases(builder: GraphBuilder, x: Value, w: Value, bias: Value | None, c: _Deconv) -> Value:
+    """The general case: a convolution with all phases as channels, interleaved and cut to size."""
+    rank = len(c.kernel)
     w, kernel = _dilate(builder, w, c)
     taps = tuple(-(-k // s) for k, s in zip(kernel, c.strides, strict=True))
     phases = _phase_weights(builder, w, c, kernel, taps)
     border = tuple(t - 1 for t in taps)
+    # Where output_padding reaches past the full result, the bias must reach there too.
+    ends = _missing_ends(x, c, taps)
+    inside = all((e := const_int(end)) is not None and e <= 0 for end in ends)
+    early = None if bias is None or not inside else _tiled_bias(builder, bias, c.groups, c.strides)
     y = builder.op(
-        "conv", x, phases, strides=(1,) * rank, pads=border * 2, groups=c.groups, channels_last=True
+        "conv", x, phases, early, strides=(1,) * rank, pads=border * 2, groups=c.groups, channels_last=True
     )
-    y = _interleave(builder, y, c, taps)
-    y = _crop(builder, y, c, taps)
-    if len(inputs) > 2 and inputs[2] is not None:
-        y = builder.op("add", y, inputs[2])
-    return [y if c.last else builder.op("transpose", y, perm=(0, rank + 1, *range(1, rank + 1)))]
+    y = _interleave(builder, y, c)
+    if any(c.begins) or any(const_int(e) != 0 for e in ends):
+        y = builder.op("pad", y, pads=(0, *(-b for b in c.begins), 0, 0, *dims_attr(ends), 0))
+    return y if bias is None or inside else builder.op("add", y, bias)
+
+
+def _missing_ends(x: Value, c: _Deconv, taps: Sequence[int]) -> list[Expr]:
+    """How much longer the wanted part is than the interleaved phases, counted from its beginning."""
+    full = [(d + (t - 1)) * s for d, t, s in zip(x.shape[1:-1], taps, c.strides, strict=True)]
+    return [size + b - whole for size, b, whole in zip(c.spatial, c.begins, full, strict=True)]
+
+
+def _tiled_bias(builder: GraphBuilder, bias: Value, groups: int, phases: Sequence[int]) -> Value:
+    """The bias for channels that are ordered by group, phase, channel of the group."""
+    (co,) = bias.dims()
+    ones, per_group = (1,) * len(phases), co // groups
+    tiled = builder.op("reshape", bias, shape=(groups, *ones, per_group))
+    tiled = builder.op("expand", tiled, shape=(groups, *phases, per_group))
+    return builder.op("reshape", tiled, shape=(co * int(np.prod(phases)),))
 
 
 def _last_weights(builder: GraphBuilder, w: Value, c: _Deconv) -> Value:
@@ -140,9 +201,9 @@ def _phase_weights(
     return builder.op("reshape", w, shape=(*taps, ci, c.co * int(np.prod(c.strides))))
 
 
-def _interleave(builder: GraphBuilder, y: Value, c: _Deconv, taps: Sequence[int]) -> Value:
+def _interleave(builder: GraphBuilder, y: Value, c: _Deconv) -> Value:
     """[N, *q, g * phases * CO/g] as [N, *(q * stride), CO]."""
-    rank, per_group = len(taps), c.co // c.groups
+    rank, per_group = len(c.strides), c.co // c.groups
     if max(c.strides) == 1:
         return y
     n, *positions = y.shape[: rank + 1]
@@ -151,15 +212,6 @@ def _interleave(builder: GraphBuilder, y: Value, c: _Deconv, taps: Sequence[int]
     y = builder.op("transpose", y, perm=(0, *pairs, rank + 1, 2 * rank + 2))
     merged = [q * s for q, s in zip(positions, c.strides, strict=True)]
     return builder.op("reshape", y, shape=dims_attr((n, *merged, c.co)))
-
-
-def _crop(builder: GraphBuilder, y: Value, c: _Deconv, taps: Sequence[int]) -> Value:
-    """The part of the full result that pads leave; ``output_padding`` may reach past its end, into zeros."""
-    full = y.shape[1:-1]
-    ends = [size + b - whole for size, b, whole in zip(c.spatial, c.begins, full, strict=True)]
-    if not any(c.begins) and all(const_int(e) == 0 for e in ends):
-        return y
-    return builder.op("pad", y, pads=(0, *(-b for b in c.begins), 0, 0, *dims_attr(ends), 0))
 
 
 def _reference(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:

@@ -316,7 +316,7 @@ def _shift(op: str) -> Callable[[Expr, Expr], Expr]:
         bits = dt.bits(x.dtype)
         inside = (amount >= 0) & (amount < bits)
         shifted = binop(op, x, minimum(maximum(amount, 0), bits - 1))
-        emptied = const(0, x.dtype)
+        emptied: Expr = const(0, x.dtype)
         if op == "shr" and dt.is_signed(x.dtype):
             emptied = select(x < 0, const(-1, x.dtype), emptied)
         return select(inside, shifted, emptied)
