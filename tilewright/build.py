@@ -353,10 +353,10 @@ def _calls(
                 operands.append(Operand.weight(offsets[key]))
             elif place.kind == "arena":
                 operands.append(Operand.arena(place.offset))
+            elif place.kind == "input":
+                operands.append(Operand.input(place.index, place.offset))
             else:
-                operands.append(
-                    Operand.input(place.index) if place.kind == "input" else Operand.output(place.index)
-                )
+                operands.append(Operand.output(place.index, place.offset))
         name = kernel.func.name
         names[name] += 1
         calls.append(
