@@ -15,7 +15,8 @@ from tilewright.ir.expr import call as intrinsic
 from tilewright.ir.intrinsics import INTRINSICS
 from tilewright.ir.stmt import Buffer, For, PrimFunc, Store
 
-#: Largest error in units in the last place that is allowed, measured over a sample of all float32 bit patterns.
+#: Largest error in units in the last place that is allowed, measured over a sample of all float32 bit
+#: patterns.
 MAX_ULP = {"exp": 1.0, "exp2": 1.0, "log": 1.0, "log2": 1.5, "tanh": 2.0, "erf": 1.1, "sigmoid": 2.5}
 EXACT = {
     "exp": np.exp,
@@ -26,7 +27,25 @@ EXACT = {
     "erf": lambda x: np.frompyfunc(math.erf, 1, 1)(x).astype(np.float64),
     "sigmoid": lambda x: np.where(x >= 0, 1 / (1 + np.exp(-x)), np.exp(x) / (1 + np.exp(x))),
 }
-SPECIAL = [0.0, -0.0, np.inf, -np.inf, np.nan, 1.0, -1.0, 0.5, -0.5, 1.5, 2.5, -2.5, 1e-40, -1e-40, 88.7, 89.0, -104.0]
+SPECIAL = [
+    0.0,
+    -0.0,
+    np.inf,
+    -np.inf,
+    np.nan,
+    1.0,
+    -1.0,
+    0.5,
+    -0.5,
+    1.5,
+    2.5,
+    -2.5,
+    1e-40,
+    -1e-40,
+    88.7,
+    89.0,
+    -104.0,
+]
 
 
 def apply(fn, dtype: str, result: str, n: int, lanes: int, operands: int = 1) -> PrimFunc:  # type: ignore[no-untyped-def]
@@ -54,7 +73,9 @@ def all_floats(step: int) -> np.ndarray:
 
 
 def ulps(got: np.ndarray, exact: np.ndarray) -> np.ndarray:
-    """Errors of float32 results in units in the last place of the exact ones; inf where special values differ."""
+    """Errors of float32 results in units in the last place of the exact ones; inf where special values
+    differ.
+    """
     rounded = exact.astype(np.float32)
     unit = np.maximum(np.spacing(np.abs(rounded)).astype(np.float64), 2.0**-149)
     ordinary = np.isfinite(got) & np.isfinite(rounded)
@@ -72,7 +93,9 @@ def test_accuracy_over_all_of_float32(name: str, target: str) -> None:
     vector = run(apply(lambda a: intrinsic(name, [a]), "float32", "float32", len(x), 16), [x], target)
     errors = ulps(vector, exact)
     worst = int(np.argmax(errors))
-    assert errors[worst] <= MAX_ULP[name], f"{name}({x[worst]!r}) = {vector[worst]!r}, exactly {exact[worst]!r}"
+    assert errors[worst] <= MAX_ULP[name], (
+        f"{name}({x[worst]!r}) = {vector[worst]!r}, exactly {exact[worst]!r}"
+    )
     part = x[-256:]
     scalar = run(apply(lambda a: intrinsic(name, [a]), "float32", "float32", 256, 1), [part], target)
     assert ulps(scalar, exact[-256:]).max() <= MAX_ULP[name]
@@ -116,7 +139,11 @@ def test_every_intrinsic_on_every_dtype(name: str, lanes: int) -> None:
         got = run(f, inputs, "native")
         relative = {"float16": 2e-3, "bfloat16": 2e-2, "float32": 1e-6, "float64": 1e-14}.get(dtype, 0.0)
         np.testing.assert_allclose(
-            got.astype(np.float64), want.astype(np.float64), rtol=relative, atol=0, err_msg=f"{name} of {dtype}"
+            got.astype(np.float64),
+            want.astype(np.float64),
+            rtol=relative,
+            atol=0,
+            err_msg=f"{name} of {dtype}",
         )
 
 
@@ -144,7 +171,9 @@ def test_casts_between_all_dtypes(source: str, target: str) -> None:
             with np.errstate(all="ignore"):
                 (want,) = interp.run(f, inputs)
             np.testing.assert_array_equal(
-                run(f, inputs, target).astype(np.float64), want.astype(np.float64), err_msg=f"{source} to {result}"
+                run(f, inputs, target).astype(np.float64),
+                want.astype(np.float64),
+                err_msg=f"{source} to {result}",
             )
 
 

@@ -1,7 +1,8 @@
 """Backends: from lowered PrimFuncs to native code.
 
-A backend is one object that satisfies :class:`Backend`. In-tree backends register with :func:`register`; others are found
-through the ``tilewright.backends`` entry-point group. Nothing outside a backend's package asks which one it is.
+A backend is one object that satisfies :class:`Backend`. In-tree backends register with :func:`register`;
+others are found through the ``tilewright.backends`` entry-point group. Nothing outside a backend's package
+asks which one it is.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ class Backend(Protocol):
         progress: Callable[[int, int], None] | None = None,
         cache: DiskCache | None = None,
     ) -> list[bytes]:
-        """Object files of emitted modules, in order. ``progress`` gets (done, total). Raises CompileError, CacheError."""
+        """Object files of emitted modules, in order. ``progress`` gets (done, total). Raises CompileError,
+        CacheError.
+        """
 
     def emit_entry(self, symbol: str, kernels: Sequence[KernelCall], target: Target) -> str:
         """Source of the function that runs ``kernels`` in order (docs/runtime.md has its signature)."""
@@ -87,5 +90,7 @@ def get_backend(target: Target) -> Backend:
             hint=f"installed backends: {', '.join(sorted(_registered))}",
         )
     if not backend.supports(target):
-        raise TargetError(f"backend '{backend.name}' does not support target '{target.name}' ({target.triple})")
+        raise TargetError(
+            f"backend '{backend.name}' does not support target '{target.name}' ({target.triple})"
+        )
     return backend
