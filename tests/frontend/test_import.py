@@ -384,3 +384,20 @@ def test_integer_inputs_and_casts() -> None:
         helper.make_node("Sqrt", ["f"], ["y"]),
     ]
     agree(model(nodes, [value("ids", [3], INT64)], ["y"]), {"ids": np.array([1, 4, 9])})
+
+
+def test_shapes_that_depend_on_data_are_named() -> None:
+    nodes = [helper.make_node("Expand", ["x", "to"], ["e"], name="grow"), helper.make_node("Relu", ["e"], ["y"])]
+    proto = model(nodes, [value("x", [1, 3]), value("to", [2], INT64)], ["y"])
+    with pytest.raises(UnsupportedError, match="depend on the data") as caught:
+        import_onnx(proto)
+    assert caught.value.items == ("Expand: 1 node ('grow')",)
+
+
+def test_empty_tensors_keep_their_zeros() -> None:
+    node = helper.make_node("Reshape", ["x", "to"], ["y"], allowzero=1)
+    proto = model([node], [value("x", [0, 3, 4])], ["y"], [constant("to", [3, 4, 0])])
+    assert run(proto, {"x": floats(0, 3, 4)})["y"].shape == (3, 4, 0)
+    node = helper.make_node("Reshape", ["x", "to"], ["y"])
+    proto = model([node], [value("x", ["n", 3, 4])], ["y"], [constant("to", [0, -1])])
+    assert run(proto, {"x": floats(2, 3, 4)})["y"].shape == (2, 12)

@@ -76,7 +76,11 @@ def test_cubic_without_outside_neighbours() -> None:
 def test_crop_and_resize_extrapolates() -> None:
     attrs = {"mode": "linear", "coordinates": "tf_crop_and_resize", "extrapolation_value": 9.0}
     (got,) = check(
-        "resize", [floats(1, 1, 4, 4)], sizes=(1, 1, 3, 5), roi=(0, 0, 0.5, -0.5, 1, 1, 1.0, 1.5), **attrs
+        "resize",
+        [floats(1, 1, 4, 4)],
+        sizes=(1, 1, 3, 5),
+        roi=((0, 1), (0, 1), (0.5, 1.0), (-0.5, 1.5)),
+        **attrs,
     )
     assert (got[0, 0, :, 0] == 9.0).all()
     assert (got[0, 0, :, 2] != 9.0).all()

@@ -34,7 +34,7 @@ def reshape(rw: Rewriter, x: Value, shape: Sequence[int], name: str = "") -> Val
     """``x`` viewed in ``shape``; itself when that is its shape."""
     if x.static_shape == tuple(shape):
         return x
-    return rw.op("reshape", x, shape=tuple(shape), name=name, allowzero=True if 0 in shape else None)
+    return rw.op("reshape", x, shape=tuple(shape), name=name)
 
 
 def transpose(rw: Rewriter, x: Value, perm: Sequence[int], name: str = "") -> Value:

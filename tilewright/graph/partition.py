@@ -367,7 +367,7 @@ class _Partitioner:
             return not views and all(_kind(n) is FusionKind.elementwise for n in other.nodes) and out.dims() == cluster.domain
         if any(n.op == "concat" and not self._fusable_concat(n) for n in (*other.nodes, *users)):
             return False
-        return self._affordable(other.nodes, prod(out.dims()), max(prod(u.output.dims()) for u in users))
+        return self._affordable(other.nodes, prod(out.dims()), max(prod(v.dims()) for u in users for v in u.outputs))
 
     # ------------------------------------------------------------------------------------------------------- order
     def _sorted(self, clusters: Iterable[_Cluster]) -> list[Group]:

@@ -74,7 +74,7 @@ def _regions(ctx: OpContext) -> list[tuple[Fraction, Fraction]]:
     rank, roi = ctx.input(0).rank, ctx.attr("roi", None)
     if roi is None or ctx.attr("coordinates", "half_pixel") != "tf_crop_and_resize":
         return [(Fraction(0), Fraction(1))] * rank
-    return [(_fraction(float(roi[d])), _fraction(float(roi[rank + d]))) for d in range(rank)]
+    return [(_fraction(float(start)), _fraction(float(end))) for start, end in roi]
 
 
 def _scaled(dim: Expr, scale: Fraction) -> Expr:

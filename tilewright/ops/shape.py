@@ -30,18 +30,18 @@ from tilewright.ops.common import (
 
 # ---------------------------------------------------------------------------------------------------- reshape
 def reshaped(ctx: OpContext) -> Shape:
-    """The result shape of a reshape: 0 copies a dimension (without ``allowzero``), -1 takes what is left."""
+    """The result shape of a reshape: -1 takes what is left, and 0 copies a dimension if ``copy_zeros``."""
     x = ctx.input(0)
     wanted = ctx.arg("shape")
     if wanted is None:
         return tuple(ctx.unknown_dim() for _ in range(_unknown_rank(ctx, 1)))
-    allow_zero = bool(ctx.attr("allowzero", False))
+    copy_zeros = bool(ctx.attr("copy_zeros", False))
     dims: list[Expr | None] = []
     for n, value in enumerate(wanted):
         size = const_int(as_expr(value))
         if size == -1:
             dims.append(None)
-        elif size == 0 and not allow_zero:
+        elif size == 0 and copy_zeros:
             if n >= x.rank:
                 ctx.fail(
                     f"dimension {n} of the target shape copies a dimension that the tensor does not have"
@@ -162,7 +162,7 @@ def _reshape_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
 def _reshape_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
     x = inputs[0]
     wanted = [int(const_int(as_expr(d)) or 0) for d in ctx.arg("shape") or ()]
-    if not ctx.attr("allowzero", False):
+    if ctx.attr("copy_zeros", False):
         wanted = [x.shape[n] if d == 0 else d for n, d in enumerate(wanted)]
     if -1 in wanted and x.size == 0:
         rest = math.prod(d for d in wanted if d != -1)

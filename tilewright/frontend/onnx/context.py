@@ -149,8 +149,7 @@ class NodeContext:
         if shape == x.shape:
             return x
         attr = tuple(int(d.value) if isinstance(d, Const) else d for d in shape)
-        zero = True if 0 in attr else None
-        return self.op("reshape", x, shape=attr, allowzero=zero)
+        return self.op("reshape", x, shape=attr)
 
     def static_dims(self, value: Value, what: str) -> tuple[int, ...]:
         """The shape of ``value`` as ints. Raises UnsupportedError naming ``what`` when it is open."""

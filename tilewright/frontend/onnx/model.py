@@ -72,11 +72,11 @@ class OnnxModel:
         """The model as a graph.
 
         ``shapes`` fixes the shapes of inputs (None leaves a dimension open), ``dims`` sizes of dimensions by
-        name. With all of them fixed every shape in the graph is a number, provided that shapes do not depend
-        on the inputs' data.
+        name. With all of them fixed every shape in the graph is a number.
 
-        Raises UnsupportedError naming all unsupported operators at once, ShapeError for shapes that do not
-        fit the model, and GraphError for nodes that contradict their definition.
+        Raises UnsupportedError naming all unsupported operators at once, or the nodes whose shapes depend on
+        the inputs' data, ShapeError for shapes that do not fit the model, and GraphError for nodes that
+        contradict their definition.
         """
         self._check_opsets()
         self._report().raise_if_any(self.location)
@@ -94,7 +94,10 @@ class OnnxModel:
             self._import_node(builder, node, values)
         builder.origin = Origin()
         names = [v.name for v in self._raw.outputs]
-        return eliminate_dead_code(builder.build([values[n] for n in names], names))
+        graph = eliminate_dead_code(builder.build([values[n] for n in names], names))
+        if all(v.static_shape is not None for v in graph.inputs):
+            _require_static(graph, self.location)
+        return graph
 
     def _input_types(self, shapes: Mapping[str, Sequence[int | None]] | None) -> dict[str, TensorType]:
         """The inputs' types; a shape from the user stands in for a rank that the file does not declare."""
@@ -177,6 +180,23 @@ class OnnxModel:
                 raise UnsupportedError(f"output {n} of {node.op_type} is not supported", location=ctx.where)
             if name and value is not None:
                 values[name] = value
+
+
+def _require_static(graph: Graph, location: str) -> None:
+    """Raise UnsupportedError naming the nodes whose shapes do not follow from the inputs' shapes."""
+    report = UnsupportedReport()
+    known = set(graph.inputs) | set(graph.constants)
+    for node in graph.nodes:
+        open_shape = any(v.static_shape is None for v in node.outputs)
+        if open_shape and all(v is None or v in known for v in node.inputs):
+            report.add(node.origin.op_type, node.origin.name)
+        if not open_shape:
+            known.update(node.outputs)
+    items = report.items()
+    if items:
+        raise UnsupportedError(
+            "shapes that depend on the data of inputs are not supported", items, location=location
+        )
 
 
 def _graph_name(location: str) -> str:

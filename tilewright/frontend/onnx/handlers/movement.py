@@ -14,8 +14,7 @@ from tilewright.ir.visit import const_int
 @onnx_op("Reshape", 5, 13, 14, 19, 21, 23, 24, 25)
 def reshape(ctx: NodeContext) -> Value:
     """0 copies a dimension unless ``allowzero``, -1 takes what is left."""
-    allow_zero = True if ctx.attr("allowzero", 0) else None
-    return ctx.op("reshape", ctx.x, ctx.value(1), allowzero=allow_zero)
+    return ctx.op("reshape", ctx.x, ctx.value(1), copy_zeros=None if ctx.attr("allowzero", 0) else True)
 
 
 @onnx_op("Flatten", 1, 9, 11, 13, 21, 23, 24, 25)

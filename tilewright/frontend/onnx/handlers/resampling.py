@@ -62,18 +62,17 @@ def _is_empty(value: Value) -> bool:
     return any(isinstance(d, Const) and d.value == 0 for d in value.shape)
 
 
-def _roi(ctx: NodeContext) -> tuple[float, ...]:
-    """Starts of all dimensions, then ends."""
+def _roi(ctx: NodeContext) -> tuple[tuple[float, float], ...]:
+    """Start and end of every dimension, as fractions of it. The input holds all starts, then all ends."""
     values = [float(v) for v in ctx.require_data(1, "the region of a Resize").reshape(-1)]
-    axes = ctx.attr("axes", None)
-    if axes is None:
-        return tuple(values)
-    rank, count = ctx.x.rank, len(axes)
-    full = [0.0] * rank + [1.0] * rank
+    rank = ctx.x.rank
+    axes = [ctx.check_axis(int(a), rank) for a in ctx.attr("axes", range(rank))]
+    if len(values) != 2 * len(axes):
+        ctx.fail(f"the region holds {len(values)} numbers for {len(axes)} dimensions")
+    region = [(0.0, 1.0)] * rank
     for n, axis in enumerate(axes):
-        axis = ctx.check_axis(int(axis), rank)
-        full[axis], full[rank + axis] = values[n], values[count + n]
-    return tuple(full)
+        region[axis] = (values[n], values[len(axes) + n])
+    return tuple(region)
 
 
 def _resize_axes(ctx: NodeContext, attrs: dict[str, Attr], by_scales: bool) -> Value:
