@@ -48,7 +48,9 @@ def stages_of(generator: ProgramGenerator) -> list[Value]:
     return list(found.values())
 
 
-def build(seed: int, stages: int, sizes: Mapping[int, int], out: str | None, cuts: Sequence[str]) -> Case | None:
+def build(
+    seed: int, stages: int, sizes: Mapping[int, int], out: str | None, cuts: Sequence[str]
+) -> Case | None:
     """The program of ``seed``, reduced to output ``out``, with the tensors ``cuts`` given as inputs."""
     generator = ProgramGenerator(seed, stages, sizes)
     made = stages_of(generator)
@@ -108,7 +110,9 @@ def minimise(seed: int, stages: int, targets: Sequence[str], native: Sequence[st
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", default="0:", help="first:last (last left out: endless)")
     parser.add_argument("--stages", type=int, default=0, help="stages of each program (0: by seed)")
     parser.add_argument("--no-native", action="store_true", help="interpreter only")

@@ -67,7 +67,9 @@ def prepare(case: Case, target: Target) -> Prepared:
         assert isinstance(param, Buffer)
         array = array.reshape(param.static_shape)
         inputs.append(IndexMap.parse(layouts[param.name]).apply(array) if param.name in layouts else array)
-    return Prepared(func, scheduled, lowered, inputs, [tuple(b.static_shape or ()) for b in case.func.outputs])
+    return Prepared(
+        func, scheduled, lowered, inputs, [tuple(b.static_shape or ()) for b in case.func.outputs]
+    )
 
 
 def _verify_pass(name: str, result: PrimFunc) -> None:
@@ -133,7 +135,9 @@ class GuardedMemory:
     def canaries_live(self) -> bool:
         """Whether the bytes of the pages that are not data were left alone."""
         first = self.start - _PAGE
-        return bool(np.all(self._inside[:first] == 0xA5) and np.all(self._inside[first + self.nbytes :] == 0xA5))
+        return bool(
+            np.all(self._inside[:first] == 0xA5) and np.all(self._inside[first + self.nbytes :] == 0xA5)
+        )
 
 
 def _protect(address: int, size: int, flags: int) -> None:
@@ -223,7 +227,10 @@ def slow_parts(prepared: Prepared, scalar: int = 5_000, serial: int = 1_000_000)
         if isinstance(stmt, For):
             extent = const_int(stmt.extent) or 1
             yield from visit(
-                stmt.body, trips * extent, vector or stmt.kind == "vectorized", parallel or stmt.kind == "parallel"
+                stmt.body,
+                trips * extent,
+                vector or stmt.kind == "vectorized",
+                parallel or stmt.kind == "parallel",
             )
             return
         if isinstance(stmt, Block) and isinstance(stmt.body, Store):

@@ -78,7 +78,9 @@ class Case:
 
     def check(self, results: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> None:
         """Raise AssertionError where ``results`` differ from ``expected`` by more than rounding explains."""
-        for buffer, exact, actual, wanted in zip(self.func.outputs, self.exact, results, expected, strict=True):
+        for buffer, exact, actual, wanted in zip(
+            self.func.outputs, self.exact, results, expected, strict=True
+        ):
             if exact or not dt.is_float(buffer.dtype):
                 np.testing.assert_array_equal(actual, wanted, err_msg=f"output '{buffer.name}'")
                 continue
@@ -219,9 +221,7 @@ class ProgramGenerator:
         func = te.primfunc(
             "program", used, [v.tensor for v in outputs], [t for t in used if t in self.consts]
         )
-        return Case(
-            func, tuple(given[t] for t in used), tuple(v.exact for v in outputs), tuple(self.drawn)
-        )
+        return Case(func, tuple(given[t] for t in used), tuple(v.exact for v in outputs), tuple(self.drawn))
 
 
 def random_case(seed: int, stages: int = 3) -> Case:
@@ -421,7 +421,9 @@ def reduction(g: ProgramGenerator, v: Value) -> Value | None:
     return g.emit(shape, body, exact, bound, work=depth)
 
 
-def _along(g: ProgramGenerator, v: Value) -> tuple[int, Callable[[tuple[Expr, ...]], tuple[Expr, ...]], list[int]]:
+def _along(
+    g: ProgramGenerator, v: Value
+) -> tuple[int, Callable[[tuple[Expr, ...]], tuple[Expr, ...]], list[int]]:
     """An axis, a function that drops it from indices, and the shape without it."""
     axis = v.ndim - 1 if g.chance(0.7) else g.rng.randrange(v.ndim)
     return (
@@ -432,7 +434,13 @@ def _along(g: ProgramGenerator, v: Value) -> tuple[int, Callable[[tuple[Expr, ..
 
 
 def _reduced(
-    g: ProgramGenerator, v: Value, axis: int, shape: list[int], op: str, term: Callable[[Expr], Expr], bound: float
+    g: ProgramGenerator,
+    v: Value,
+    axis: int,
+    shape: list[int],
+    op: str,
+    term: Callable[[Expr], Expr],
+    bound: float,
 ) -> Value | None:
     def body(*i: Expr) -> Expr:
         return te.reduce(op, (v.shape[axis],), lambda k: term(v.tensor[(*i[:axis], k, *i[axis:])]))
@@ -475,9 +483,11 @@ def layer_norm(g: ProgramGenerator, v: Value) -> Value | None:
     scale = g.fresh((n,), v.dtype)
     return g.emit(
         v.shape,
-        lambda *i: centred.tensor[i]
-        * call("rsqrt", [square.tensor[drop(i)] * (1.0 / n) + 1e-2])
-        * scale.tensor[i[axis]],
+        lambda *i: (
+            centred.tensor[i]
+            * call("rsqrt", [square.tensor[drop(i)] * (1.0 / n) + 1e-2])
+            * scale.tensor[i[axis]]
+        ),
         False,
         10.0 * v.bound,
     )
@@ -540,7 +550,9 @@ def binary(g: ProgramGenerator, v: Value) -> Value | None:
 
     def pick(value: Value, i: tuple[Expr, ...]) -> Expr:
         tail = i[len(i) - value.ndim :]
-        return value.tensor[tuple(as_expr(0) if n == 1 else x for x, n in zip(tail, value.shape, strict=True))]
+        return value.tensor[
+            tuple(as_expr(0) if n == 1 else x for x, n in zip(tail, value.shape, strict=True))
+        ]
 
     if v.dtype == "bool":
         op = g.rng.choice(["and", "or", "xor"])
@@ -549,9 +561,7 @@ def binary(g: ProgramGenerator, v: Value) -> Value | None:
     bound = v.bound * o.bound if op == "mul" else v.bound + o.bound
     exact = v.exact and o.exact and not (dt.is_float(v.dtype) and bound > _EXACT[v.dtype])
     if dt.is_float(v.dtype) and v.dtype != "float16" and g.chance(0.15):
-        return g.emit(
-            result, lambda *i: pick(v, i) / (call("abs", [pick(o, i)]) + 1.0), False, v.bound
-        )
+        return g.emit(result, lambda *i: pick(v, i) / (call("abs", [pick(o, i)]) + 1.0), False, v.bound)
     if g.chance(0.2):  # the other operand first
         return g.emit(result, lambda *i: binop(op, pick(o, i), pick(v, i)), exact, bound)
     return g.emit(result, lambda *i: binop(op, pick(v, i), pick(o, i)), exact, bound)
@@ -571,7 +581,9 @@ def bias_relu(g: ProgramGenerator, v: Value) -> Value | None:
 
 
 def convert(g: ProgramGenerator, v: Value) -> Value | None:
-    dtype = g.rng.choice(["float32", "float32", "float64", "int32", "int64", "uint8", "int8", "float16", "bool"])
+    dtype = g.rng.choice(
+        ["float32", "float32", "float64", "int32", "int64", "uint8", "int8", "float16", "bool"]
+    )
     if dtype == v.dtype or (not dt.is_float(dtype) and not v.exact):
         return None
     exact = v.exact
@@ -667,9 +679,7 @@ def concat(g: ProgramGenerator, v: Value) -> Value | None:
     first = v.shape[axis]
 
     def body(*i: Expr) -> Expr:
-        return select(
-            i[axis] < first, v.tensor[i], o.tensor[(*i[:axis], i[axis] - first, *i[axis + 1 :])]
-        )
+        return select(i[axis] < first, v.tensor[i], o.tensor[(*i[:axis], i[axis] - first, *i[axis + 1 :])])
 
     shape = [m + n if a == axis else m for a, m in enumerate(v.shape)]
     return g.emit(shape, body, v.exact and o.exact, max(v.bound, o.bound))

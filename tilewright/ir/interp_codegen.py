@@ -16,7 +16,7 @@ from tilewright.ir.interp_grid import Grid, plan_grid
 from tilewright.ir.intrinsics import INTRINSICS
 from tilewright.ir.simplify import Simplifier, lasting
 from tilewright.ir.stmt import Alloc, Annotate, Block, Buffer, Evaluate, For, If, PrimFunc, Seq, Stmt, Store
-from tilewright.ir.visit import const_int, substitute, substitute_expr, uses
+from tilewright.ir.visit import const_int, substitute, substitute_expr, uses, walk_expr
 
 _SYMBOLS: Final = {
     "add": "+", "sub": "-", "mul": "*", "div": "/", "floordiv": "//", "mod": "%", "and": "&", "or": "|",
@@ -289,7 +289,9 @@ class Translator:
             return self._const(e)
         if isinstance(e, Var):
             return self._vars[e]
-        key = (e, mask if self._is_array(e) else None)
+        # What is read or divided only where some lane needs it is not known elsewhere.
+        partial = mask is not None and (self._is_array(e) or any(map(_may_fail, walk_expr(e))))
+        key = (e, mask if partial else None)
         name = self._memo.get(key)
         if name is None:
             name = self._select(e, mask) if isinstance(e, Select) else self._assign(self._value(e, mask))
@@ -341,3 +343,7 @@ class Translator:
         with self._indented("else:"):
             self._emit(f"{name} = {self._expr(e.b, mask)}")
         return name
+
+
+def _may_fail(e: Expr) -> bool:
+    return isinstance(e, Load) or (isinstance(e, BinOp) and e.op in ("floordiv", "mod"))

@@ -65,6 +65,8 @@ def divide(op: str, a: Any, b: Any, mask: Any) -> Any:
     zero = np.equal(b, 0)
     if np.any(zero if mask is None else zero & mask):
         raise ZeroDivisionError
+    if zero is np.True_:
+        return b  # in no lane that counts
     return BINARY[op](a, np.where(zero, 1, b).astype(b.dtype) if isinstance(b, np.ndarray) else b)
 
 
@@ -97,9 +99,11 @@ def masked(indices: tuple[Any, ...], mask: Any, shape: tuple[int, ...], name: st
 
 
 def gather(array: np.ndarray, indices: tuple[Any, ...], mask: Any, name: str) -> Any:
-    """The elements at ``indices`` where ``mask`` holds, anything elsewhere."""
-    if array.size == 0 and not np.any(mask):
-        return np.zeros((), array.dtype)
+    """The elements at ``indices`` where ``mask`` holds, anything elsewhere. One element if no index is an
+    array: a value that is the same for all lanes stays a scalar.
+    """
+    if not any(isinstance(index, np.ndarray) for index in indices) or array.size == 0:
+        return array[checked(indices, array.shape, name)] if np.any(mask) else array.dtype.type(0)
     return array[masked(indices, mask, array.shape, name)]
 
 
