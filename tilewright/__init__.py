@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tilewright.config import Options
     from tilewright.errors import TilewrightError
     from tilewright.graph import Graph
+    from tilewright.scheduling import Workbench
     from tilewright.target import Target
 
 _HOME = {
@@ -31,6 +32,7 @@ _HOME = {
     "Options": "tilewright.config",
     "Target": "tilewright.target",
     "TilewrightError": "tilewright.errors",
+    "Workbench": "tilewright.scheduling",
     "bench": "tilewright.benching",
     "check": "tilewright.checking",
     "compile": "tilewright.api",
@@ -43,6 +45,7 @@ __all__ = [
     "Options",
     "Target",
     "TilewrightError",
+    "Workbench",
     "bench",
     "check",
     "compile",

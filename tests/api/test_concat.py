@@ -24,7 +24,9 @@ def test_parts_of_an_output_are_written_where_they_belong() -> None:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [9, 5])],
         [helper.make_tensor("shape", TensorProto.INT64, [2], [3, 5])],
     )
-    model: onnx.ModelProto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    model: onnx.ModelProto = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    )
     x = np.random.default_rng(0).standard_normal((3, 5)).astype(np.float32)
     got = tw.compile(model, cache=False).run({"x": x})["y"]
     np.testing.assert_allclose(got, np.concatenate([np.exp(x), x.T.reshape(3, 5), -x]), rtol=1e-5)

@@ -1,0 +1,243 @@
+"""Scheduling by hand: a Workbench is a Schedule that can check and time itself.
+
+    sch = tw.Workbench(func) ...primitives...
+    sch.show()              # the program as it is now
+    sch.check()             # equal to the unscheduled function on random data?
+    print(sch.bench())      # how fast, and how far from the machine's limits
+
+The functions here run one PrimFunc natively; whole models are ``tilewright.api``'s.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import functools
+import statistics
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from tilewright.backend import get_backend
+from tilewright.build import Options, compile_kernels, count_bytes, count_flops
+from tilewright.errors import CheckFailed, InputError, ShapeError
+from tilewright.ir import dtype as dt
+from tilewright.ir.interp import run as interpret
+from tilewright.ir.stmt import Buffer, PrimFunc
+from tilewright.roofline import Roofline, measure_roofline
+from tilewright.runtime.loader import load, load_runtime
+from tilewright.runtime.memory import address_of, allocate
+from tilewright.runtime.pool import ThreadPool
+from tilewright.schedule.index_map import IndexMap
+from tilewright.schedule.schedule import Schedule
+from tilewright.target import Target
+
+_KERNEL = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_void_p] * 3)
+
+
+class NativeFunction:
+    """A scheduled PrimFunc with static shapes as native code.
+
+    Args:
+        schedule: what to compile.
+        target: a target that this machine can run.
+        threads: threads of a call.
+
+    Raises:
+        ShapeError: a parameter's shape is symbolic.
+        CompileError: the code generator failed.
+    """
+
+    def __init__(self, schedule: Schedule, target: Target, threads: int = 1) -> None:
+        func = schedule.func
+        self._buffers = [p for p in func.params if isinstance(p, Buffer)]
+        if len(self._buffers) != len(func.params) or any(b.static_shape is None for b in self._buffers):
+            raise ShapeError(f"'{func.name}' has symbolic dimensions", hint="give it sizes to run it")
+        self._outputs = len(func.outputs)
+        self._layouts = dict(func.attr("param_layouts", {}))
+        backend = get_backend(target)
+        # The schedule is given, so its own text stands for the task: nothing is chosen.
+        kernel = compile_kernels([func], target, Options(choose=lambda *_: schedule))[0]
+        functions = _runtime(target)
+        assert backend.supports(target)
+        self._library = load([kernel.code], [kernel.symbol], functions)
+        self._entry = _KERNEL(self._library.addresses[kernel.symbol])
+        self._pool = ThreadPool.shared(functions, threads)
+        self._workspace = allocate(max(kernel.ws_shared + threads * kernel.ws_thread, 1))
+
+    def bind(self, inputs: Sequence[np.ndarray]) -> BoundCall:
+        """Lay out ``inputs`` as the schedule wants them and allocate outputs. Raises InputError for wrong
+        arrays."""
+        wanted = self._buffers[: len(self._buffers) - self._outputs]
+        if len(inputs) != len(wanted):
+            raise InputError(f"the function takes {len(wanted)} arrays, {len(inputs)} were given")
+        arrays = []
+        for buffer, data in zip(wanted, inputs, strict=True):
+            layout = self._layouts.get(buffer.name)
+            laid = IndexMap.parse(layout).apply(data) if layout else data
+            if laid.shape != buffer.static_shape or dt.from_numpy(laid.dtype) != buffer.dtype:
+                raise InputError(
+                    f"'{buffer.name}' is {buffer!r}, an array of {laid.dtype}{laid.shape} was given"
+                )
+            arrays.append(_aligned(laid))
+        arrays += [
+            _aligned(np.zeros(b.static_shape or (), dt.to_numpy(b.dtype)))
+            for b in self._buffers[len(wanted) :]
+        ]
+        return BoundCall(self, arrays)
+
+    def __call__(self, *inputs: np.ndarray) -> list[np.ndarray]:
+        """Run once; returns the outputs. Raises as :meth:`bind`."""
+        call = self.bind(inputs)
+        call.run()
+        return call.outputs
+
+
+class BoundCall:
+    """A native function with its arguments in place: :meth:`run` only runs."""
+
+    def __init__(self, function: NativeFunction, arrays: Sequence[np.ndarray]) -> None:
+        self._function = function
+        self._arrays = arrays
+        self.outputs = list(arrays[len(arrays) - function._outputs :])
+        self._args = (ctypes.c_void_p * len(arrays))(*[a.ctypes.data for a in arrays])
+        self._workspace = address_of(function._workspace)
+
+    def run(self) -> None:
+        """One call."""
+        self._function._entry(self._function._pool.address, self._args, self._workspace)
+
+
+@functools.cache
+def _runtime(target: Target) -> dict[str, int]:
+    backend = get_backend(target)
+    return load_runtime(backend.compile([backend.emit_runtime(target)], target)[0])
+
+
+def _aligned(data: np.ndarray) -> np.ndarray:
+    memory = np.empty(data.nbytes + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    result = memory[start : start + data.nbytes].view(data.dtype).reshape(data.shape)
+    result[...] = data
+    return result
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """How fast a function ran.
+
+    Attributes:
+        seconds: median of one call.
+        best: the fastest call, in seconds.
+        runs: calls timed.
+        flops, bytes: work of one call (of the unscheduled function) and bytes of its parameters.
+        roofline: the limits of this machine at the same number of threads.
+    """
+
+    seconds: float
+    best: float
+    runs: int
+    flops: int
+    bytes: int
+    roofline: Roofline
+
+    @property
+    def gflops(self) -> float:
+        """Operations of the fastest call per second, in GFLOP/s."""
+        return self.flops / self.best / 1e9
+
+    @property
+    def share(self) -> float:
+        """The part of the attainable speed that the fastest call reached."""
+        return self.roofline.share(self.flops, self.bytes, self.best)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.seconds * 1e3:.3f} ms (best {self.best * 1e3:.3f} of {self.runs}), {self.gflops:.1f} GFLOP/s, "
+            f"{self.share:.1%} of the roofline at {self.roofline.threads} thread(s)"
+        )
+
+
+class Workbench(Schedule):
+    """A :class:`~tilewright.schedule.schedule.Schedule` for people: it remembers where it began.
+
+    Args:
+        func: the function to schedule, with static shapes for :meth:`check` and :meth:`bench`.
+        target: what :meth:`bench` compiles for; must be this machine.
+    """
+
+    def __init__(self, func: PrimFunc, target: str | Target = "native") -> None:
+        super().__init__(func)
+        self.original = func
+        self.target = Target.parse(target)
+
+    def check(self, seed: int = 0, rtol: float = 1e-4, native: bool = False) -> None:
+        """Compare the scheduled function with the unscheduled one on random data, both in the interpreter.
+
+        Args:
+            native: run the scheduled function as native code instead.
+
+        Raises:
+            CheckFailed: they differ by more than ``rtol`` (relative to the largest value for what is near
+                zero).
+        """
+        inputs = self._inputs(seed)
+        expected = interpret(self.original, inputs)
+        if native:
+            got = NativeFunction(self, self.target)(*inputs)
+        else:
+            layouts = dict(self.func.attr("param_layouts", {}))
+            names = [p.name for p in self.func.inputs]
+            laid = [
+                IndexMap.parse(layouts[name]).apply(data) if name in layouts else data
+                for name, data in zip(names, inputs, strict=True)
+            ]
+            got = interpret(self.func, laid)
+        for number, (a, b) in enumerate(zip(got, expected, strict=True)):
+            scale = float(np.max(np.abs(b.astype(np.float64)), initial=0.0))
+            if not np.allclose(a, b, rtol=rtol, atol=rtol * scale * 0.1, equal_nan=True):
+                worst = float(np.max(np.abs(a.astype(np.float64) - b.astype(np.float64))))
+                raise CheckFailed(
+                    f"output {number} of the scheduled '{self.func.name}' differs by up to {worst:.3g} (scale {scale:.3g})"
+                )
+
+    def bench(self, threads: int = 1, seconds: float = 0.5) -> Timing:
+        """Compile and time the function as it is now, for about ``seconds``. Raises as
+        :class:`NativeFunction`."""
+        call = NativeFunction(self, self.target, threads).bind(self._inputs(0))
+        call.run()
+        times: list[float] = []
+        end = time.perf_counter() + seconds
+        while len(times) < 3 or (time.perf_counter() < end and len(times) < 1000):
+            start = time.perf_counter()
+            call.run()
+            times.append(time.perf_counter() - start)
+        return Timing(
+            statistics.median(times),
+            min(times),
+            len(times),
+            count_flops(self.original),
+            count_bytes(self.original),
+            _limits(threads),
+        )
+
+    def _inputs(self, seed: int) -> list[np.ndarray]:
+        rng = np.random.default_rng(seed)
+        arrays = []
+        for param in self.original.inputs:
+            if not isinstance(param, Buffer) or param.static_shape is None:
+                raise ShapeError(
+                    f"'{self.original.name}' has symbolic dimensions", hint="give it sizes to run it"
+                )
+            shape, dtype = param.static_shape, dt.to_numpy(param.dtype)
+            if dt.is_float(param.dtype):
+                arrays.append(np.asarray(rng.standard_normal(shape)).astype(dtype))
+            else:
+                arrays.append(np.asarray(rng.integers(0, 2, shape)).astype(dtype))
+        return arrays
+
+
+@functools.cache
+def _limits(threads: int) -> Roofline:
+    return measure_roofline(threads)
