@@ -47,7 +47,9 @@ class Arena:
         return np.lib.stride_tricks.as_strided(flat, shape, [s * dtype.itemsize for s in steps])
 
 
-def execute(graph: Graph, groups: Sequence[Group], plan: MemoryPlan, data: dict[str, np.ndarray]) -> list[np.ndarray]:
+def execute(
+    graph: Graph, groups: Sequence[Group], plan: MemoryPlan, data: dict[str, np.ndarray]
+) -> list[np.ndarray]:
     arena = Arena(graph, plan, data)
     for group in groups:
         if group.is_view:

@@ -126,7 +126,8 @@ def test_without_windows_nothing_changes():
     assert assign_layouts(graph) is graph
 
 
-# -------------------------------------------------------------------------------------------------------- minimum cut
+# --------------------------------------------------------------------------------------------------------
+# minimum cut
 @st.composite
 def cuts(draw: st.DrawFn) -> tuple[int, list[tuple[int, int, int]]]:
     count = draw(st.integers(1, 6))

@@ -201,7 +201,8 @@ def test_groups_are_in_order_and_cover_the_graph():
     assert all(v in known for v in graph.outputs)
 
 
-# ------------------------------------------------------------------------------------------------------ loop programs
+# ------------------------------------------------------------------------------------------------------ loop
+# programs
 def test_scalar_constants_are_literals():
     m = Maker()
     y = m.op("add", m.op("mul", m.x(4, 5), m.n(3.0)), m.f(5))

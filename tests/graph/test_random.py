@@ -1,4 +1,6 @@
-"""Random graphs through the whole pipeline: every pass keeps the meaning, and so do the kernels in their memory plan."""
+"""Random graphs through the whole pipeline: every pass keeps the meaning, and so do the kernels in their
+memory plan.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,8 @@ UNARY = ("relu", "tanh", "neg", "sigmoid", "abs")
 BINARY = ("add", "sub", "mul", "maximum")
 MAX_ELEMENTS = 4096
 CHOICES = (
-    "unary unary unary binary binary constant constant transpose transpose reshape reshape conv conv pool concat concat slice "
-    "pad reduce matmul softmax expand deconv"
+    "unary unary unary binary binary constant constant transpose transpose reshape reshape conv conv pool "
+    "concat concat slice pad reduce matmul softmax expand deconv"
 ).split()
 
 
@@ -67,18 +69,29 @@ def _grow(rnd: Choice, m: Maker, pool: list[Value]) -> Value | None:
         return _windowed(rnd, m, x, choice)
     if choice == "concat":
         axis = rnd.randint(0, rank - 1)
-        same = [v for v in pool if v.rank == rank and all(a == b or d == axis for d, (a, b) in enumerate(zip(v.dims(), dims)))]
+        same = [
+            v
+            for v in pool
+            if v.rank == rank
+            and all(a == b or d == axis for d, (a, b) in enumerate(zip(v.dims(), dims, strict=True)))
+        ]
         return m.op("concat", x, rnd.choice(same), axis=axis)
     if choice == "slice":
         axis = rnd.randint(0, rank - 1)
         start = rnd.randint(0, dims[axis] - 1)
-        return m.op("slice", x, starts=(start,), ends=(dims[axis],), axes=(axis,), steps=(rnd.choice([1, 2]),))
+        return m.op(
+            "slice", x, starts=(start,), ends=(dims[axis],), axes=(axis,), steps=(rnd.choice([1, 2]),)
+        )
     if choice == "pad":
         return m.op("pad", x, pads=tuple(rnd.randint(0, 1) for _ in range(2 * rank)), mode="constant")
     if choice == "reduce":
         axes = tuple(d for d in range(rank) if rnd.flag())
         keep = rnd.flag() or len(axes) == rank
-        return m.op("reduce", x, op=rnd.choice(["sum", "mean", "max"]), axes=axes, keepdims=keep) if axes else None
+        return (
+            m.op("reduce", x, op=rnd.choice(["sum", "mean", "max"]), axes=axes, keepdims=keep)
+            if axes
+            else None
+        )
     if choice == "matmul" and rank >= 2:
         return m.op("matmul", x, m.f(dims[-1], rnd.choice([1, 3, 16])))
     if choice == "softmax":
@@ -90,11 +103,15 @@ def _grow(rnd: Choice, m: Maker, pool: list[Value]) -> Value | None:
 
 
 def _broadcasts(small: tuple[int, ...], large: tuple[int, ...]) -> bool:
-    return len(small) <= len(large) and np.broadcast_shapes(small, large) == large if _compatible(small, large) else False
+    return (
+        len(small) <= len(large) and np.broadcast_shapes(small, large) == large
+        if _compatible(small, large)
+        else False
+    )
 
 
 def _compatible(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
-    return all(x == y or 1 in (x, y) for x, y in zip(reversed(a), reversed(b)))
+    return all(x == y or 1 in (x, y) for x, y in zip(reversed(a), reversed(b), strict=False))
 
 
 def _regrouped(rnd: Choice, dims: tuple[int, ...]) -> tuple[int, ...]:
@@ -122,9 +139,13 @@ def _windowed(rnd: Choice, m: Maker, x: Value, choice: str) -> Value | None:
     groups = dims[1] if rnd.randint(0, 3) == 0 else 1
     co = groups * rnd.choice([1, 2, 5])
     if choice == "deconv":
-        return m.op("conv_transpose", x, m.f(dims[1], co // groups, *kernel), m.f(co), strides=strides, groups=groups)
+        return m.op(
+            "conv_transpose", x, m.f(dims[1], co // groups, *kernel), m.f(co), strides=strides, groups=groups
+        )
     bias = m.f(co) if rnd.flag() else None
-    return m.op("conv", x, m.f(co, dims[1] // groups, *kernel), bias, strides=strides, pads=pads, groups=groups)
+    return m.op(
+        "conv", x, m.f(co, dims[1] // groups, *kernel), bias, strides=strides, pads=pads, groups=groups
+    )
 
 
 def close(have: np.ndarray, want: np.ndarray, what: str) -> None:

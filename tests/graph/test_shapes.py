@@ -57,7 +57,9 @@ def test_alignment_needs_equal_sizes():
 
 @given(factored(), st.data())
 @settings(max_examples=300, deadline=None)
-def test_a_viewed_operand_broadcasts_alike(shapes: tuple[tuple[int, ...], tuple[int, ...]], data: st.DataObject):
+def test_a_viewed_operand_broadcasts_alike(
+    shapes: tuple[tuple[int, ...], tuple[int, ...]], data: st.DataObject
+):
     whole, other = shapes
     operand = tuple(d if data.draw(st.booleans()) else 1 for d in whole)
     spread = data.draw(st.booleans())

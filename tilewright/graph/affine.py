@@ -19,8 +19,10 @@ _CONVS: Final = ("conv", "conv_transpose")
 
 
 def fold_affine(graph: Graph) -> Graph:
-    """One sweep: ``mul``, ``neg`` and ``add``/``sub`` by per-channel constants fold into the weights and bias of the
-    convolution or matmul whose only reader they are, or (``mul``) that is their only reader; constant chains merge."""
+    """One sweep: ``mul``, ``neg`` and ``add``/``sub`` by per-channel constants fold into the weights and bias
+    of the convolution or matmul whose only reader they are, or (``mul``) that is their only reader; constant
+    chains merge.
+    """
 
     def visit(rw: Rewriter, node: Node) -> Replaced:
         rule = _RULES.get(node.op)
@@ -56,7 +58,8 @@ def _scale(rw: Rewriter, node: Node) -> Replaced:
 
 
 def _divide(rw: Rewriter, node: Node) -> Replaced:
-    """``y / c`` as ``y * (1 / c)``: one more rounding, half a unit in the last place, for a fraction of the time.
+    """``y / c`` as ``y * (1 / c)``: one more rounding, half a unit in the last place, for a fraction of the
+    time.
 
     Only where every reciprocal is a normal number: others would lose what the division keeps.
     """
@@ -114,7 +117,9 @@ def _merge(
 
 
 def _per_channel(c: np.ndarray, x: Value, axis: int, channels: int) -> np.ndarray | None:
-    """``c``, broadcast against ``x``, as one number per channel; None when it varies along another dimension."""
+    """``c``, broadcast against ``x``, as one number per channel; None when it varies along another
+    dimension.
+    """
     if c.ndim > x.rank:
         return None
     shape = (1,) * (x.rank - c.ndim) + c.shape
@@ -141,7 +146,9 @@ def _times(w: np.ndarray, factor: np.ndarray) -> np.ndarray:
 
 
 def _conv_parts(rw: Rewriter, x: Value) -> tuple[Node, np.ndarray, np.ndarray | None] | None:
-    """The convolution behind ``x``, when nothing else reads it, with constant weights and bias (None: no bias)."""
+    """The convolution behind ``x``, when nothing else reads it, with constant weights and bias (None: no
+    bias).
+    """
     conv = rw.producer(x)
     if conv is None or conv.op not in _CONVS or rw.use_count(x) > 1:
         return None
@@ -266,7 +273,9 @@ def _power(rw: Rewriter, node: Node) -> Replaced:
 
 
 def shrink_uniform(graph: Graph) -> Graph:
-    """Constants that are one number everywhere become that number, where elementwise operators broadcast it anyway."""
+    """Constants that are one number everywhere become that number, where elementwise operators broadcast it
+    anyway.
+    """
 
     def visit(rw: Rewriter, node: Node) -> Replaced:
         if node.op not in ("add", "sub", "mul", "div", "maximum", "minimum", "pow"):

@@ -13,10 +13,11 @@ Remap: TypeAlias = Callable[[Node, Perm], Attrs | None]
 
 
 def permuted_attrs(node: Node, perm: Perm) -> dict[str, Attr] | None:
-    """Attributes of ``node`` for operands transposed by ``perm``, so that its result is the old one transposed.
+    """Attributes of ``node`` for operands transposed by ``perm``, so that its result is the old one
+    transposed.
 
-    None when the operator is not known to commute with transposes, or its attributes are not numbers yet. Elementwise
-    operators, which have no axes, are not this table's business.
+    None when the operator is not known to commute with transposes, or its attributes are not numbers yet.
+    Elementwise operators, which have no axes, are not this table's business.
     """
     remap = _REMAP.get(node.op)
     return None if remap is None else remap(node, perm)

@@ -18,7 +18,9 @@ MAX_SYMBOLIC = 64
 
 
 class GraphBuilder:
-    """Collects nodes in order. ``emit`` infers types through the operator's definition and rejects bad nodes at once."""
+    """Collects nodes in order. ``emit`` infers types through the operator's definition and rejects bad nodes
+    at once.
+    """
 
     def __init__(self, name: str = "graph") -> None:
         self.name = name
@@ -47,16 +49,20 @@ class GraphBuilder:
     def input(self, name: str, shape: Sequence[ExprLike], dtype: str) -> Value:
         """A graph input. Raises GraphError when the name is taken: it is the user's."""
         if name in self._names:
-            raise GraphError(f"two inputs are named '{name}'")
+            raise GraphError(f"the name of input '{name}' is taken")
         self._names.add(name)
         value = Value(name, TensorType.make(shape, dtype))
         self._inputs.append(value)
         return value
 
-    def constant(self, data: np.ndarray | float | int | bool, name: str = "const", dtype: str | None = None) -> Value:
+    def constant(
+        self, data: np.ndarray | float | int | bool, name: str = "const", dtype: str | None = None
+    ) -> Value:
         """A value known at compile time; Python numbers need ``dtype`` (default float32 / int64 / bool)."""
         if not isinstance(data, np.ndarray | np.generic):
-            kind = dtype or ("bool" if isinstance(data, bool) else "int64" if isinstance(data, int) else "float32")
+            kind = dtype or (
+                "bool" if isinstance(data, bool) else "int64" if isinstance(data, int) else "float32"
+            )
             data = np.asarray(data, dt.to_numpy(kind))
         elif dtype is not None:
             data = np.asarray(data).astype(dt.to_numpy(dtype))
@@ -77,9 +83,10 @@ class GraphBuilder:
     ) -> tuple[Value, ...]:
         """Add a node and return its outputs.
 
-        ``name`` is the node's, ``output_names`` wish names of its outputs (default: made from the node's name or op). ``origin``
-        defaults to the builder's current one. Trailing absent inputs are dropped, as are attributes that are None.
-        Raises UnsupportedError for an unknown operator and GraphError for operands that it rejects.
+        ``name`` is the node's, ``output_names`` wish names of its outputs (default: made from the node's name
+        or op). ``origin`` defaults to the builder's current one. Trailing absent inputs are dropped, as are
+        attributes that are None. Raises UnsupportedError for an unknown operator and GraphError for operands
+        that it rejects.
         """
         operands = list(inputs)
         while operands and operands[-1] is None:
@@ -103,7 +110,9 @@ class GraphBuilder:
         return output
 
     def append(self, node: Node) -> None:
-        """Add a node whose outputs have their types already (a pass that copies it). Names are taken as they are."""
+        """Add a node whose outputs have their types already (a pass that copies it). Names are taken as they
+        are.
+        """
         self._nodes.append(node)
         for value in node.outputs:
             self._names.add(value.name)
@@ -132,7 +141,9 @@ class GraphBuilder:
         return self._positions.get(value, 0)
 
     def exprs(self, value: Value) -> np.ndarray | None:
-        """The elements of a small integer value as an object array of Expr, where shape arithmetic knows them."""
+        """The elements of a small integer value as an object array of Expr, where shape arithmetic knows
+        them.
+        """
         return self._symbolic.get(value)
 
     def const(self, value: Value | None) -> np.ndarray | None:
@@ -142,7 +153,9 @@ class GraphBuilder:
     def build(self, outputs: Sequence[Value], output_names: Sequence[str] | None = None) -> Graph:
         """The finished graph. ``output_names`` default to the values' names."""
         names = tuple(output_names) if output_names is not None else tuple(v.name for v in outputs)
-        return Graph(tuple(self._inputs), tuple(outputs), tuple(self._nodes), dict(self._constants), names, self.name)
+        return Graph(
+            tuple(self._inputs), tuple(outputs), tuple(self._nodes), dict(self._constants), names, self.name
+        )
 
     def _follow(self, opdef: OpDef, ctx: OpContext, outputs: Sequence[Value]) -> None:
         """Remember small integer results of shape arithmetic as expressions."""
@@ -165,8 +178,9 @@ def _followable(kind: TensorType) -> bool:
 
 
 def check_types(graph: Graph) -> None:
-    """Re-infer every node and compare with its outputs' types; symbolic dimensions are compared by identity where both are
-    constants. Raises GraphError naming the first node that differs."""
+    """Re-infer every node and compare with its outputs' types; symbolic dimensions are compared by identity
+    where both are constants. Raises GraphError naming the first node that differs.
+    """
     builder = GraphBuilder(graph.name)
     builder._constants.update(graph.constants)
     for node in graph.nodes:
@@ -174,7 +188,10 @@ def check_types(graph: Graph) -> None:
         declared = tuple(v.type for v in node.outputs)
         if len(types) != len(declared) or not all(map(_compatible, types, declared)):
             shown = ", ".join(map(str, types))
-            raise GraphError(f"declared {', '.join(map(str, declared))}, inferred {shown}: {node!r}", location=node.location)
+            raise GraphError(
+                f"declared {', '.join(map(str, declared))}, inferred {shown}: {node!r}",
+                location=node.location,
+            )
         builder.append(node)
 
 

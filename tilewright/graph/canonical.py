@@ -1,4 +1,6 @@
-"""Contractions in canonical form: products without needless dimensions, padding inside the operator that reads it."""
+"""Contractions in canonical form: products without needless dimensions, padding inside the operator that
+reads it.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ def channel_axis(node: Node, rank: int) -> int:
 
 
 def collapse_matmul(graph: Graph) -> Graph:
-    """``a[..., M, K] @ B[K, N]`` is one 2-D product: leading dimensions of ``a`` join its rows (views on both sides).
+    """``a[..., M, K] @ B[K, N]`` is one 2-D product: leading dimensions of ``a`` join its rows (views on both
+    sides).
 
     A ``B`` with leading dimensions of size 1 loses them.
     """
@@ -50,8 +53,9 @@ def _collapsed(a: Dims, b: Dims) -> tuple[Dims, Dims]:
 
 
 def fold_pads(graph: Graph) -> Graph:
-    """A pad with zeros before a convolution becomes the convolution's own padding, as does one with -inf before a max pool
-    and one with zeros before an average pool that counts its padding."""
+    """A pad with zeros before a convolution becomes the convolution's own padding, as does one with -inf
+    before a max pool and one with zeros before an average pool that counts its padding.
+    """
 
     def visit(rw: Rewriter, node: Node) -> Replaced:
         if node.op not in ("conv", "max_pool", "avg_pool") or node.inputs[0] is None:
@@ -64,7 +68,10 @@ def fold_pads(graph: Graph) -> Graph:
             return None
         own = node.attrs.get("pads") or (0,) * len(around)
         assert isinstance(own, tuple)
-        attrs = {**node.attrs, "pads": tuple(p + int(o) for p, o in zip(around, own, strict=True) if isinstance(o, int))}
+        attrs = {
+            **node.attrs,
+            "pads": tuple(p + int(o) for p, o in zip(around, own, strict=True) if isinstance(o, int)),
+        }
         if node.op == "avg_pool":
             if any(own) and not node.attrs.get("count_include_pad"):
                 return None
@@ -75,7 +82,9 @@ def fold_pads(graph: Graph) -> Graph:
 
 
 def _pad_before(rw: Rewriter, x: Value) -> Node | None:
-    """The pad that makes ``x``; one behind a view that only adds or drops dimensions of size 1 is moved before it."""
+    """The pad that makes ``x``; one behind a view that only adds or drops dimensions of size 1 is moved
+    before it.
+    """
     node = rw.producer(x)
     if node is None or node.op != "reshape":
         return node
@@ -108,10 +117,12 @@ def _sized(dims: Dims) -> list[int]:
 
 
 def _spatial_pads(rw: Rewriter, node: Node, pad: Node) -> tuple[int, ...] | None:
-    """The pad's amounts on the spatial dimensions (begins, ends), when the consumer pads with the same value."""
+    """The pad's amounts on the spatial dimensions (begins, ends), when the consumer pads with the same
+    value.
+    """
     x = pad.inputs[0]
     pads = _ints(pad.attrs.get("pads"))
-    if x is None or pads is None or len(pad.inputs) > 1 and pad.inputs[1] is not None:
+    if x is None or pads is None or (len(pad.inputs) > 1 and pad.inputs[1] is not None):
         return None
     fill = 0.0
     if len(pad.inputs) > 2 and pad.inputs[2] is not None:

@@ -15,7 +15,9 @@ MAX_COMPARED_BYTES = 64 << 10
 
 
 def eliminate_common_subexpressions(graph: Graph) -> Graph:
-    """Merge equal nodes and equal small constants. Operators are pure, so equal means same op, attributes and operands."""
+    """Merge equal nodes and equal small constants. Operators are pure, so equal means same op, attributes and
+    operands.
+    """
     known: dict[Hashable, tuple[Value, ...]] = {}
     constants = _equal_constants(graph)
 
@@ -28,8 +30,7 @@ def eliminate_common_subexpressions(graph: Graph) -> Graph:
             return None
         return earlier
 
-    merged = rewrite(graph, visit)
-    return merged
+    return rewrite(graph, visit)
 
 
 def _equal_constants(graph: Graph) -> dict[Value, Value]:

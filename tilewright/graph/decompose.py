@@ -9,7 +9,8 @@ from tilewright.graph.graph import Graph, Node, Value
 from tilewright.graph.opdef import FusionKind, OpDef, get_op
 from tilewright.graph.rewrite import Rewriter, rewrite
 
-#: Operators may decompose into others that decompose; a chain longer than this is a definition that goes in circles.
+#: Operators may decompose into others that decompose; a chain longer than this is a definition that goes in
+#: circles.
 MAX_DEPTH = 16
 
 
@@ -19,8 +20,9 @@ def decompose(graph: Graph) -> Graph:
 
 
 def decompose_elementwise(graph: Graph) -> Graph:
-    """Only elementwise operators (inference-time batch normalisation): what they become folds into others' weights, which
-    must still be whole then."""
+    """Only elementwise operators (inference-time batch normalisation): what they become folds into others'
+    weights, which must still be whole then.
+    """
     return _decompose(graph, lambda opdef: opdef.kind is FusionKind.elementwise)
 
 

@@ -12,13 +12,15 @@ from tilewright.graph.opdef import get_op
 from tilewright.graph.rewrite import Rewriter, rewrite
 from tilewright.ir import dtype as dt
 
-#: A folded result may be larger than the operands together only up to this many bytes: a broadcast of one number to a
-#: large tensor is cheaper to do than to store.
+#: A folded result may be larger than the operands together only up to this many bytes: a broadcast of one
+#: number to a large tensor is cheaper to do than to store.
 MAX_GROWTH_BYTES = 16 << 10
 
 
 def fold_constants(graph: Graph) -> Graph:
-    """Evaluate nodes whose operands are all constant, unless the result would be much larger than they are."""
+    """Evaluate nodes whose operands are all constant, unless the result would be much larger than they
+    are.
+    """
 
     def visit(rw: Rewriter, node: Node) -> Sequence[Value] | None:
         results = fold_node(node, rw.const)
@@ -30,7 +32,9 @@ def fold_constants(graph: Graph) -> Graph:
 
 
 def fold_node(node: Node, const: Callable[[Value | None], np.ndarray | None]) -> list[np.ndarray] | None:
-    """The results of a node whose operands are all constant; None when they are not, or when folding does not pay."""
+    """The results of a node whose operands are all constant; None when they are not, or when folding does not
+    pay.
+    """
     operands = [const(v) for v in node.inputs]
     if any(v is not None and data is None for v, data in zip(node.inputs, operands, strict=True)):
         return None
@@ -46,7 +50,9 @@ def fold_node(node: Node, const: Callable[[Value | None], np.ndarray | None]) ->
 
 
 def absorb_parameters(graph: Graph) -> Graph:
-    """Move constant inputs that steer an operator (``OpDef.params``) into attributes, as tuples of numbers."""
+    """Move constant inputs that steer an operator (``OpDef.params``) into attributes, as tuples of
+    numbers.
+    """
 
     def visit(rw: Rewriter, node: Node) -> Sequence[Value] | None:
         params = get_op(node.op).params

@@ -1,8 +1,9 @@
 """The tensor graph: typed SSA over tensors, immutable, in topological order.
 
-A :class:`Value` is a name with a type; who produces it and who reads it is known by the :class:`Graph` that holds it, so a pass
-that changes one node shares all others with the graph it came from. Dimensions are expressions of ``tilewright.ir`` (int64
-constants or symbolic), and every node remembers the place in the user's model it came from.
+A :class:`Value` is a name with a type; who produces it and who reads it is known by the :class:`Graph` that
+holds it, so a pass that changes one node shares all others with the graph it came from. Dimensions are
+expressions of ``tilewright.ir`` (int64 constants or symbolic), and every node remembers the place in the
+user's model it came from.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, TypeAlias, Union
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -21,8 +22,9 @@ from tilewright.ir import dtype as dt
 from tilewright.ir.expr import Const, Expr, ExprLike, Var, as_expr
 from tilewright.ir.visit import walk_expr
 
-#: What an attribute may hold; arrays are inputs, never attributes. Tuples, not lists, so that nodes compare and hash.
-Attr: TypeAlias = Union[int, float, str, bool, None, Expr, tuple["Attr", ...]]
+#: What an attribute may hold; arrays are inputs, never attributes. Tuples, not lists, so that nodes compare
+#: and hash.
+Attr: TypeAlias = int | float | str | bool | Expr | tuple["Attr", ...] | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -106,7 +108,9 @@ class Value:
         """The shape as ints. Raises GraphError when a dimension is symbolic."""
         shape = self.type.static_shape
         if shape is None:
-            raise GraphError(f"the shape of '{self.name}' is not known: {self.type}", hint="specialise the graph first")
+            raise GraphError(
+                f"the shape of '{self.name}' is not known: {self.type}", hint="specialise the graph first"
+            )
         return shape
 
     def __repr__(self) -> str:
@@ -134,7 +138,9 @@ class Node:
     @property
     def location(self) -> str:
         """For error messages: the origin, or the node's own name."""
-        return str(self.origin) if self.origin.name or self.origin.op_type else f"node '{self.name}' ({self.op})"
+        return (
+            str(self.origin) if self.origin.name or self.origin.op_type else f"node '{self.name}' ({self.op})"
+        )
 
     def with_(self, **changes: Any) -> Node:
         return dataclasses.replace(self, **changes)
@@ -270,7 +276,9 @@ def verify(graph: Graph) -> None:
     for value, data in graph.constants.items():
         define(value, "the graph's constants")
         if TensorType.of(data) != value.type:
-            raise GraphError(f"constant '{value.name}' is declared {value.type} but holds {TensorType.of(data)}")
+            raise GraphError(
+                f"constant '{value.name}' is declared {value.type} but holds {TensorType.of(data)}"
+            )
     for node in graph.nodes:
         for operand in node.inputs:
             if operand is not None and operand not in defined:
@@ -280,5 +288,7 @@ def verify(graph: Graph) -> None:
     for value in graph.outputs:
         if value not in defined:
             raise GraphError(f"output '{value.name}' is not defined")
-    if len(graph.output_names) != len(graph.outputs) or len(set(graph.output_names)) != len(graph.output_names):
+    if len(graph.output_names) != len(graph.outputs) or len(set(graph.output_names)) != len(
+        graph.output_names
+    ):
         raise GraphError(f"the outputs' names {graph.output_names} do not fit {len(graph.outputs)} outputs")

@@ -1,7 +1,7 @@
 """Concatenation without copying: operands are computed where the result will be.
 
-The kernel that makes an operand writes its elements with the strides of the whole; kernels that read the operand alone read it
-there. The concatenation itself is then no work at all.
+The kernel that makes an operand writes its elements with the strides of the whole; kernels that read the
+operand alone read it there. The concatenation itself is then no work at all.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from math import prod
 from tilewright.graph.graph import Graph, Node, Value
 from tilewright.graph.shapes import Dims
 
-#: Shorter contiguous pieces than this many elements are written by one copying kernel instead: half-filled vectors cost more.
+#: Shorter contiguous pieces than this many elements are written by one copying kernel instead: half-filled
+#: vectors cost more.
 MIN_RUN = 16
 
 
@@ -43,8 +44,8 @@ def part_layout(value: Value, parts: Mapping[Value, Part]) -> tuple[Value, int, 
 def find_parts(graph: Graph) -> dict[Value, Part]:
     """The operands of concatenations that can be computed in place.
 
-    All of a concatenation's operands or none: each is made by an operator of its own (not a view), is no graph output, stands
-    in one such concatenation only, and nothing but kernels reads it.
+    All of a concatenation's operands or none: each is made by an operator of its own (not a view), is no
+    graph output, stands in one such concatenation only, and nothing but kernels reads it.
     """
     parts: dict[Value, Part] = {}
     for node in graph.nodes:
@@ -66,7 +67,9 @@ def find_parts(graph: Graph) -> dict[Value, Part]:
 
 
 def _result_fits(graph: Graph, node: Node) -> bool:
-    """Whether the result is ordinary memory of the arena. Its readers may be views: it is compact unless it is a part too."""
+    """Whether the result is ordinary memory of the arena. Its readers may be views: it is compact unless it
+    is a part too.
+    """
     stack = [node.output]
     while stack:
         value = stack.pop()

@@ -20,7 +20,8 @@ def interpret(
 ) -> dict[str, np.ndarray]:
     """Run every node's reference. ``inputs`` by name; returns outputs by name.
 
-    ``on_node`` sees each node with its results, in order. Raises InputError for missing, superfluous or misshapen inputs.
+    ``on_node`` sees each node with its results, in order. Raises InputError for missing, superfluous or
+    misshapen inputs.
     """
     values: dict[Value, np.ndarray] = dict(graph.constants)
     unknown = sorted(set(inputs) - {v.name for v in graph.inputs})
@@ -49,7 +50,9 @@ def run_reference(node: Node, operands: list[np.ndarray | None]) -> list[np.ndar
     """One node on concrete operands. Results have the operator's inferred dtypes."""
     opdef = get_op(node.op)
     types = tuple(None if a is None else TensorType.of(a) for a in operands)
-    ctx = OpContext(node.attrs, types, tuple(operands), (None,) * len(operands), node, opdef.params, node.location)
+    ctx = OpContext(
+        node.attrs, types, tuple(operands), (None,) * len(operands), node, opdef.params, node.location
+    )
     return [np.asarray(r) for r in opdef.reference(ctx, operands)]
 
 

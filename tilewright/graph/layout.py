@@ -1,10 +1,12 @@
-"""Layout: windowed operators (convolution, pooling, resize) work on channels-last data; everything between them follows.
+"""Layout: windowed operators (convolution, pooling, resize) work on channels-last data; everything between
+them follows.
 
-Every value of rank 3 or more is kept either as the model has it (label 0) or channels-last, ``[N, *spatial, C]`` (label 1).
-Windowed operators need label 1; elementwise operators, concat, slices, reductions and the like take either, as long as their
-operands agree; matmuls, gathers, graph inputs and outputs need label 0. A value read under another label than it was made in
-costs one transpose, that is its size in bytes. A minimum cut gives the labels of least total cost, so transposes stand only
-where they must, and a model that carries its own (a TensorFlow export) loses them.
+Every value of rank 3 or more is kept either as the model has it (label 0) or channels-last, ``[N, *spatial,
+C]`` (label 1). Windowed operators need label 1; elementwise operators, concat, slices, reductions and the
+like take either, as long as their operands agree; matmuls, gathers, graph inputs and outputs need label 0. A
+value read under another label than it was made in costs one transpose, that is its size in bytes. A minimum
+cut gives the labels of least total cost, so transposes stand only where they must, and a model that carries
+its own (a TensorFlow export) loses them.
 """
 
 from __future__ import annotations
@@ -26,8 +28,9 @@ from tilewright.ir import dtype as dt
 #: Operators that read windows of their first input, with weights (if any) second.
 WINDOWED: Final = frozenset(["conv", "conv_transpose", "max_pool", "avg_pool", "resize"])
 FIRST, LAST = 0, 1
-#: Units of cost a byte. What is left below breaks ties: label 0 where it makes no difference (one unit a node), but label 1
-#: right behind a windowed operator (half a byte), so that elementwise work there stays in its kernel.
+#: Units of cost a byte. What is left below breaks ties: label 0 where it makes no difference (one unit a
+#: node), but label 1 right behind a windowed operator (half a byte), so that elementwise work there stays in
+#: its kernel.
 SCALE = 1 << 12
 
 
@@ -42,7 +45,8 @@ def to_first(rank: int) -> Perm:
 
 
 def assign_layouts(graph: Graph) -> Graph:
-    """Choose labels and rewrite. Windowed operators get ``channels_last``; their constant weights are re-laid.
+    """Choose labels and rewrite. Windowed operators get ``channels_last``; their constant weights are re-
+    laid.
 
     Needs static shapes (a graph with symbolic ones, or without windowed operators, is returned as it is).
     """
@@ -52,7 +56,12 @@ def assign_layouts(graph: Graph) -> Graph:
 
 
 def _is_windowed(node: Node) -> bool:
-    if node.op not in WINDOWED or node.attrs.get("channels_last") or node.inputs[0] is None or node.inputs[0].rank < 3:
+    if (
+        node.op not in WINDOWED
+        or node.attrs.get("channels_last")
+        or node.inputs[0] is None
+        or node.inputs[0].rank < 3
+    ):
         return False
     return node.op != "resize" or _resizes_space_only(node)
 
@@ -151,7 +160,9 @@ class _Assignment:
         return permuted_attrs(node, to_last(rank)) is not None and x.rank == rank
 
     def _constrain_transpose(self, node: Node) -> None:
-        """A transpose that only relabels is free under the right labels; any other reads and makes either form alike."""
+        """A transpose that only relabels is free under the right labels; any other reads and makes either
+        form alike.
+        """
         x, perm = node.inputs[0], _perm_of(node)
         assert x is not None
         last, first = perm == to_last(x.rank), perm == to_first(x.rank)
@@ -269,7 +280,10 @@ class _Apply:
     def _windowed(self, node: Node) -> None:
         x = node.inputs[0]
         assert x is not None
-        inputs: list[Value | None] = [self._get(x, LAST), *(None if v is None else self._get(v, FIRST) for v in node.inputs[1:])]
+        inputs: list[Value | None] = [
+            self._get(x, LAST),
+            *(None if v is None else self._get(v, FIRST) for v in node.inputs[1:]),
+        ]
         attrs = dict(node.attrs)
         rank = x.rank
         if node.op == "resize":

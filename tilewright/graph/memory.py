@@ -1,8 +1,9 @@
 """The static memory plan: where every value lives while the graph runs.
 
-Graph inputs, outputs and constants live in memory of their own; all other values share one arena. A value's place is free for
-others as soon as the last kernel that reads it is done. Views (reshapes) share their source's place, operands of a concatenation in
-place lie inside its result, and an elementwise kernel may write its result over an operand that nobody reads later.
+Graph inputs, outputs and constants live in memory of their own; all other values share one arena. A value's
+place is free for others as soon as the last kernel that reads it is done. Views (reshapes) share their
+source's place, operands of a concatenation in place lie inside its result, and an elementwise kernel may
+write its result over an operand that nobody reads later.
 """
 
 from __future__ import annotations
@@ -54,8 +55,10 @@ class MemoryPlan:
     Attributes:
         arena_size: bytes, a multiple of the alignment.
         places: of every graph input, constant, and kernel input or output (views included).
-        copies: outputs that no kernel can write in place (an output that is an input, a constant, or another output).
-        peak_live: bytes of arena values that are alive at the same time, at most: a lower bound of ``arena_size``.
+        copies: outputs that no kernel can write in place (an output that is an input, a constant, or another
+            output).
+        peak_live: bytes of arena values that are alive at the same time, at most: a lower bound of
+            ``arena_size``.
     """
 
     arena_size: int
@@ -140,7 +143,9 @@ def _homes(groups: Sequence[Group]) -> _Homes:
 def _lifetimes(
     groups: Sequence[Group], homes: _Homes, placed: Mapping[Value, Place]
 ) -> tuple[list[_Interval], dict[Value, _Interval]]:
-    """Intervals of arena memory, and which one each value uses (several values share one when computed in place)."""
+    """Intervals of arena memory, and which one each value uses (several values share one when computed in
+    place).
+    """
     last_read: dict[Value, int] = {}
     for step, group in enumerate(groups):
         if not group.is_view:
@@ -174,7 +179,9 @@ def _donor(
     homes: _Homes,
     last_read: Mapping[Value, int],
 ) -> _Interval | None:
-    """The memory of an operand that ``out`` may overwrite: read at the same index only, and by nobody later."""
+    """The memory of an operand that ``out`` may overwrite: read at the same index only, and by nobody
+    later.
+    """
     if not group.is_elementwise or len(group.outputs) != 1 or out in homes.parts:
         return None
     for value in group.inputs:
@@ -193,7 +200,9 @@ def _aligned(size: int) -> int:
 
 
 def assign_offsets(intervals: Sequence[_Interval]) -> int:
-    """Greedy by size: the largest first, each at the lowest offset that is free for its whole life. Returns the arena's size."""
+    """Greedy by size: the largest first, each at the lowest offset that is free for its whole life. Returns
+    the arena's size.
+    """
     done: list[_Interval] = []
     total = 0
     for interval in sorted(intervals, key=lambda i: (-i.size, i.start)):

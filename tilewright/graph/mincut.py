@@ -8,7 +8,9 @@ INFINITE = 1 << 60
 
 
 class MinCut:
-    """Costs over variables with label 0 or 1; ``solve`` finds labels of least total cost (Dinic's maximum flow)."""
+    """Costs over variables with label 0 or 1; ``solve`` finds labels of least total cost (Dinic's maximum
+    flow).
+    """
 
     def __init__(self) -> None:
         self._arcs: list[list[int]] = [[], []]
@@ -43,7 +45,8 @@ class MinCut:
             position = [0] * len(self._arcs)
             while self._augment(level, position):
                 pass
-        # Everything still reachable from label 0's constant is on its side; ties go to label 1, the sink's side.
+        # Everything still reachable from label 0's constant is on its side; ties go to label 1, the sink's
+        # side.
         return [0 if depth >= 0 else 1 for depth in self._levels()]
 
     def _levels(self) -> list[int]:

@@ -1,4 +1,6 @@
-"""Simplification of data movement: what moves nothing vanishes, what follows each other merges, views go to the borders."""
+"""Simplification of data movement: what moves nothing vanishes, what follows each other merges, views go to
+the borders.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ def transpose(rw: Rewriter, x: Value, perm: Sequence[int], name: str = "") -> Va
 
 
 def simplify_movement(graph: Graph) -> Graph:
-    """One sweep of the rules for identity, casts, views, transposes, slices, pads, expands and single-axis reduces."""
+    """One sweep of the rules for identity, casts, views, transposes, slices, pads, expands and single-axis
+    reduces.
+    """
 
     def visit(rw: Rewriter, node: Node) -> Replaced:
         for rule in _RULES.get(node.op, ()):
@@ -124,7 +128,9 @@ def _perm(node: Node) -> Dims:
 
 
 def _transpose_of_view_of_transpose(rw: Rewriter, node: Node) -> Replaced:
-    """``transpose(reshape(transpose(x)))``: swap the inner two when the view allows it, so that the transposes merge."""
+    """``transpose(reshape(transpose(x)))``: swap the inner two when the view allows it, so that the
+    transposes merge.
+    """
     view = rw.producer(_operand(node))
     if view is None or view.op != "reshape":
         return None
@@ -158,7 +164,9 @@ def _reshape_of_transpose_is_view(rw: Rewriter, node: Node) -> Replaced:
 
 
 def _slice_before_transpose(rw: Rewriter, node: Node) -> Replaced:
-    """``slice(transpose(x))`` becomes ``transpose(slice(x))``: less to move, and the slice may be read in place."""
+    """``slice(transpose(x))`` becomes ``transpose(slice(x))``: less to move, and the slice may be read in
+    place.
+    """
     inner = rw.producer(_operand(node))
     if inner is None or inner.op != "transpose":
         return None
@@ -170,7 +178,9 @@ def _slice_before_transpose(rw: Rewriter, node: Node) -> Replaced:
 
 
 def _reduce_keeps_dims(rw: Rewriter, node: Node) -> Replaced:
-    """Reductions keep their dimensions; dropping them is a view. A reduction over dimensions of size 1 is nothing at all."""
+    """Reductions keep their dimensions; dropping them is a view. A reduction over dimensions of size 1 is
+    nothing at all.
+    """
     x, axes = _operand(node), node.attrs.get("axes")
     dims, out = x.static_shape, node.output.static_shape
     if dims is None or out is None or axes is None:
@@ -186,7 +196,9 @@ def _reduce_keeps_dims(rw: Rewriter, node: Node) -> Replaced:
 
 
 def _bypass_expand(rw: Rewriter, node: Node) -> Replaced:
-    """An elementwise operator broadcasts by itself: an expand before it is not needed when the result keeps its shape."""
+    """An elementwise operator broadcasts by itself: an expand before it is not needed when the result keeps
+    its shape.
+    """
     if get_op(node.op).kind is not FusionKind.elementwise or len(node.inputs) < 2:
         return None
     inputs = list(node.inputs)
@@ -207,8 +219,9 @@ def _bypass_expand(rw: Rewriter, node: Node) -> Replaced:
 def sink_reshapes(graph: Graph) -> Graph:
     """Move views behind elementwise operators: ``relu(reshape(x))`` becomes ``reshape(relu(x))``.
 
-    The elementwise work then fuses with what made ``x``, and views gather at the borders of kernels, where they cost
-    nothing. Other operands are viewed in the same way, constants at compile time. The operand that is computed last
+    The elementwise work then fuses with what made ``x``, and views gather at the borders of kernels, where
+    they cost nothing. Other operands are viewed in the same way, constants at compile time. The operand that
+    is computed last
     decides: its kernel is the one that the elementwise work can join.
     """
 
@@ -246,7 +259,8 @@ def _made_at(rw: Rewriter, value: Value) -> int:
 
 
 def sink_transposes(graph: Graph) -> Graph:
-    """Move transposes behind elementwise operators whose other operands are constants, or transposed in the same way.
+    """Move transposes behind elementwise operators whose other operands are constants, or transposed in the
+    same way.
 
     The elementwise work then fuses with what made the data; the transpose stays one pass over it.
     """
@@ -273,7 +287,9 @@ def _transposed(rw: Rewriter, value: Value | None) -> Node | None:
 
 
 def _untransposed(rw: Rewriter, value: Value | None, perm: Dims) -> Value | None:
-    """The operand that, transposed by ``perm``, is ``value``; None when it takes work at run time to make it."""
+    """The operand that, transposed by ``perm``, is ``value``; None when it takes work at run time to make
+    it.
+    """
     if value is None:
         return None
     producer = _transposed(rw, value)

@@ -1,10 +1,13 @@
-"""Convolutions with few output channels: neighbouring output columns become channels, so that vectors are full.
+"""Convolutions with few output channels: neighbouring output columns become channels, so that vectors are
+full.
 
-With channels-last data, vectors run over output channels; eight of them fill half a vector of sixteen. But ``p`` neighbouring
-columns with ``c`` channels each are, in memory, one column with ``p * c`` channels. They are computed by one convolution with
-``p`` times the stride, whose kernel holds ``p`` shifted copies of the original one, side by side, with zeros around:
+With channels-last data, vectors run over output channels; eight of them fill half a vector of sixteen. But
+``p`` neighbouring columns with ``c`` channels each are, in memory, one column with ``p * c`` channels. They
+are computed by one convolution with ``p`` times the stride, whose kernel holds ``p`` shifted copies of the
+original one, side by side, with zeros around:
 
-    y[q * p + r] = sum_k x[(q * p + r) * s + k * d] w[k]  =  sum_j x[q * (p * s) + j] v[j, r],   v[r * s + k * d, r] = w[k].
+    y[q * p + r] = sum_k x[(q * p + r) * s + k * d] w[k]  =  sum_j x[q * (p * s) + j] v[j, r],   v[r * s + k *
+    d, r] = w[k].
 
 The zeros are wasted work, the fuller vectors are saved work; wide kernels gain, narrow ones do not.
 """
@@ -25,8 +28,8 @@ from tilewright.ir import dtype as dt
 
 #: Bytes of the widest vectors. On narrower ones packing gains less, but never loses more than the zeros cost.
 VECTOR_BYTES: Final = 64
-#: What fraction of full speed a convolution with one output channel reaches: its vectors run along a row of the output and
-#: are gathered, unless there is one input channel too and the stride is 1.
+#: What fraction of full speed a convolution with one output channel reaches: its vectors run along a row of
+#: the output and are gathered, unless there is one input channel too and the stride is 1.
 ONE_CHANNEL_SPEED: Final = 0.4
 #: Packing must promise this factor.
 MIN_GAIN: Final = 1.4
@@ -34,7 +37,9 @@ MIN_GAIN: Final = 1.4
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Axis:
-    """The spatial dimension along which columns are packed: its place among the spatial ones, and its window."""
+    """The spatial dimension along which columns are packed: its place among the spatial ones, and its
+    window.
+    """
 
     index: int
     taps: int
@@ -46,7 +51,9 @@ class _Axis:
 
 
 def pack_narrow_convolutions(graph: Graph) -> Graph:
-    """Apply the rewriting above to channels-last convolutions with constant weights and one group, where it pays."""
+    """Apply the rewriting above to channels-last convolutions with constant weights and one group, where it
+    pays.
+    """
 
     def visit(rw: Rewriter, node: Node) -> Replaced:
         if node.op != "conv" or not node.attrs.get("channels_last") or node.attrs.get("groups", 1) != 1:
@@ -54,7 +61,12 @@ def pack_narrow_convolutions(graph: Graph) -> Graph:
         x, w = node.inputs[0], rw.const(node.inputs[1])
         bias_value = node.inputs[2] if len(node.inputs) > 2 else None
         bias = rw.const(bias_value)
-        if x is None or w is None or (bias_value is not None and bias is None) or node.output.static_shape is None:
+        if (
+            x is None
+            or w is None
+            or (bias_value is not None and bias is None)
+            or node.output.static_shape is None
+        ):
             return None
         axis = _axis(node, w.shape)
         columns = None if axis is None else _best_columns(node, w, axis)
@@ -91,7 +103,7 @@ def _best_columns(node: Node, w: np.ndarray, axis: _Axis) -> int | None:
         used = columns * channels
         full = used / (ceil(used / lanes) * lanes)
         rounded = ceil(width / columns) * columns / width
-        return full * axis.taps / (axis.packed_taps(columns) * rounded)
+        return float(full * axis.taps / (axis.packed_taps(columns) * rounded))
 
     now = speed(1)
     if channels == 1:
@@ -100,7 +112,9 @@ def _best_columns(node: Node, w: np.ndarray, axis: _Axis) -> int | None:
     return best if best is not None and speed(best) >= MIN_GAIN * now else None
 
 
-def _packed(rw: Rewriter, node: Node, w: np.ndarray, bias: np.ndarray | None, axis: _Axis, columns: int) -> Value:
+def _packed(
+    rw: Rewriter, node: Node, w: np.ndarray, bias: np.ndarray | None, axis: _Axis, columns: int
+) -> Value:
     x = node.inputs[0]
     assert x is not None
     n, rank, channels = axis.index, w.ndim - 2, w.shape[-1]
@@ -109,7 +123,7 @@ def _packed(rw: Rewriter, node: Node, w: np.ndarray, bias: np.ndarray | None, ax
     fresh = np.zeros((*shape, columns, channels), w.dtype)
     for r in range(columns):
         taps = slice(r * axis.stride, r * axis.stride + (axis.taps - 1) * axis.dilation + 1, axis.dilation)
-        fresh[(*[slice(None)] * n, taps, ..., r, slice(None))] = w
+        np.moveaxis(fresh[..., r, :], n, 0)[taps] = np.moveaxis(w, n, 0)
     out = list(node.output.dims())
     groups = ceil(out[1 + n] / columns)
     strides, dilations = _per_dim(node, "strides", rank, 1), _per_dim(node, "dilations", rank, 1)

@@ -1,7 +1,8 @@
 """Operator definitions: one record per operator says everything the compiler knows of it.
 
-Operators are a small, framework-neutral set with lower-case names (docs/graph.md lists the conventions); importers map their
-framework's operators to them. Passes ask the registry and never switch on a framework's names.
+Operators are a small, framework-neutral set with lower-case names (docs/graph.md lists the conventions);
+importers map their framework's operators to them. Passes ask the registry and never switch on a framework's
+names.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ _REQUIRED = object()
 class FusionKind(enum.Enum):
     """How an operator's output element depends on its inputs; fusion is decided by it.
 
-    ``elementwise``: on the elements at the same (right-aligned broadcast) index. ``injective``: on one element of each input, at
-    an index computed from the output's (data movement). ``reduction``: on many elements, each of which is read by few outputs
-    (reduce, pool). ``contraction``: on many elements, each read by many outputs (matmul, conv). ``opaque``: anything else,
-    never fused.
+    ``elementwise``: on the elements at the same (right-aligned broadcast) index. ``injective``: on one
+    element of each input, at an index computed from the output's (data movement). ``reduction``: on many
+    elements, each of which is read by few outputs (reduce, pool). ``contraction``: on many elements, each
+    read by many outputs (matmul, conv). ``opaque``: anything else, never fused.
     """
 
     elementwise = "elementwise"
@@ -48,7 +49,8 @@ class OpContext:
         attrs: the node's attributes.
         inputs: types of the inputs, None for an absent optional input.
         consts: data of the inputs that are compile-time constants, else None.
-        exprs: for small integer inputs whose elements are known as (symbolic) expressions: object arrays of Expr, else None.
+        exprs: for small integer inputs whose elements are known as (symbolic) expressions: object arrays of
+            Expr, else None.
         node: the node, for messages; None while it is being built.
         params: the operator's ``params`` (input index -> attribute name).
         where: location for messages.
@@ -72,8 +74,8 @@ class OpContext:
     def arg(self, name: str) -> tuple[Any, ...] | None:
         """A parameter that is an attribute or an input (``OpDef.params``), as a flat tuple.
 
-        Elements are numbers, or expressions where only those are known. None when it is absent or not known yet: tell the two
-        apart by ``has_arg``.
+        Elements are numbers, or expressions where only those are known. None when it is absent or not known
+        yet: tell the two apart by ``has_arg``.
         """
         if self.attrs.get(name) is not None:
             value = self.attrs[name]
@@ -131,17 +133,23 @@ class OpDef:
         name: lower case, unique.
         kind: how it fuses (of ``compute``; irrelevant for one that only decomposes).
         infer: output types from the context; rejects bad nodes through ``ctx.fail``. One type per output.
-        reference: the meaning in NumPy, the oracle of tests and the constant folder. Must not modify its inputs.
-        compute: the outputs as tensor expressions over the inputs, or None when the operator decomposes. Inputs that are
+        reference: the meaning in NumPy, the oracle of tests and the constant folder. Must not modify its
+            inputs.
+        compute: the outputs as tensor expressions over the inputs, or None when the operator decomposes.
+            Inputs that are
             ``params`` already moved to attributes are absent.
-        decompose: the outputs as other operators, emitted through the builder, or None. May itself return values of operators
+        decompose: the outputs as other operators, emitted through the builder, or None. May itself return
+            values of operators
             that decompose further.
-        params: input index -> attribute name for inputs that steer the operator and must be known when code is generated
-            (the shape of a reshape, the axes of a reduce). A pass moves them from constants to attributes (tuples of numbers);
-            ``ctx.arg(name)`` reads either form.
-        symbolic: for operators that occur in shape arithmetic: outputs as object arrays of Expr, given such inputs. Often the
+        params: input index -> attribute name for inputs that steer the operator and must be known when code
+            is generated
+            (the shape of a reshape, the axes of a reduce). A pass moves them from constants to attributes
+            (tuples of numbers); ``ctx.arg(name)`` reads either form.
+        symbolic: for operators that occur in shape arithmetic: outputs as object arrays of Expr, given such
+            inputs. Often the
             reference itself works. None: results are not known before specialisation.
-        reads_data: False when the results depend on the inputs' types only (``shape``); ``symbolic`` may then be called
+        reads_data: False when the results depend on the inputs' types only (``shape``); ``symbolic`` may then
+            be called
             with operands that are None.
     """
 
@@ -191,7 +199,9 @@ def make_context(
     node: Node | None = None,
     where: str = "",
 ) -> OpContext:
-    """A context for calling the rules of ``opdef`` directly; absent ``consts``/``exprs`` mean that nothing is known."""
+    """A context for calling the rules of ``opdef`` directly; absent ``consts``/``exprs`` mean that nothing is
+    known.
+    """
     none = (None,) * len(inputs)
     return OpContext(
         attrs,
@@ -205,7 +215,9 @@ def make_context(
 
 
 def const_exprs(data: np.ndarray) -> np.ndarray:
-    """An integer array as an object array of int64 Const expressions, the input form of ``OpDef.symbolic``."""
+    """An integer array as an object array of int64 Const expressions, the input form of
+    ``OpDef.symbolic``.
+    """
     out = np.empty(data.shape, dtype=object)
     for index, value in np.ndenumerate(data):
         out[index] = as_expr(int(value))

@@ -1,9 +1,10 @@
 """Fusion: operators are gathered into groups, each of which becomes one kernel.
 
-A group has one value that others read (its sink) and at most one anchor: a contraction, a windowed reduction, or a chain of
-reductions over the same rows (softmax, normalisations, also written out). Groups grow forwards from the anchor: the immediate
-post-dominator of the sink, with everything on the way to it, joins when all of that may (so diamonds such as ``x * sigmoid(x)``
-fuse, and a group never has to wait for what depends on it). Then they grow backwards over producers that only they read.
+A group has one value that others read (its sink) and at most one anchor: a contraction, a windowed reduction,
+or a chain of reductions over the same rows (softmax, normalisations, also written out). Groups grow forwards
+from the anchor: the immediate post-dominator of the sink, with everything on the way to it, joins when all of
+that may (so diamonds such as ``x * sigmoid(x)`` fuse, and a group never has to wait for what depends on it).
+Then they grow backwards over producers that only they read.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from tilewright.graph.shapes import Dims, keeps_innermost, same_but_units
 MAX_FUSED_CONCAT = 4
 #: Groups larger than this only cost compile time.
 MAX_NODES = 64
-#: A convolution reads up to this many channels from planes (an image as the model has it) without a transpose.
+#: A convolution reads up to this many channels from planes (an image as the model has it) without a
+#: transpose.
 MAX_PLANES = 4
 #: Cheap work may be repeated this often instead of being stored.
 MAX_RECOMPUTE = 4
@@ -45,7 +47,8 @@ class Group:
         inputs: values read from outside, constants included, in order of first use.
         outputs: values read outside, in order.
         anchor: the node that decides the schedule: a contraction or the first reduction, else None.
-        parts: of the values read, written or concatenated here, those that live inside a larger one; and of those larger ones.
+        parts: of the values read, written or concatenated here, those that live inside a larger one; and of
+            those larger ones.
     """
 
     nodes: tuple[Node, ...]
@@ -56,7 +59,9 @@ class Group:
 
     @property
     def is_view(self) -> bool:
-        """Whether the group only names memory that others write (a reshape, a concatenation in place): it has no code."""
+        """Whether the group only names memory that others write (a reshape, a concatenation in place): it has
+        no code.
+        """
         return all(n.op == "reshape" for n in self.nodes) or self.is_concat_in_place
 
     @property
@@ -67,12 +72,16 @@ class Group:
 
     @property
     def is_elementwise(self) -> bool:
-        """Whether every element of the output depends on elements of the same index only (or broadcast ones)."""
+        """Whether every element of the output depends on elements of the same index only (or broadcast
+        ones).
+        """
         return all(get_op(n.op).kind is FusionKind.elementwise for n in self.nodes)
 
     @property
     def permuted(self) -> Node | None:
-        """The transpose that ends a contraction's group, if one does: it only reorders the loops that write the result."""
+        """The transpose that ends a contraction's group, if one does: it only reorders the loops that write
+        the result.
+        """
         last = self.nodes[-1]
         contraction = self.anchor is not None and _kind(self.anchor) is FusionKind.contraction
         return last if contraction and last.op == "transpose" else None
@@ -131,7 +140,9 @@ def _perm(node: Node) -> tuple[int, ...]:
 
 
 def _reads_few_channels(user: Node, value: Value) -> bool:
-    """Whether ``value`` is the data of a convolution with so few channels that it may read each from a plane of its own."""
+    """Whether ``value`` is the data of a convolution with so few channels that it may read each from a plane
+    of its own.
+    """
     if user.op != "conv" or user.inputs[0] is not value or user.attrs.get("groups", 1) != 1:
         return False
     return value.dims()[-1 if user.attrs.get("channels_last") else 1] <= MAX_PLANES
@@ -219,7 +230,8 @@ class _Partitioner:
         cluster = self.cluster[node] = _Cluster(node)
         return cluster
 
-    # ---------------------------------------------------------------------------------------------------- forwards
+    # ----------------------------------------------------------------------------------------------------
+    # forwards
     def _grow(self, cluster: _Cluster) -> None:
         while not cluster.is_complete:
             target, fresh = self._next(cluster)
@@ -281,7 +293,9 @@ class _Partitioner:
         return all(_kind(n) is FusionKind.elementwise and n.output.dims() == cluster.domain for n in fresh)
 
     def _may_join_chain(self, cluster: _Cluster, sink: Node, fresh: Sequence[Node]) -> bool:
-        """Behind a group without an anchor: more elementwise and injective work, or a reduction along rows."""
+        """Behind a group without an anchor: more elementwise and injective work, or a reduction along
+        rows.
+        """
         reductions = [n for n in fresh if _is_row_reduction(n)]
         if reductions:
             rows = _rows(reductions[0])
@@ -302,13 +316,18 @@ class _Partitioner:
         return len(node.inputs) <= MAX_FUSED_CONCAT
 
     def _affordable(self, nodes: Iterable[Node], size: int, read: int) -> bool:
-        """Whether ``nodes``, which make ``size`` elements, may be computed anew for each of ``read`` elements read."""
+        """Whether ``nodes``, which make ``size`` elements, may be computed anew for each of ``read`` elements
+        read.
+        """
         if read <= 2 * size:
             return True
         work = [n for n in nodes if n.op not in _MOVEMENT]
-        return not work or (read <= MAX_RECOMPUTE * size and len(work) <= 2 and all(n.op in CHEAP for n in work))
+        return not work or (
+            read <= MAX_RECOMPUTE * size and len(work) <= 2 and all(n.op in CHEAP for n in work)
+        )
 
-    # --------------------------------------------------------------------------------------------------- backwards
+    # ---------------------------------------------------------------------------------------------------
+    # backwards
     def _absorb(self, cluster: _Cluster) -> None:
         """Take in producers that nothing outside reads."""
         changed = True
@@ -364,12 +383,19 @@ class _Partitioner:
             if any(_reads_widely(u) for u in users):
                 few = all(_reads_few_channels(u, views[0].output if views else out) for u in users)
                 return _movement_keeps_vectors(other.nodes, few)
-            return not views and all(_kind(n) is FusionKind.elementwise for n in other.nodes) and out.dims() == cluster.domain
+            return (
+                not views
+                and all(_kind(n) is FusionKind.elementwise for n in other.nodes)
+                and out.dims() == cluster.domain
+            )
         if any(n.op == "concat" and not self._fusable_concat(n) for n in (*other.nodes, *users)):
             return False
-        return self._affordable(other.nodes, prod(out.dims()), max(prod(v.dims()) for u in users for v in u.outputs))
+        return self._affordable(
+            other.nodes, prod(out.dims()), max(prod(v.dims()) for u in users for v in u.outputs)
+        )
 
-    # ------------------------------------------------------------------------------------------------------- order
+    # -------------------------------------------------------------------------------------------------------
+    # order
     def _sorted(self, clusters: Iterable[_Cluster]) -> list[Group]:
         """Groups in the order of their last node's place; producers always come first because sinks do."""
         ordered = sorted(clusters, key=lambda c: self.order[c.sink])
@@ -394,7 +420,9 @@ class _Partitioner:
 
 
 def _fits_rows(node: Node, rows: tuple[Dims, tuple[int, ...]]) -> bool:
-    """Whether a node works on whole rows: elementwise on all elements or on one number a row, or a reduction of them."""
+    """Whether a node works on whole rows: elementwise on all elements or on one number a row, or a reduction
+    of them.
+    """
     shape, axes = rows
     reduced = tuple(1 if d in axes else s for d, s in enumerate(shape))
     if _kind(node) is FusionKind.elementwise:

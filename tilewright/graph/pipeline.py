@@ -10,6 +10,7 @@ from tilewright.graph.builder import check_types
 from tilewright.graph.canonical import collapse_matmul, fold_pads
 from tilewright.graph.cse import eliminate_common_subexpressions
 from tilewright.graph.decompose import decompose, decompose_elementwise
+from tilewright.graph.embedding import lookup_one_hot_products
 from tilewright.graph.fold import absorb_parameters, fold_constants
 from tilewright.graph.graph import Graph, verify
 from tilewright.graph.layout import assign_layouts
@@ -48,6 +49,7 @@ PASSES: Final[tuple[tuple[str, Pass], ...]] = (
     ("absorb_parameters", absorb_parameters),
     ("decompose_elementwise", decompose_elementwise),
     ("simplify", simplify),
+    ("lookup_one_hot_products", lookup_one_hot_products),
     ("decompose", decompose),
     ("simplify_decomposed", simplify),
     ("assign_layouts", assign_layouts),
@@ -58,9 +60,7 @@ PASSES: Final[tuple[tuple[str, Pass], ...]] = (
 )
 
 
-def optimise(
-    graph: Graph, dump: Callable[[str, Graph], None] | None = None, check: bool = False
-) -> Graph:
+def optimise(graph: Graph, dump: Callable[[str, Graph], None] | None = None, check: bool = False) -> Graph:
     """Run :data:`PASSES`. ``dump`` sees the graph after every pass by name; ``check`` verifies it there.
 
     Raises GraphError when a pass left a graph that breaks the rules (with ``check``).

@@ -24,7 +24,8 @@ class Kernel:
 
     Attributes:
         func: parameters are ``inputs`` then ``outputs``; those of constants are in its ``const_params``.
-        inputs: the graph values read, in parameter order. Constants of one element are not among them: their number stands in
+        inputs: the graph values read, in parameter order. Constants of one element are not among them: their
+            number stands in
             the code.
         outputs: the graph values written.
         origins: places in the user's model that this kernel computes.
@@ -38,14 +39,17 @@ class Kernel:
 
 
 def group_primfunc(graph: Graph, group: Group) -> PrimFunc:
-    """The loop program of a group. Equal groups give equal programs: names come from operators and positions only."""
+    """The loop program of a group. Equal groups give equal programs: names come from operators and positions
+    only.
+    """
     return lower_group(graph, group).func
 
 
 def lower_group(graph: Graph, group: Group) -> Kernel:
     """Compute every node of the group, in order, from its operators' definitions.
 
-    Raises GraphError for an operator without ``compute`` (decompose first) or one that computes other types than it infers.
+    Raises GraphError for an operator without ``compute`` (decompose first) or one that computes other types
+    than it infers.
     """
     tensors: dict[Value, te.Tensor] = {}
     inputs: list[Value] = []
@@ -95,7 +99,9 @@ def _with_strides(func: PrimFunc, values: Sequence[Value], parts: Mapping[Value,
 def _compute(graph: Graph, node: Node, tensors: Mapping[Value, te.Tensor]) -> Sequence[te.Tensor]:
     opdef = get_op(node.op)
     if opdef.compute is None:
-        raise GraphError(f"'{node.op}' has no loop program of its own", location=node.location, hint="decompose it first")
+        raise GraphError(
+            f"'{node.op}' has no loop program of its own", location=node.location, hint="decompose it first"
+        )
     types = tuple(None if v is None else v.type for v in node.inputs)
     consts: tuple[np.ndarray | None, ...] = tuple(graph.constant(v) for v in node.inputs)
     ctx = OpContext(node.attrs, types, consts, (None,) * len(types), node, opdef.params, node.location)
@@ -109,8 +115,8 @@ def _compute(graph: Graph, node: Node, tensors: Mapping[Value, te.Tensor]) -> Se
 def _permuted(tensor: te.Tensor, node: Node) -> te.Tensor:
     """A contraction's result with its dimensions in the order of the transpose ``node`` behind it.
 
-    The same elements are computed by loops in another order. All tensors from the reduction on change alike, so that they
-    still read each other at the same index.
+    The same elements are computed by loops in another order. All tensors from the reduction on change alike,
+    so that they still read each other at the same index.
     """
     perm = node.attrs["perm"]
     assert isinstance(perm, tuple)

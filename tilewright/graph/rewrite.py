@@ -113,7 +113,9 @@ def with_inputs(node: Node, inputs: Sequence[Value | None]) -> Node:
 
 
 def eliminate_dead_code(graph: Graph) -> Graph:
-    """Drop nodes none of whose outputs are read, and constants that nothing reads. Inputs stay: they are the signature."""
+    """Drop nodes none of whose outputs are read, and constants that nothing reads. Inputs stay: they are the
+    signature.
+    """
     live: set[Value] = set(graph.outputs)
     kept: list[Node] = []
     for node in reversed(graph.nodes):

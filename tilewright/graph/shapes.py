@@ -1,4 +1,6 @@
-"""Arithmetic on static shapes and permutations: which data movements are views, and how views map broadcast operands."""
+"""Arithmetic on static shapes and permutations: which data movements are views, and how views map broadcast
+operands.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +18,7 @@ def compose(outer: Perm, inner: Perm) -> Perm:
 
 
 def inverse(perm: Perm) -> Perm:
+    """The permutation that undoes ``perm``."""
     result = [0] * len(perm)
     for position, axis in enumerate(perm):
         result[axis] = position
@@ -23,10 +26,12 @@ def inverse(perm: Perm) -> Perm:
 
 
 def permute(dims: Sequence[int], perm: Perm) -> Dims:
+    """The shape of a transpose by ``perm``."""
     return tuple(dims[p] for p in perm)
 
 
 def is_identity(perm: Perm) -> bool:
+    """Whether a transpose by ``perm`` moves nothing."""
     return perm == tuple(range(len(perm)))
 
 
@@ -50,8 +55,8 @@ def keeps_innermost(dims: Dims, perm: Perm) -> bool:
 def align(a: Dims, b: Dims) -> list[tuple[range, range]] | None:
     """The finest split of two shapes of equal size into runs of dimensions with equal products.
 
-    Returns pairs (dimensions of ``a``, dimensions of ``b``) in order; None when a size is 0 or the products differ. Size-1
-    dimensions join the run before them (the first run where there is none).
+    Returns pairs (dimensions of ``a``, dimensions of ``b``) in order; None when a size is 0 or the products
+    differ. Size-1 dimensions join the run before them (the first run where there is none).
     """
     if 0 in a or 0 in b or prod(a) != prod(b):
         return None
@@ -85,9 +90,9 @@ def align(a: Dims, b: Dims) -> list[tuple[range, range]] | None:
 def view_operand(operand: Dims, whole: Dims, other: Dims, spread: bool = False) -> tuple[Dims, Dims] | None:
     """How an operand that broadcasts to ``whole`` looks when ``whole`` is viewed as ``other``.
 
-    Right-aligned broadcasting on both sides. Returns two shapes: that to which the operand is broadcast first (only its rank
-    grows unless ``spread``), and its view. None when no view does it: the operand is broadcast along a part of a merged
-    dimension. With ``spread`` it is repeated there.
+    Right-aligned broadcasting on both sides. Returns two shapes: that to which the operand is broadcast first
+    (only its rank grows unless ``spread``), and its view. None when no view does it: the operand is broadcast
+    along a part of a merged dimension. With ``spread`` it is repeated there.
     """
     padded = (1,) * (len(whole) - len(operand)) + operand
     groups = align(whole, other)
@@ -114,8 +119,9 @@ def view_operand(operand: Dims, whole: Dims, other: Dims, spread: bool = False) 
 
 
 def _view_prefix(part: list[int], whole: list[int], target: list[int]) -> list[int] | None:
-    """Within one run: an operand that is broadcast along some dimensions of it. Only when ``target`` has the same
-    non-unit dimensions can it be a view."""
+    """Within one run: an operand that is broadcast along some dimensions of it. Only when ``target`` has the
+    same non-unit dimensions can it be a view.
+    """
     ours = [(p, w) for p, w in zip(part, whole, strict=True) if w != 1]
     sizes = [t for t in target if t != 1]
     if [w for _, w in ours] != sizes:

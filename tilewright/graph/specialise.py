@@ -19,9 +19,9 @@ from tilewright.ir.visit import substitute_expr
 def specialise(graph: Graph, bindings: Mapping[str, int]) -> Graph:
     """``graph`` with the named input dimensions fixed.
 
-    Types are inferred anew; what that makes constant (shape arithmetic) is folded on the way, because later shapes depend on
-    it. Dimensions without a binding stay symbolic. Raises ShapeError for an unknown name or a negative size, and GraphError
-    when the sizes do not fit the model.
+    Types are inferred anew; what that makes constant (shape arithmetic) is folded on the way, because later
+    shapes depend on it. Dimensions without a binding stay symbolic. Raises ShapeError for an unknown name or
+    a negative size, and GraphError when the sizes do not fit the model.
     """
     dims = graph.dims
     for name, size in bindings.items():
@@ -42,9 +42,7 @@ def specialise(graph: Graph, bindings: Mapping[str, int]) -> Graph:
         inputs = [None if v is None else values[v] for v in node.inputs]
         names = [v.name for v in node.outputs]
         attrs = {k: _substitute(v, mapping) for k, v in node.attrs.items()}
-        outputs = builder.emit(
-            node.op, inputs, attrs, name=node.name, origin=node.origin, output_names=names
-        )
+        outputs = builder.emit(node.op, inputs, attrs, name=node.name, origin=node.origin, output_names=names)
         folded = _known_shape_arithmetic(builder, outputs)
         if folded is None:
             folded = fold_node(node.with_(inputs=tuple(inputs), outputs=outputs), builder.const)
