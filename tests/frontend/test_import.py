@@ -387,7 +387,8 @@ def test_integer_inputs_and_casts() -> None:
 
 
 def test_shapes_that_depend_on_data_are_named() -> None:
-    nodes = [helper.make_node("Expand", ["x", "to"], ["e"], name="grow"), helper.make_node("Relu", ["e"], ["y"])]
+    expand = helper.make_node("Expand", ["x", "to"], ["e"], name="grow")
+    nodes = [expand, helper.make_node("Relu", ["e"], ["y"])]
     proto = model(nodes, [value("x", [1, 3]), value("to", [2], INT64)], ["y"])
     with pytest.raises(UnsupportedError, match="depend on the data") as caught:
         import_onnx(proto)

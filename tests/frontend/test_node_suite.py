@@ -11,6 +11,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+import tilewright
 from tests.ops.harness import run_compute, widened
 from tilewright.errors import GraphError, UnsupportedError
 from tilewright.frontend.onnx import read_model
@@ -119,3 +120,16 @@ def test_tensor_expressions_give_what_references_give() -> None:
     passed, failures = _run(each)
     assert not failures, "\n".join(failures)
     assert passed >= 1360
+
+
+@pytest.mark.slow
+def test_compiled_models_give_the_expected_results() -> None:
+    def each(graph: Graph, feeds: dict[str, np.ndarray], expected: list[np.ndarray], case: Any) -> None:
+        if case.name.endswith("_expanded"):
+            return  # the bodies of functions: the functions' own cases expand to the same graphs
+        results = tilewright.compile(graph, threads=1, cache=False).run(feeds)
+        for got, want in zip(results.values(), expected, strict=True):
+            _assert_equal(np.asarray(got), want, max(case.rtol, 1e-3), max(case.atol, 1e-5))
+
+    _, failures = _run(each)
+    assert not failures, "\n".join(failures)
