@@ -10,7 +10,7 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Callable
 
-from tilewright.ir.expr import Expr, Load, Reduce, Var, as_expr, load
+from tilewright.ir.expr import BinOp, Expr, Load, Reduce, Var, as_expr, load
 from tilewright.ir.regions import block_regions
 from tilewright.ir.simplify import simplify
 from tilewright.ir.stmt import Alloc, Block, Buffer, For, IterVar, PrimFunc, Seq, Stmt, Store, seq
@@ -83,10 +83,26 @@ def _without_unit_iters(block: Block) -> Block:
         return block
     iters = tuple(it for it in block.iters if it.var not in unit)
     init = None if block.init is None else substitute(block.init, unit)
-    return dataclasses.replace(block, iters=iters, body=_simplified(substitute(block.body, unit)), init=init)
+    body = _simplified(substitute(block.body, unit))
+    if init is not None and all(it.kind == "spatial" for it in iters):
+        term = _only_term(body)
+        if term is not None:
+            body, init = Store(body.buffer, body.indices, term), None
+    return dataclasses.replace(block, iters=iters, body=body, init=init)
 
 
-def _simplified(stmt: Stmt) -> Stmt:
+def _only_term(update: Store) -> Expr | None:
+    """``e`` of ``acc = acc op e``: what a reduction over one element gives; None for other updates."""
+    value = update.value
+    if isinstance(value, BinOp):
+        own = load(update.buffer, update.indices)
+        for acc, term in ((value.a, value.b), (value.b, value.a)):
+            if acc is own and own not in walk_expr(term):
+                return term
+    return None
+
+
+def _simplified(stmt: Stmt) -> Store:
     assert isinstance(stmt, Store)
     return Store(stmt.buffer, tuple(simplify(i) for i in stmt.indices), simplify(stmt.value))
 

@@ -9,7 +9,7 @@ from tilewright.errors import ScheduleError
 from tilewright.ir.stmt import PrimFunc
 from tilewright.ir.visit import find_blocks
 from tilewright.schedule.rules import lane_reduction, multi_level_tiling, row_reduction
-from tilewright.schedule.rules.analysis import block_info, is_injective
+from tilewright.schedule.rules.analysis import BlockInfo, block_info, is_injective
 from tilewright.schedule.rules.common import block_named
 from tilewright.schedule.rules.injective import schedule_injective
 from tilewright.schedule.rules.inline import auto_inline
@@ -28,11 +28,15 @@ def default_schedule(func: PrimFunc, target: Target) -> Schedule:
     refs = [BlockRef(b.name) for b in find_blocks(sch.func.body)]
     infos = [block_info(block_named(sch, r.name)) for r in refs]
     known = [i for i in infos if i is not None]
-    tiled = any(i.reduce and multi_level_tiling.applies(i) for i in known)
+    consts = func.attr("const_params", ())
+    tiled = any(i.reduce and multi_level_tiling.applies(i, consts) for i in known)
     lanes = any(i.reduce and lane_reduction.applies(i, target) for i in known)
+    reductions = [i for i in known if i.reduce]
+    alone = len(reductions) == 1 and _prefers_tile(reductions[0], target)
     if (
         not tiled
         and not lanes
+        and not alone
         and len(known) == len(infos)
         and len(func.outputs) == 1
         and row_reduction.applies(known)
@@ -46,10 +50,13 @@ def default_schedule(func: PrimFunc, target: Target) -> Schedule:
         if info is None or not info.reduce:
             continue
         scheduled: Schedule | None = None
-        if multi_level_tiling.applies(info):
-            scheduled = _attempt(sch, partial(multi_level_tiling.tile_reduction, ref=ref, target=target))
+        tile = partial(multi_level_tiling.tile_reduction, ref=ref, target=target)
+        if multi_level_tiling.applies(info, consts):
+            scheduled = _attempt(sch, tile)
         if scheduled is None and lane_reduction.applies(info, target):
             scheduled = _attempt(sch, partial(lane_reduction.split_lanes, ref=ref, target=target))
+        if scheduled is None and _prefers_tile(info, target):
+            scheduled = _attempt(sch, tile)
         if scheduled is None:
             scheduled = _attempt(sch, partial(row_reduction.schedule_rows, refs=[ref], target=target))
         if scheduled is not None:
@@ -63,6 +70,11 @@ def default_schedule(func: PrimFunc, target: Target) -> Schedule:
         if block.name not in done and is_injective(block):
             sch = _attempt(sch, partial(schedule_injective, ref=BlockRef(block.name), target=target)) or sch
     return sch
+
+
+def _prefers_tile(info: BlockInfo, target: Target) -> bool:
+    """Whether a tile that gathers its operands is the only way to vectors: better than one element at a time."""
+    return multi_level_tiling.has_vector_axis(info) and not row_reduction.vectorizes(info, target)
 
 
 def _attempt(sch: Schedule, rule: Callable[[Schedule], None]) -> Schedule | None:

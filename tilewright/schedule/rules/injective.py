@@ -22,9 +22,14 @@ def schedule_injective(sch: Schedule, ref: BlockRef, target: Target) -> None:
     widest = max([dt.bits(info.store.buffer.dtype), *(dt.bits(a.buffer.dtype) for a in info.loads)])
     lanes = min(lanes, target.lanes(max(widest, 8)))
     loops = loops_by_iter(sch, ref)
-    order = [loops[v] for v in info.spatial if v in loops]
-    if not order:
+    moving = [v for v in info.spatial if v in loops]
+    if not moving:
         return
+    # Last what the output walks contiguously: stores do not scatter.
+    moving.sort(key=lambda v: info.out.stride(v) == 1)
+    order = [loops[v] for v in moving]
+    if len(order) > 1:
+        sch.reorder(*order)
     # Memory-bound work: count bytes as operations so that large copies go to threads.
     work = max(info.flops(), info.bytes_touched()) * 4
     inner = order[-1]

@@ -7,6 +7,7 @@ from tilewright.ir.expr import Var
 from tilewright.ir.stmt import Block
 from tilewright.ir.visit import find_blocks
 from tilewright.schedule.rules.analysis import BlockInfo, block_info, is_data_movement, is_injective
+from tilewright.schedule.rules.common import block_named
 from tilewright.schedule.schedule import Schedule
 
 
@@ -17,7 +18,8 @@ def auto_inline(sch: Schedule) -> None:
         padding and copies whose
     vector axis stays contiguous; arithmetic only when each element is used once.
     """
-    for block in find_blocks(sch.func.body):
+    for name in [b.name for b in find_blocks(sch.func.body)]:
+        block = block_named(sch, name)  # as it is now: what was inlined into it counts
         if not is_injective(block):
             continue
         ref = sch.get_block(block.name)

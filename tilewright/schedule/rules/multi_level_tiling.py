@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Collection
 
 from tilewright.errors import ScheduleError
 from tilewright.ir import dtype as dt
 from tilewright.ir.expr import Var
+from tilewright.ir.stmt import Buffer
+from tilewright.ir.visit import free_vars
 from tilewright.schedule.index_map import IndexMap
 from tilewright.schedule.rules.analysis import Access, BlockInfo, block_info, is_injective, reads_elementwise
 from tilewright.schedule.rules.common import block_named, extent_of, loops_by_iter, parallelize
+from tilewright.schedule.rules.injective import schedule_injective
 from tilewright.schedule.rules.tiles import Tile, TileProblem, choose_tile
 from tilewright.schedule.schedule import BlockRef, LoopRef, Schedule
 from tilewright.target import Target
@@ -24,6 +28,8 @@ from tilewright.target import Target
 #: Reduce loops up to this length directly around the tile are unrolled when there is no deeper reduction
 #: (stencils).
 STENCIL_UNROLL = 8
+#: Uses of each element from which on a copy of an operand, with the vector axis last, pays.
+PACK_REUSE = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,13 +38,33 @@ class _Axes:
     row: Var | None
 
 
-def applies(info: BlockInfo) -> bool:
-    """A reduction whose output has a contiguous axis that some operand walks contiguously (or not at all)."""
+def applies(info: BlockInfo, consts: Collection[str] = ()) -> bool:
+    """A reduction whose output has a contiguous axis that every operand walks contiguously (or not at all),
+    or would after a copy that pays: of a constant (``consts`` names them), or of what is used many times."""
     axes = _axes(info)
     if axes is None or not info.reduce:
         return False
-    moving = [a for a in info.loads if a.stride(axes.vector) != 0]
-    return all(a.stride(axes.vector) == 1 for a in moving)
+    return all(
+        a.stride(axes.vector) in (0, 1)
+        or (_vector_dim(a, axes) is not None and (a.buffer.name in consts or _reuse(info, a) >= PACK_REUSE))
+        for a in info.loads
+    )
+
+
+def has_vector_axis(info: BlockInfo) -> bool:
+    """Whether the output has a contiguous axis: a tile is possible, though operands may have to be gathered."""
+    return bool(info.reduce) and _axes(info) is not None
+
+
+def _vector_dim(access: Access, axes: _Axes) -> int | None:
+    """The dimension that the vector axis alone walks, when no other dimension moves with it."""
+    moving = [d for d, index in enumerate(access.indices) if axes.vector in free_vars(index)]
+    return moving[0] if len(moving) == 1 and access.indices[moving[0]] is axes.vector else None
+
+
+def _reuse(info: BlockInfo, access: Access) -> int:
+    """How often each element that ``access`` reads is used."""
+    return info.points([v for v in info.spatial if access.stride(v) == 0])
 
 
 def _axes(info: BlockInfo) -> _Axes | None:
@@ -62,7 +88,8 @@ def tile_reduction(sch: Schedule, ref: BlockRef, target: Target) -> None:
     assert axes is not None
     tile = _choose(info, axes, target)
     write_back = _write_back(sch, ref, info)
-    _pack_weights(sch, ref, info, axes, tile.width)
+    packed = _pack_weights(sch, ref, info, axes, tile.width)
+    _pack_operands(sch, ref, info, axes, packed, target)
     inner = _tile_write_back(sch, write_back, ref, info, axes, tile, target)
     sch.compute_at(ref, inner)
     sch.set_scope(ref, "register")
@@ -92,37 +119,64 @@ def _choose(info: BlockInfo, axes: _Axes, target: Target) -> Tile:
 def _write_back(sch: Schedule, ref: BlockRef, info: BlockInfo) -> BlockRef:
     """The elementwise block that consumes the accumulators; a copy is made where there is none."""
     consumers = sch.get_consumers(ref)
-    if len(consumers) == 1:
+    if len(consumers) == 1 and not _is_param(sch, info.store.buffer):
         block = block_named(sch, consumers[0].name)
         user = block_info(block)
-        if is_injective(block) and user is not None and reads_elementwise(user, info.store.buffer):
+        untouched = all(isinstance(it.binding, Var) for it in block.iters)
+        fits = user is not None and reads_elementwise(user, info.store.buffer)
+        if is_injective(block) and untouched and fits:
             return consumers[0]
     return sch.cache_write(ref, "register")
 
 
-def _pack_weights(sch: Schedule, ref: BlockRef, info: BlockInfo, axes: _Axes, width: int) -> None:
+def _pack_weights(sch: Schedule, ref: BlockRef, info: BlockInfo, axes: _Axes, width: int) -> set[str]:
     """Re-lay constant vector operands into panels as wide as the tile, padded: contiguous, aligned, never
-    masked."""
+    masked. Returns their names."""
     const_params = set(sch.func.attr("const_params", ()))
     packed: set[str] = set()
     for access in info.loads:
         name = access.buffer.name
-        if name not in const_params or name in packed or access.stride(axes.vector) != 1:
+        if name not in const_params or name in packed or access.stride(axes.vector) == 0:
             continue
         if any(access.stride(v) != 0 for v in info.spatial if v is not axes.vector):
             continue
         if sum(1 for a in info.loads if a.buffer is access.buffer) > 1 or _read_elsewhere(sch, access, ref):
             continue
-        dim = next((d for d, index in enumerate(access.indices) if index is axes.vector), None)
+        dim = _vector_dim(access, axes)
         size = access.buffer.static_shape
-        if dim is None or size is None or size[dim] == width:
+        if dim is None or size is None or (size[dim] == width and access.stride(axes.vector) == 1):
             continue
         packed.add(name)
         rank = len(size)
         order = [dim, *range(dim), *range(dim + 2, rank + 1), dim + 1]
         sch.transform_layout(
-            ref, "read", _read_index(sch, ref, access), IndexMap.tile(rank, dim, width, order)
+            ref, "read", _read_index(sch, ref, access.buffer), IndexMap.tile(rank, dim, width, order)
         )
+    return packed
+
+
+def _pack_operands(
+    sch: Schedule, ref: BlockRef, info: BlockInfo, axes: _Axes, packed: set[str], target: Target
+) -> None:
+    """Copy operands that the vector axis walks in steps, and that are used often, with that axis last."""
+    strided = [a for a in info.loads if a.stride(axes.vector) not in (0, 1) and a.buffer.name not in packed]
+    for buffer in dict.fromkeys(a.buffer for a in strided):
+        accesses = [a for a in info.loads if a.buffer is buffer]
+        dim = _vector_dim(accesses[0], axes)
+        if len(accesses) > 1 or dim is None or _reuse(info, accesses[0]) < PACK_REUSE:
+            continue
+        copy = sch.cache_read(ref, _read_index(sch, ref, buffer), "global")
+        copied = block_info(block_named(sch, copy.name))
+        assert copied is not None
+        names = tuple(Var(f"i{n}", lo=0) for n in range(len(buffer.shape)))
+        order = (*names[:dim], *names[dim + 1 :], names[dim])
+        index = _read_index(sch, ref, copied.store.buffer)
+        sch.transform_layout(ref, "read", index, IndexMap(names, order))
+        schedule_injective(sch, copy, target)
+
+
+def _is_param(sch: Schedule, buffer: Buffer) -> bool:
+    return any(p is buffer for p in sch.func.params)
 
 
 def _read_elsewhere(sch: Schedule, access: Access, ref: BlockRef) -> bool:
@@ -134,13 +188,19 @@ def _read_elsewhere(sch: Schedule, access: Access, ref: BlockRef) -> bool:
     )
 
 
-def _read_index(sch: Schedule, ref: BlockRef, access: Access) -> int:
+def _read_index(sch: Schedule, ref: BlockRef, buffer: Buffer) -> int:
     names = dict.fromkeys(region.buffer.name for region in block_named(sch, ref.name).reads)
-    return list(names).index(access.buffer.name)
+    return list(names).index(buffer.name)
 
 
 def _tile_write_back(
-    sch: Schedule, write_back: BlockRef, ref: BlockRef, info: BlockInfo, axes: _Axes, tile: Tile, target: Target
+    sch: Schedule,
+    write_back: BlockRef,
+    ref: BlockRef,
+    info: BlockInfo,
+    axes: _Axes,
+    tile: Tile,
+    target: Target,
 ) -> LoopRef:
     """Tile the write-back's loops; returns the loop below which one tile is computed."""
     consumer = block_info(block_named(sch, write_back.name))

@@ -14,11 +14,21 @@ from tilewright.target import Target
 
 #: Independent accumulator vectors of a row reduction: hides the latency of the add.
 ACCUMULATORS = 2
+#: Shortest vector worth a reduction over lanes.
+MIN_LANES = 4
 
 
 def applies(infos: list[BlockInfo]) -> bool:
     """Whether some reduction walks an operand contiguously with a reduce iterator."""
     return any(a.stride(v) == 1 for info in infos for v in info.reduce for a in info.loads)
+
+
+def vectorizes(info: BlockInfo, target: Target) -> bool:
+    """Whether a reduce iterator is long enough for vectors along it."""
+    lanes = _lanes(info, target)
+    return any(
+        info.extent(v) >= 2 * lanes and any(a.stride(v) == 1 for a in info.loads) for v in info.reduce
+    )
 
 
 def schedule_rows(sch: Schedule, refs: list[BlockRef], target: Target) -> None:
@@ -86,9 +96,15 @@ def _factor(sch: Schedule, ref: BlockRef, outer: LoopRef | None, target: Target)
     contiguous: Var | None = next(
         (v for v in info.reduce if v in loops and any(a.stride(v) == 1 for a in info.loads)), None
     )
-    if contiguous is None or extent_of(sch, loops[contiguous]) < 2 * lanes:
+    if contiguous is None:
         return None
     extent = extent_of(sch, loops[contiguous])
+    # A short axis still gets narrower vectors where the reduction goes on along other axes.
+    steps = info.points(info.reduce)
+    while extent < 2 * lanes and lanes > MIN_LANES and steps >= 4 * lanes:
+        lanes //= 2
+    if extent < 2 * lanes:
+        return None
     width = lanes * (ACCUMULATORS if extent >= 4 * lanes * ACCUMULATORS else 1)
     _, part = sch.split(loops[contiguous], [None, width])
     partial = sch.rfactor(part, len(info.store.indices))
