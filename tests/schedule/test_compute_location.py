@@ -83,6 +83,30 @@ def test_compute_at_takes_the_hull_of_several_reads() -> None:
     assert_same(func, sch)
 
 
+def test_hull_of_reads_in_falling_order() -> None:
+    x = te.placeholder((8,), "float32", "x")
+    a = te.compute((8,), lambda i: x[i] + 1.0, "a")
+    b = te.compute((6,), lambda i: a[i + 2] - a[i] * a[i + 1], "b")
+    func = te.primfunc("falling", [x], [b])
+    sch = Schedule(func)
+    sch.compute_at(sch.get_block("a"), sch.get_loops(sch.get_block("b"))[0])
+    assert extents(sch, "a") == [6, 3]
+    assert_same(func, adversarial(sch.func))
+
+
+def test_reads_that_wrap_around() -> None:
+    x = te.placeholder((8,), "float32", "x")
+    a = te.compute((8,), lambda i: x[i] + 1.0, "a")
+    b = te.compute((8,), lambda i: a[(i + 3) % 8], "b")
+    func = te.primfunc("rotate", [x], [b])
+    sch = Schedule(func)
+    outer, _ = sch.split(sch.get_loops(sch.get_block("b"))[0], [None, 4])
+    sch.parallel(outer)
+    sch.compute_at(sch.get_block("a"), outer)
+    assert extents(sch, "a") == [2, 8]
+    assert_same(func, adversarial(sch.func))
+
+
 def test_softmax_row_by_row() -> None:
     func = softmax()
     sch = Schedule(func)

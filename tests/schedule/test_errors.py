@@ -235,6 +235,11 @@ CASES: list[tuple[str, Callable[[], Schedule], Callable[[Schedule], object]]] = 
         lambda s: s.parallel(loop(s, "y", 0)),
     ),
     (
+        "parallel: block 'y' may read elements of 't' that block 't' writes in another iteration of loop 'i'",
+        lambda: Schedule(read_ahead()),
+        lambda s: s.parallel(loop(s, "y", 0)),
+    ),
+    (
         "vectorize: the extent n of loop 'i0' is not constant",
         lambda: Schedule(symbolic()),
         lambda s: s.vectorize(loop(s, "s", 0)),
@@ -314,7 +319,17 @@ CASES: list[tuple[str, Callable[[], Schedule], Callable[[Schedule], object]]] = 
         lambda: Schedule(transposed_sum()),
         lambda s: s.reverse_compute_at(BlockRef("c"), loop(s, "b", 0)),
     ),
+    (
+        "reverse_compute_at: block 'y' accumulates, and iterations of loop 'i' would repeat its work",
+        lambda: Schedule(summed_windows()),
+        lambda s: s.reverse_compute_at(BlockRef("y"), loop(s, "t", 0)),
+    ),
     # inline
+    (
+        "compute_inline: block 't' writes 't' at v in dimension 1, which is not an iterator of its own",
+        lambda: Schedule(diagonal()),
+        lambda s: s.compute_inline(BlockRef("t")),
+    ),
     (
         "compute_inline: block 'C' is a reduction",
         lambda: Schedule(matmul_relu()),
@@ -512,6 +527,82 @@ def shared(x: float32[4], y: float32[5]):
             reads(t[w])
             writes(y[w])
             y[w] = t[w]
+"""
+    )
+
+
+def read_ahead() -> PrimFunc:
+    """The consumer also reads what only the next iteration writes, which is legal to write down (t is then
+    undefined).
+    """
+    return parse(
+        """
+@primfunc({"outputs": 1})
+def ahead(x: float32[5], y: float32[4]):
+    t = alloc(float32[5])
+    for i in serial(4):
+        with block("t"):
+            v = spatial(5, i)
+            reads(x[v])
+            writes(t[v])
+            t[v] = x[v]
+        for j in serial(2):
+            with block("y"):
+                w = spatial(4, i)
+                r = reduce(2, j)
+                reads(t[w + r])
+                writes(y[w])
+                with init():
+                    y[w] = 0.0
+                y[w] = y[w] + t[w + r]
+"""
+    )
+
+
+def summed_windows() -> PrimFunc:
+    """The sum of elements that are produced more than once."""
+    return parse(
+        """
+@primfunc({"outputs": 1})
+def windows(x: float32[5], y: float32[1]):
+    t = alloc(float32[5])
+    for i in serial(4):
+        for j in serial(2):
+            with block("t"):
+                v = spatial(5, i + j)
+                reads(x[v])
+                writes(t[v])
+                t[v] = x[v]
+    for k in serial(5):
+        with block("y"):
+            r = reduce(5, k)
+            reads(t[r])
+            writes(y[0])
+            with init():
+                y[0] = 0.0
+            y[0] = y[0] + t[r]
+"""
+    )
+
+
+def diagonal() -> PrimFunc:
+    return parse(
+        """
+@primfunc({"outputs": 1})
+def diagonal(x: float32[4], y: float32[4]):
+    t = alloc(float32[4, 4])
+    for i in serial(4):
+        with block("t"):
+            v = spatial(4, i)
+            reads(x[v])
+            writes(t[v, v])
+            t[v, v] = x[v]
+    for i in serial(4):
+        with block("y"):
+            v = spatial(4, i)
+            reads(t[v, v])
+            writes(y[v])
+            y[v] = t[v, v]
 """
     )
 
