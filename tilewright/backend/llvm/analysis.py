@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 
 from tilewright.errors import CompileError
 from tilewright.ir.expr import Const, Expr, Load, Var, as_expr
@@ -26,8 +27,9 @@ from tilewright.ir.stmt import (
     Stmt,
     Store,
     child_stmts,
+    seq,
 )
-from tilewright.ir.visit import substitute, transform_stmt, walk_stmt
+from tilewright.ir.visit import substitute, walk_stmt
 
 Indices = tuple[Expr, ...]
 
@@ -70,41 +72,98 @@ def _normalise(body: Stmt) -> tuple[Stmt, dict[Var, int]]:
     lengths.
     """
     loops = [s for s in walk_stmt(body) if isinstance(s, For)]
-    taken = {s.var for s in loops if s.kind != "vectorized"}
-    canonical: dict[int, Var] = {}
-    changes = False
+    canonical = _canonical_vars(loops)
+    # What each loop's variable becomes; a variable may belong to several loops, after copying.
+    targets: dict[Var, dict[Expr, None]] = {}
     for loop in loops:
-        if isinstance(loop.extent, Const) and loop.extent.value == 1 and loop.kind != "parallel":
-            changes = True
-            continue
-        if loop.kind != "vectorized":
-            continue
-        if not isinstance(loop.extent, Const):
-            raise CompileError(f"the extent of vectorized loop '{loop.var.name}' is not constant")
-        if any(isinstance(s, For) and s.kind in ("vectorized", "parallel") for s in walk_stmt(loop.body)):
-            raise CompileError(f"a vectorized or parallel loop inside vectorized loop '{loop.var.name}'")
-        length = int(loop.extent.value)
-        if length not in canonical:
-            fresh = loop.var in taken
-            canonical[length] = Var(loop.var.name, lo=0, hi=length - 1) if fresh else loop.var
-            taken.add(canonical[length])
-        changes = changes or canonical[length] is not loop.var
-
-    def visit(stmt: Stmt) -> Stmt | None:
-        if not isinstance(stmt, For) or stmt.kind == "parallel" or not isinstance(stmt.extent, Const):
-            return None
-        if stmt.extent.value == 1:
-            return substitute(stmt.body, {stmt.var: as_expr(0)})
-        if stmt.kind != "vectorized":
-            return None
-        var = canonical[int(stmt.extent.value)]
-        if var is stmt.var:
-            return None
-        return dataclasses.replace(stmt, var=var, body=substitute(stmt.body, {stmt.var: var}))
-
-    if changes:
-        body = transform_stmt(body, visit)
+        target: Expr = loop.var
+        if _runs_once(loop):
+            target = as_expr(0)
+        elif loop.kind == "vectorized":
+            target = canonical[_vector_length(loop)]
+        targets.setdefault(loop.var, {})[target] = None
+    everywhere: dict[Expr, Expr] = {}
+    for var, choices in targets.items():
+        (first, *others) = choices
+        if not others and first is not var:
+            everywhere[var] = first
+    mixed = {var for var, choices in targets.items() if len(choices) > 1}
+    if everywhere or mixed:
+        body = _Renaming(everywhere, canonical, mixed).statement(body)
     return body, {var: length for length, var in canonical.items()}
+
+
+def _canonical_vars(loops: list[For]) -> dict[int, Var]:
+    """A variable for each vector length: the one most loops of that length have, if it has no other use."""
+    users: dict[int, Counter[Var]] = {}
+    other: set[Var] = set()
+    for loop in loops:
+        if loop.kind == "vectorized" and not _runs_once(loop):
+            users.setdefault(_vector_length(loop), Counter())[loop.var] += 1
+        else:
+            other.add(loop.var)
+    canonical: dict[int, Var] = {}
+    for length, counts in users.items():
+        var = counts.most_common(1)[0][0]
+        if var in other or var in canonical.values():
+            var = Var(var.name, lo=0, hi=length - 1)
+        canonical[length] = var
+    return canonical
+
+
+def _runs_once(loop: For) -> bool:
+    return isinstance(loop.extent, Const) and loop.extent.value == 1 and loop.kind != "parallel"
+
+
+def _vector_length(loop: For) -> int:
+    if not isinstance(loop.extent, Const):
+        raise CompileError(f"the extent of vectorized loop '{loop.var.name}' is not constant")
+    if any(isinstance(s, For) and s.kind in ("vectorized", "parallel") for s in walk_stmt(loop.body)):
+        raise CompileError(f"a vectorized or parallel loop inside vectorized loop '{loop.var.name}'")
+    return int(loop.extent.value)
+
+
+class _Renaming:
+    """Replaces loop variables: ``everywhere`` those with one replacement, loop by loop the ``mixed`` ones."""
+
+    def __init__(self, everywhere: dict[Expr, Expr], canonical: dict[int, Var], mixed: set[Var]) -> None:
+        self._known = everywhere
+        self._canonical = canonical
+        self._mixed = mixed
+
+    def expression(self, e: Expr) -> Expr:
+        known = self._known.get(e)
+        if known is None:
+            children = e.children
+            fresh = [self.expression(c) for c in children]
+            same = all(a is b for a, b in zip(children, fresh, strict=True))
+            known = self._known[e] = e if same else e.rebuild(fresh)
+        return known
+
+    def statement(self, s: Stmt) -> Stmt:
+        if isinstance(s, Store):
+            return Store(s.buffer, tuple(map(self.expression, s.indices)), self.expression(s.value))
+        if isinstance(s, Seq):
+            return seq([self.statement(x) for x in s.stmts])
+        if isinstance(s, For):
+            return self._for(s)
+        if isinstance(s, If):
+            orelse = None if s.orelse is None else self.statement(s.orelse)
+            return If(self.expression(s.cond), self.statement(s.then), orelse)
+        if isinstance(s, Alloc):
+            return Alloc(s.buffer, self.statement(s.body))
+        if isinstance(s, Annotate):
+            return self.statement(s.body)
+        return s
+
+    def _for(self, s: For) -> Stmt:
+        once = _runs_once(s)
+        var = self._canonical[_vector_length(s)] if s.kind == "vectorized" and not once else s.var
+        body = s.body
+        if s.var in self._mixed and (once or var is not s.var):
+            body = substitute(body, {s.var: as_expr(0) if once else var})
+        body = self.statement(body)
+        return body if once else For(var, self.expression(s.extent), body, s.kind, s.annotations)
 
 
 _NONE: frozenset[Buffer] = frozenset()

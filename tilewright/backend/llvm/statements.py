@@ -15,7 +15,7 @@ from tilewright.backend.llvm.workspace import Workspace
 from tilewright.errors import CompileError
 from tilewright.ir import dtype as dt
 from tilewright.ir.bounds import Interval
-from tilewright.ir.expr import Call, Const, Var, all_of, conjuncts
+from tilewright.ir.expr import FALSE, Call, Const, Expr, Var, all_of, conjuncts, select
 from tilewright.ir.stmt import Alloc, Annotate, Buffer, Evaluate, For, If, Seq, Stmt, Store
 
 Launch = Callable[["Statements", For], None]
@@ -160,6 +160,11 @@ class Statements(Memory):
     # ----------------------------------------------------------------------------------------------- branches
     def _if(self, s: If) -> None:
         parts = conjuncts(s.cond)
+        reading = [c for c in parts if self.loads_memory(c)]
+        if reading and len(parts) > 1:
+            # What reads memory may only be read where the other parts hold.
+            self._if(self._in_order(s, [c for c in parts if c not in reading], reading))
+            return
         varying = [c for c in parts if self.forms.depends(c)]
         if not varying:
             cond = self.value(s.cond)
@@ -188,6 +193,24 @@ class Statements(Memory):
         self._masked(test, s.then, False)
         if s.orelse is not None:
             self._masked(test, s.orelse, True)
+
+    def _in_order(self, s: If, first: list[Expr], then: list[Expr]) -> If:
+        """``s`` with a condition that is evaluated part by part: ``first``, then each of ``then``."""
+        ordered = [all_of(first), *then] if first else then
+        if s.orelse is not None:
+            cond = ordered[-1]
+            for part in reversed(ordered[:-1]):
+                cond = select(part, cond, FALSE)
+            result = If(cond, s.then, s.orelse)
+        else:
+            result = s
+            body = s.then
+            for part in reversed(ordered):
+                result = If(part, body)
+                self.analysis.stored[result] = self.analysis.stored[s]
+                body = result
+        self.analysis.stored[result] = self.analysis.stored[s]
+        return result
 
     def _masked(self, test: Value, body: Stmt, negate: bool) -> None:
         """``body`` in those lanes where ``test`` holds."""
