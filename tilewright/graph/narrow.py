@@ -10,6 +10,9 @@ original one, side by side, with zeros around:
     d, r] = w[k].
 
 The zeros are wasted work, the fuller vectors are saved work; wide kernels gain, narrow ones do not.
+
+A zero tap times an infinite or NaN input is NaN: such inputs reach up to ``p - 1`` columns further than their
+window.
 """
 
 from __future__ import annotations
