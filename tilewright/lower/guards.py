@@ -58,7 +58,7 @@ def guard_padded_updates(func: PrimFunc) -> PrimFunc:
 
 def _split_zero(e: Expr) -> tuple[list[Expr], Expr]:
     """Conditions without which ``e`` is zero, and ``e`` given that they hold."""
-    if isinstance(e, Select) and isinstance(e.b, Const) and e.b.value == 0:
+    if isinstance(e, Select) and isinstance(e.b, Const) and e.b.value == 0 and _is_padding(e):
         conds, value = _split_zero(e.a)
         return conjuncts(e.cond) + conds, value
     if isinstance(e, BinOp) and e.op == "mul":
@@ -73,9 +73,16 @@ def _split_zero(e: Expr) -> tuple[list[Expr], Expr]:
     return [], e
 
 
+def _is_padding(e: Select) -> bool:
+    """Whether the choice is one of position: what depends on data stays a select, which costs less than a
+    branch and lets infinite and NaN factors through.
+    """
+    return not any(True for _ in loads_of(e.cond))
+
+
 def _split_identity(op: str, e: Expr) -> tuple[list[Expr], Expr]:
     """Conditions without which ``e`` is the identity of max/min, and ``e`` given that they hold."""
-    if isinstance(e, Select) and isinstance(e.b, Const):
+    if isinstance(e, Select) and isinstance(e.b, Const) and _is_padding(e):
         if dt.is_float(e.dtype):
             identity: float = -math.inf if op == "max" else math.inf
         else:

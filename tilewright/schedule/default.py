@@ -73,7 +73,7 @@ def default_schedule(func: PrimFunc, target: Target) -> Schedule:
 
 
 def _prefers_tile(info: BlockInfo, target: Target) -> bool:
-    """Whether a tile that gathers its operands is the only way to vectors: better than one element at a time."""
+    """Whether a tile that gathers its operands is the only way to vectors: better than element by element."""
     return multi_level_tiling.has_vector_axis(info) and not row_reduction.vectorizes(info, target)
 
 

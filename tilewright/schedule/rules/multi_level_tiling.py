@@ -52,7 +52,7 @@ def applies(info: BlockInfo, consts: Collection[str] = ()) -> bool:
 
 
 def has_vector_axis(info: BlockInfo) -> bool:
-    """Whether the output has a contiguous axis: a tile is possible, though operands may have to be gathered."""
+    """Whether the output has a contiguous axis: a tile is possible, though it may have to gather operands."""
     return bool(info.reduce) and _axes(info) is not None
 
 
@@ -211,9 +211,8 @@ def _tile_write_back(
     assert reduction is not None
     for access in consumer.loads:
         if access.buffer is reduction.store.buffer:
-            for mine, theirs in zip(access.indices, info.store.indices, strict=True):
-                if isinstance(mine, Var) and isinstance(theirs, Var):
-                    role[mine] = theirs
+            pairs = zip(access.indices, info.store.indices, strict=True)
+            role.update({a: b for a, b in pairs if isinstance(a, Var) and isinstance(b, Var)})
     outer: list[LoopRef] = []
     row_inner: list[LoopRef] = []
     columns: tuple[LoopRef, LoopRef, LoopRef] | None = None
