@@ -49,7 +49,7 @@ class Generator:
         self.vars: list[tuple[Var, int]] = []
         self.lane: tuple[Var, int] | None = None
         self.places: dict[Buffer, Expr] = {}
-        self.reduced: set[Buffer] = set()
+        self.reduced: dict[Buffer, str] = {}
         self.count = 0
 
     def pick(self, *choices: object) -> object:
@@ -175,11 +175,10 @@ class Generator:
         return Store(buffer, (self.places[buffer],), self.expr(buffer.dtype, 3))
 
     def reduction(self, buffer: Buffer, place: Expr) -> Stmt:
-        op = self.rng.choice(["add", "max", "min"] if buffer.dtype != "bool" else ["and", "or", "xor"])
         saved, self.registers = self.registers, [r for r in self.registers if r[0] is not buffer]
         term = self.expr(buffer.dtype, 2)
         self.registers = saved
-        return Store(buffer, (place,), binop(op, load(buffer, [place]), term))
+        return Store(buffer, (place,), binop(self.reduced[buffer], load(buffer, [place]), term))
 
     def statement(self, depth: int) -> Stmt:
         kind = self.rng.randrange(14)
@@ -219,8 +218,12 @@ class Generator:
         length = self.rng.choice([4, 8, 16, 3])
         var = Var(self.name("v"), lo=0, hi=length - 1)
         self.lane, self.places = (var, length), {}
-        # What lanes add up into is not read by them otherwise.
-        self.reduced = {b for b, n in self.registers if n < length and self.chance(0.7)}
+        # What lanes combine into one element is not read otherwise, and combined in one way.
+        self.reduced = {
+            b: self.rng.choice(["and", "or", "xor"] if b.dtype == "bool" else ["add", "max", "min"])
+            for b, n in self.registers
+            if n < length and self.chance(0.7)
+        }
         body = self.statement(depth - 1)
         self.lane, self.places = None, {}
         return For(var, as_expr(length), body, "vectorized")
