@@ -27,9 +27,9 @@ def simplify_body(func: PrimFunc) -> PrimFunc:
 PASSES: tuple[tuple[str, Pass], ...] = (
     ("decompose_reductions", decompose_reductions),
     ("flatten_blocks", flatten_blocks),
-    ("simplify_body", simplify_body),
     ("compact_buffers", compact_buffers),
     ("drop_overrun_guards", drop_overrun_guards),
+    ("simplify_body", simplify_body),
     ("guard_padded_updates", guard_padded_updates),
     ("hoist_guards", hoist_guards),
     ("clip_loops", clip_loops),
