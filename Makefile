@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 SHELL  := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format bench clean
+.PHONY: help demo test test-slow fuzz lint format bench clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -31,6 +31,9 @@ test: $(VENV)/.dev  ## the default test suite
 
 test-slow: $(VENV)/.dev  ## the tests left out of the default suite
 	$(BIN)/python -m pytest -n $(JOBS) -m slow
+
+fuzz: $(VENV)/.dev  ## random kernels until one fails, which is then minimised
+	$(BIN)/python -m tests.kernels.fuzz --seeds "$$(date +%s):"
 
 lint: $(VENV)/.dev  ## ruff, mypy and the import contracts
 	$(BIN)/ruff check .

@@ -1,7 +1,8 @@
 """Endless fuzzing of the kernel path: ``python -m tests.kernels.fuzz``.
 
-Runs random programs through :mod:`tests.kernels.harness`. What fails is minimised (fewer stages, smaller sizes) and printed as
-text IR with the call that repeats it. ``--seeds A:B`` bounds it, ``--slow`` lists structures that were left to plain loops.
+Runs random programs through :mod:`tests.kernels.harness`. What fails is minimised (fewer stages, smaller
+sizes) and printed as text IR with the call that repeats it. ``--seeds A:B`` bounds it, ``--slow`` lists
+blocks that were left to plain loops.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import traceback
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from tests.kernels.harness import check, prepare, slow_parts
-from tests.kernels.strategies import Case, ProgramGenerator, Value
 
+from tests.kernels.harness import check, prepare, slow_parts
+from tests.kernels.programs import Case, ProgramGenerator, Value
+from tests.kernels.strategies import generator as new_generator
 from tilewright.ir.interp import run
 from tilewright.ir.printer import to_text
 from tilewright.target import Target
@@ -52,7 +54,7 @@ def build(
     seed: int, stages: int, sizes: Mapping[int, int], out: str | None, cuts: Sequence[str]
 ) -> Case | None:
     """The program of ``seed``, reduced to output ``out``, with the tensors ``cuts`` given as inputs."""
-    generator = ProgramGenerator(seed, stages, sizes)
+    generator = new_generator(seed, stages, sizes)
     made = stages_of(generator)
     if not made:
         return None
@@ -88,7 +90,7 @@ def minimise(seed: int, stages: int, targets: Sequence[str], native: Sequence[st
         if failure(build(seed, fewer, {}, None, []), targets, native) == kind:
             stages = fewer
             break
-    generator = ProgramGenerator(seed, stages)
+    generator = new_generator(seed, stages)
     names = [v.tensor.name for v in stages_of(generator)]
     for name in names:
         if fails(sizes, name, []):

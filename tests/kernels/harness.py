@@ -1,4 +1,6 @@
-"""A program through the whole kernel path: scheduled, lowered, interpreted, and run natively between guard pages."""
+"""A program through the whole kernel path: scheduled, lowered, interpreted, run natively between guard
+pages.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +15,15 @@ from collections.abc import Iterator, Sequence
 from math import prod
 
 import numpy as np
-from tests.kernels.strategies import Case
 
+from tests.kernels.programs import Case
 from tilewright.backend import get_backend
 from tilewright.ir import dtype as dt
 from tilewright.ir.collapse import collapse_dims
 from tilewright.ir.interp import run
 from tilewright.ir.stmt import Block, Buffer, For, PrimFunc, Stmt, Store
 from tilewright.ir.verify import verify
-from tilewright.ir.visit import child_stmts, const_int
+from tilewright.ir.visit import child_stmts, const_int, find_blocks
 from tilewright.lower import lower
 from tilewright.runtime.loader import load, load_runtime
 from tilewright.runtime.pool import ThreadPool
@@ -52,6 +54,10 @@ class Prepared:
     lowered: PrimFunc
     inputs: list[np.ndarray]
     shapes: list[tuple[int, ...]]
+
+    def scheduled_blocks(self) -> list[Block]:
+        """The blocks that are left after inlining and those that the schedule made."""
+        return find_blocks(self.scheduled.body)
 
 
 def prepare(case: Case, target: Target) -> Prepared:
@@ -91,7 +97,7 @@ def check_interpreted(case: Case, prepared: Prepared, expected: Sequence[np.ndar
 
 
 def check_native(case: Case, prepared: Prepared, target: Target, expected: Sequence[np.ndarray]) -> None:
-    """Machine code for ``target`` computes it too and stays within its buffers, with one and with two threads."""
+    """Machine code for ``target`` computes it too and stays within its buffers, on one and two threads."""
     backend = get_backend(target)
     module = backend.emit(prepared.lowered, target, "tw_k_fuzz")
     code = backend.compile([module.text], target)
@@ -112,14 +118,14 @@ def _runtime() -> dict[str, int]:
 
 
 class GuardedMemory:
-    """Shared memory between two pages that cannot be touched; the data ends (or begins) right at one of them."""
+    """Shared memory between two pages that cannot be touched; the data ends (or begins) at one of them."""
 
     def __init__(self, nbytes: int, at_end: bool, align: int, fill: int) -> None:
         self.size = -(-max(nbytes, 1) // _PAGE) * _PAGE
         self._map = mmap.mmap(-1, self.size + 2 * _PAGE)
         self._whole = np.frombuffer(self._map, np.uint8)
         base = self._whole.ctypes.data
-        _protect(base, _PAGE, mmap.PROT_READ * 0)
+        _protect(base, _PAGE, 0)
         _protect(base + _PAGE + self.size, _PAGE, 0)
         self.start = _PAGE + (self.size - -(-nbytes // align) * align if at_end else 0)
         self.nbytes = nbytes
@@ -208,7 +214,7 @@ def check(case: Case, targets: Sequence[str], native: Sequence[str]) -> None:
             check_native(case, prepared, target, expected)
 
 
-# -------------------------------------------------------------------------------------------------------- poor schedules
+# -------------------------------------------------------------------------------------------- poor schedules
 
 
 @dataclasses.dataclass(frozen=True)
