@@ -553,5 +553,6 @@ def positions(g: ProgramGenerator, v: Value) -> Value | None:
 STAGES: tuple[Stage, ...] = (
     matmul, matmul, matmul, conv, conv, conv, conv, pool, pool, reduction, reduction, reduction, softmax,
     layer_norm, masked_reduction, unary, unary, binary, binary, binary, bias_relu, bias_relu, convert,
-    convert, mask, mask, transpose, transpose, strided_slice, pad, concat, gather, reshape, resize, expand, positions,
+    convert, mask, mask, transpose, transpose, strided_slice, pad, concat, gather, reshape,
+    resize, expand, positions,
 )  # fmt: skip

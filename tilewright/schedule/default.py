@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -10,11 +11,14 @@ from tilewright.ir.stmt import PrimFunc
 from tilewright.ir.visit import find_blocks
 from tilewright.schedule.rules import lane_reduction, multi_level_tiling, row_reduction
 from tilewright.schedule.rules.analysis import BlockInfo, block_info, is_injective
-from tilewright.schedule.rules.common import block_named
+from tilewright.schedule.rules.common import block_named, extent_of
 from tilewright.schedule.rules.injective import schedule_injective
 from tilewright.schedule.rules.inline import auto_inline
 from tilewright.schedule.schedule import BlockRef, Schedule
 from tilewright.target import Target
+
+#: Computing an element this often is still padding to whole vectors, not repeated work.
+MAX_REPEAT = 2
 
 
 def default_schedule(func: PrimFunc, target: Target) -> Schedule:
@@ -32,17 +36,19 @@ def default_schedule(func: PrimFunc, target: Target) -> Schedule:
     tiled = any(i.reduce and multi_level_tiling.applies(i, consts) for i in known)
     lanes = any(i.reduce and lane_reduction.applies(i, target) for i in known)
     reductions = [i for i in known if i.reduce]
-    alone = len(reductions) == 1 and _prefers_tile(reductions[0], target)
+    by_tiles = all(_prefers_tile(i, target) for i in reductions) and (
+        len(reductions) == 1 or all(map(row_reduction.is_short, reductions))
+    )
     if (
         not tiled
         and not lanes
-        and not alone
+        and not by_tiles
         and len(known) == len(infos)
         and len(func.outputs) == 1
         and row_reduction.applies(known)
     ):
         rows = _attempt(sch, partial(row_reduction.schedule_rows, refs=refs, target=target))
-        if rows is not None:
+        if rows is not None and not _repeats_work(sch, rows):
             return rows
     original = {r.name for r in refs}
     done: set[str] = set()
@@ -75,6 +81,18 @@ def default_schedule(func: PrimFunc, target: Target) -> Schedule:
 def _prefers_tile(info: BlockInfo, target: Target) -> bool:
     """Whether a tile that gathers its operands is the only way to vectors: better than element by element."""
     return multi_level_tiling.has_vector_axis(info) and not row_reduction.vectorizes(info, target)
+
+
+def _repeats_work(before: Schedule, after: Schedule) -> bool:
+    """Whether a block runs much more often than it did: rows that overlap compute what they share again."""
+    was, now = _runs(before), _runs(after)
+    return any(now[name] > MAX_REPEAT * runs for name, runs in was.items() if name in now)
+
+
+def _runs(sch: Schedule) -> dict[str, int]:
+    """How often each block's body runs."""
+    names = [b.name for b in find_blocks(sch.func.body)]
+    return {n: math.prod(extent_of(sch, loop) for loop in sch.get_loops(BlockRef(n))) for n in names}
 
 
 def _attempt(sch: Schedule, rule: Callable[[Schedule], None]) -> Schedule | None:

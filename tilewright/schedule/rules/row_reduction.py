@@ -24,11 +24,21 @@ def applies(infos: list[BlockInfo]) -> bool:
 
 
 def vectorizes(info: BlockInfo, target: Target) -> bool:
-    """Whether a reduce iterator is long enough for vectors along it."""
-    lanes = _lanes(info, target)
-    return any(
-        info.extent(v) >= 2 * lanes and any(a.stride(v) == 1 for a in info.loads) for v in info.reduce
-    )
+    """Whether a reduce iterator is long enough for partial results by lane."""
+    axis = _contiguous(info)
+    return axis is not None and info.extent(axis) >= 2 * _lanes(info, target)
+
+
+def is_short(info: BlockInfo) -> bool:
+    """Whether no reduce iterator is long enough for any vector along it."""
+    axis = _contiguous(info)
+    return axis is None or info.extent(axis) < MIN_LANES
+
+
+def _contiguous(info: BlockInfo) -> Var | None:
+    """The longest reduce iterator that walks an operand contiguously."""
+    found = [v for v in info.reduce if any(a.stride(v) == 1 for a in info.loads)]
+    return max(found, key=info.extent, default=None)
 
 
 def schedule_rows(sch: Schedule, refs: list[BlockRef], target: Target) -> None:
@@ -85,6 +95,8 @@ def _schedule_row_block(sch: Schedule, ref: BlockRef, outer: LoopRef | None, tar
     if partial is not None:
         _vectorize_partial(sch, partial, outer, target)
         _vectorize_final(sch, ref, outer, target)
+    else:
+        _vectorize_short(sch, ref, outer, target)
 
 
 def _factor(sch: Schedule, ref: BlockRef, outer: LoopRef | None, target: Target) -> BlockRef | None:
@@ -142,3 +154,16 @@ def _vectorize_final(sch: Schedule, ref: BlockRef, outer: LoopRef | None, target
                 many, loop = sch.split(loop, [None, lanes])
                 sch.unroll(many)
             sch.vectorize(loop)
+
+
+def _vectorize_short(sch: Schedule, ref: BlockRef, outer: LoopRef | None, target: Target) -> None:
+    """Reduce an axis that is too short for partial results by horizontal reductions of what it has."""
+    info = _info(sch, ref)
+    loops = loops_by_iter(sch, ref, below=outer)
+    axis = _contiguous(info)
+    if axis is None or axis not in loops or extent_of(sch, loops[axis]) < MIN_LANES:
+        return
+    order = [loops[v] for v in info.spatial + info.reduce if v in loops and v is not axis]
+    if order:
+        sch.reorder(*order, loops[axis])
+    vectorize_inner(sch, loops[axis], _lanes(info, target))
