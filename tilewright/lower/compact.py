@@ -42,7 +42,7 @@ def compact_buffers(func: PrimFunc) -> PrimFunc:
             continue
         place, outer = _common_scope([path for path, _ in found])
         places.setdefault(place, []).append(buffer)
-        fresh[buffer] = _shrink(buffer, [(path, indices) for path, indices in found], outer)
+        fresh[buffer] = _shrink(_in_memory_if_shared(buffer, found, outer), found, outer)
     return func.with_(body=_rebuild(body, places, fresh))
 
 
@@ -92,6 +92,18 @@ def _common_scope(paths: list[Path]) -> tuple[Stmt, list[For]]:
         # All accesses are in the loop's body: the body is the place.
         outer, place = prefix, place.body
     return place, [s for s in outer if isinstance(s, For)]
+
+
+def _in_memory_if_shared(
+    buffer: Buffer, accesses: list[tuple[Path, tuple[Expr, ...]]], outer: list[For]
+) -> Buffer:
+    """A register buffer that iterations of a parallel loop share lives in memory: threads see no others' registers."""
+    shared = any(
+        isinstance(stmt, For) and stmt.kind == "parallel" and stmt not in outer
+        for path, _ in accesses
+        for stmt in path
+    )
+    return buffer.with_(scope="global") if shared and buffer.scope == "register" else buffer
 
 
 def _shrink(
