@@ -164,7 +164,7 @@ def bench(
 
     Args:
         shapes, inputs, seed: as :func:`tilewright.checking.check`.
-        against: names of engines (:data:`tilewright.peers.PEERS`); an empty sequence times this project alone.
+        against: names of engines (:data:`tilewright.peers.PEERS`); an empty sequence times tilewright alone.
         threads: threads of every engine.
         runs: recorded calls of every engine; by default as many as fit into about two seconds.
         progress: called with (step, done, total); a total of 0 is unknown.

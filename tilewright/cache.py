@@ -101,7 +101,7 @@ class DiskCache:
     def get_file(self, key: str) -> Path | None:
         """The file stored under ``key`` by :meth:`put_file`, for mapping it into memory, or None.
 
-        Its content is not checked here: it has a format of its own. :meth:`drop_file` forgets one that proves damaged.
+        Its content is not checked here: it has a format of its own. :meth:`drop_file` forgets a damaged one.
         """
         path = self._path(key).with_suffix(_FILE)
         try:

@@ -154,8 +154,8 @@ class Timing:
 
     def __str__(self) -> str:
         return (
-            f"{self.seconds * 1e3:.3f} ms (best {self.best * 1e3:.3f} of {self.runs}), {self.gflops:.1f} GFLOP/s, "
-            f"{self.share:.1%} of the roofline at {self.roofline.threads} thread(s)"
+            f"{self.seconds * 1e3:.3f} ms (best {self.best * 1e3:.3f} of {self.runs}), "
+            f"{self.gflops:.1f} GFLOP/s, {self.share:.1%} of the roofline at {self.roofline.threads} thread(s)"
         )
 
 
@@ -199,7 +199,8 @@ class Workbench(Schedule):
             if not np.allclose(a, b, rtol=rtol, atol=rtol * scale * 0.1, equal_nan=True):
                 worst = float(np.max(np.abs(a.astype(np.float64) - b.astype(np.float64))))
                 raise CheckFailed(
-                    f"output {number} of the scheduled '{self.func.name}' differs by up to {worst:.3g} (scale {scale:.3g})"
+                    f"output {number} of the scheduled '{self.func.name}' differs by up to {worst:.3g} "
+                    f"(scale {scale:.3g})"
                 )
 
     def bench(self, threads: int = 1, seconds: float = 0.5) -> Timing:

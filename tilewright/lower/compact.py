@@ -97,7 +97,8 @@ def _common_scope(paths: list[Path]) -> tuple[Stmt, list[For]]:
 def _in_memory_if_shared(
     buffer: Buffer, accesses: list[tuple[Path, tuple[Expr, ...]]], outer: list[For]
 ) -> Buffer:
-    """A register buffer that iterations of a parallel loop share lives in memory: threads see no others' registers."""
+    """A register buffer that iterations of a parallel loop share lives in memory instead: no thread sees
+    another's registers."""
     shared = any(
         isinstance(stmt, For) and stmt.kind == "parallel" and stmt not in outer
         for path, _ in accesses
