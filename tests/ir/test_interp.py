@@ -287,3 +287,33 @@ def test_intrinsics_check_their_operands() -> None:
     with pytest.raises(KeyError):
         intrinsic("no_such_function", as_expr(1.0))
     assert intrinsic("isnan", as_expr(1.0)).dtype == "bool"
+
+
+def test_a_masked_sum_into_an_array_without_dimensions() -> None:
+    x, total = Buffer.make("x", (5,), "int32"), Buffer.make("total", (), "int32")
+    lane = Var("lane", lo=0, hi=7)
+    add = Store(total, (), load(total, []) + load(x, [lane]))
+    clear = Store(total, (), const(0, "int32"))
+    func = PrimFunc("f", (x, total), seq([clear, For(lane, as_expr(8), If(lane < 5, add), "vectorized")]))
+    assert run(func, [np.arange(5, dtype=np.int32)], check_undefined=True)[0] == 10
+
+
+def test_what_is_the_same_in_all_lanes_is_read_only_where_a_lane_needs_it() -> None:
+    flag, x, y = (Buffer.make(n, (3,), d) for n, d in (("flag", "bool"), ("x", "float32"), ("y", "float32")))
+    row, lane = Var("row", lo=0, hi=7), Var("lane", lo=0, hi=7)
+    value = select(load(flag, [row]), load(x, [lane]), const(1.0, "float32"))
+    store = If((row < 3) & (lane < 3), Store(y, (lane,), value))
+    func = PrimFunc("f", (flag, x, y), For(row, as_expr(8), For(lane, as_expr(8), store, "vectorized")))
+    flags, values = np.array([True, False, True]), np.arange(3, dtype=np.float32)
+    assert run(func, [flags, values])[0].tolist() == [0, 1, 2]
+
+
+def test_empty_reductions_are_neutral() -> None:
+    x = te.placeholder((3, 0), "float32", "x")
+    total = te.compute((3,), lambda i: te.reduce("sum", (0,), lambda k: x[i, k]), "total")
+    top = te.compute((), lambda: te.reduce("max", (3, 0), lambda i, k: x[i, k]), "top")
+    sums, maximum_of_none = run(
+        te.primfunc("f", [x], [total, top]), [np.zeros((3, 0), np.float32)], check_undefined=True
+    )
+    assert sums.tolist() == [0, 0, 0]
+    assert maximum_of_none == -np.inf

@@ -5,10 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.kernels.harness import check, prepare, slow_parts
+from tests.kernels.harness import Prepared, check, check_native, prepare, slow_parts, statements
 from tests.kernels.programs import Case
 from tilewright.ir import te
-from tilewright.ir.expr import Expr, as_expr, const, maximum, minimum, select
+from tilewright.ir.collapse import collapse_dims
+from tilewright.ir.expr import Expr, Var, as_expr, const, load, maximum, minimum, select
+from tilewright.ir.interp import run
+from tilewright.ir.stmt import Buffer, For, If, PrimFunc, Store, seq
+from tilewright.lower import lower
+from tilewright.schedule.default import default_schedule
 from tilewright.target import Target
 
 TARGETS = ("x86-64-v3", "x86-64-v4")
@@ -152,3 +157,44 @@ def test_is_vectorized(name: str, target: str) -> None:
 def test_arithmetic_behind_padding_is_not_repeated() -> None:
     prepared = prepare(CASES["work behind padding"], Target.parse("x86-64-v4"))
     assert "padded" in {b.name for b in prepared.scheduled_blocks()}
+
+
+@pytest.mark.parametrize("sizes", [(0, 5, 5), (5, 0, 5), (5, 5, 0), (17, 33, 0), (1, 1, 0), (0, 0, 0)])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_empty_products(sizes: tuple[int, int, int], transposed: bool) -> None:
+    m, n, k = sizes
+    a = te.placeholder((m, k), "float32", "a")
+    b = te.placeholder((n, k) if transposed else (k, n), "float32", "b")
+    product = contraction(a, b, m, n, k, transposed)
+    out = te.compute((m, n), lambda i, j: product[i, j] + 1.0, "out")
+    check(case([a, b], [out]), [*TARGETS, "native"], ["native"])
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(
+    ("m", "n", "k"), [(1, 10**9, 1), (10**9, 1, 1), (3, 5, 10**9), (10**9, 7, 3), (10**5,) * 3]
+)
+def test_code_does_not_grow_with_huge_loops(m: int, n: int, k: int, target: str) -> None:
+    a, b = te.placeholder((m, k), "float32", "a"), te.placeholder((n, k), "float32", "b")
+    product = contraction(a, b, m, n, k, True)
+    func = collapse_dims(te.primfunc("huge", [a, b], [product]))
+    assert statements(lower(default_schedule(func, Target.parse(target)).func).body) < 2000
+
+
+@pytest.mark.skipif(HOST.arch != "x86_64", reason="compares with the host's own vectors")
+def test_conditions_that_read_memory_are_evaluated_part_by_part() -> None:
+    """The second part would read past the end of ``mask`` where the first does not hold."""
+    mask, out = Buffer.make("mask", (15,), "bool"), Buffer.make("out", (16,), "int32")
+    lane, serial = Var("lane", lo=0, hi=7), Var("i", lo=0, hi=15)
+    stores = []
+    for orelse in (None, Store(out, (lane,), const(2, "int32"))):
+        guarded = If((lane < 7) & load(mask, [lane + 8]), Store(out, (lane,), const(1, "int32")), orelse)
+        stores.append(For(lane, as_expr(8), guarded, "vectorized"))
+    plain = If((serial < 15) & load(mask, [serial]), Store(out, (serial,), const(3, "int32")))
+    clear = Store(out, (serial,), const(0, "int32"))
+    body = seq([For(serial, as_expr(16), clear), stores[0], For(serial, as_expr(16), plain), stores[1]])
+    func = PrimFunc("f", (mask, out), body)
+    inputs = (np.arange(15) % 3 != 0,)
+    expected = run(func, list(inputs))
+    prepared = Prepared(func, func, func, list(inputs), [(16,)])
+    check_native(Case(func, inputs, (True,), ()), prepared, HOST, expected)

@@ -62,7 +62,7 @@ def run(
         for buffer, a, b in zip(func.outputs, outputs, again, strict=True):
             differs = (a != b) & ~((a != a) & (b != b))
             if np.any(differs):
-                place = [int(i[0]) for i in np.nonzero(differs)]
+                place = np.argwhere(differs)[0].tolist()
                 raise VerifyError(
                     f"element {place} of output '{buffer.name}' depends on memory that was never written"
                 )

@@ -11,7 +11,21 @@ import numpy as np
 from tilewright.errors import VerifyError
 from tilewright.ir import dtype as dt
 from tilewright.ir import interp_ops
-from tilewright.ir.expr import BinOp, Call, Cast, Cmp, Const, Expr, Load, Select, Var, as_expr, conjuncts
+from tilewright.ir.expr import (
+    FALSE,
+    BinOp,
+    Call,
+    Cast,
+    Cmp,
+    Const,
+    Expr,
+    Load,
+    Select,
+    Var,
+    as_expr,
+    conjuncts,
+    select,
+)
 from tilewright.ir.interp_grid import Grid, plan_grid
 from tilewright.ir.intrinsics import INTRINSICS
 from tilewright.ir.simplify import Simplifier, lasting
@@ -156,7 +170,7 @@ class Translator:
     def _if(self, s: If) -> None:
         cond = self._env.simplify(s.cond)
         outer = self._env
-        with self._indented(f"if {self._expr(cond)}:"):
+        with self._indented(f"if {self._expr(_in_order(cond))}:"):
             self._env = outer.assuming(lasting(cond))
             self._stmt(s.then)
         self._env = outer
@@ -347,3 +361,14 @@ class Translator:
 
 def _may_fail(e: Expr) -> bool:
     return isinstance(e, Load) or (isinstance(e, BinOp) and e.op in ("floordiv", "mod"))
+
+
+def _in_order(cond: Expr) -> Expr:
+    """``cond`` evaluated part by part: those that may fail only where the others hold."""
+    parts = sorted(conjuncts(cond), key=lambda c: any(map(_may_fail, walk_expr(c))))
+    if len(parts) < 2 or not any(map(_may_fail, walk_expr(parts[-1]))):
+        return cond
+    result = parts[-1]
+    for part in reversed(parts[:-1]):
+        result = select(part, result, FALSE)
+    return result

@@ -147,7 +147,12 @@ def accumulate(
     if mask is not None:
         # Elements that no instance of the grid reaches may lie outside of the array.
         reached = np.broadcast_to(mask, shape).transpose(*kept, *axes).reshape(terms.shape).any(axis=-1)
-        terms, places = terms[reached], checked(tuple(p[reached] for p in places), array.shape, name)
+        if not kept:
+            if not reached:
+                return
+        else:
+            terms, places = terms[reached], tuple(p[reached] for p in places)
+        places = checked(places, array.shape, name)
     start = np.broadcast_to(array[places], terms.shape[:-1])
     both = np.concatenate([start[..., None], terms.astype(array.dtype, copy=False)], axis=-1)
     array[places] = BINARY[op].accumulate(both, axis=-1, dtype=array.dtype)[..., -1]  # type: ignore[attr-defined]

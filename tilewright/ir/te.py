@@ -17,7 +17,7 @@ from tilewright.ir import expr as ex
 from tilewright.ir.expr import Expr, ExprLike, Reduce, Var, as_expr
 from tilewright.ir.regions import block_regions
 from tilewright.ir.stmt import Alloc, Block, Buffer, For, IterVar, PrimFunc, Stmt, Store, seq
-from tilewright.ir.visit import rewrite_expr, substitute_expr, walk_expr
+from tilewright.ir.visit import const_int, rewrite_expr, substitute_expr, walk_expr
 
 
 class Tensor:
@@ -183,6 +183,8 @@ def _nest(stage: Tensor, renamed: dict[Buffer, Buffer]) -> Stmt:
         return None
 
     value = rewrite_expr(stage.body, visit)
+    if isinstance(value, Reduce) and any(const_int(e) == 0 for e in value.extents):
+        value = ex.reduce_identity(value.op, buffer.dtype)  # no instance would run, so none would initialise
     reduction = value if isinstance(value, Reduce) else None
     dims = list(zip(stage.axes, stage.shape, strict=True))
     kinds = ["spatial"] * len(dims)
