@@ -155,7 +155,8 @@ class Timing:
     def __str__(self) -> str:
         return (
             f"{self.seconds * 1e3:.3f} ms (best {self.best * 1e3:.3f} of {self.runs}), "
-            f"{self.gflops:.1f} GFLOP/s, {self.share:.1%} of the roofline at {self.roofline.threads} thread(s)"
+            f"{self.gflops:.1f} GFLOP/s, {self.share:.1%} of the roofline at "
+            f"{self.roofline.threads} thread(s)"
         )
 
 

@@ -63,3 +63,8 @@ def test_addresses() -> None:
     readonly.flags.writeable = False
     assert data_address(readonly) == address
     assert data_address(np.ones(3, ml_dtypes.bfloat16)) % 2 == 0
+
+
+def test_too_much_memory_is_a_memory_error() -> None:
+    with pytest.raises(MemoryError, match=r"GiB cannot be allocated"):
+        allocate(1 << 60)

@@ -70,6 +70,7 @@ def _options(
     cache_dir: Annotated[str | None, _flag("cache_dir")] = None,
     jobs: Annotated[str | None, _flag("jobs")] = None,
     no_cache: Annotated[bool, _flag("cache")] = False,
+    no_fast_conv: Annotated[bool, _flag("fast_conv")] = False,
     debug: Annotated[bool, _flag("debug")] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)
@@ -78,6 +79,7 @@ def _options(
     """Flags of the whole program; they may stand before or after the subcommand."""
     changes: dict[str, Any] = {"cache_dir": cache_dir, "jobs": jobs}
     changes |= {"cache": False if no_cache else None, "debug": True if debug else None}
+    changes |= {"fast_conv": False if no_fast_conv else None}
     config.use(config.Options.from_environment(**changes))
 
 
@@ -95,6 +97,9 @@ def run(argv: list[str]) -> int:
         return EXIT_INTERRUPTED
     except TilewrightError as error:
         return _report(str(error), error.exit_code, debug or config.options().debug)
+    except MemoryError as error:
+        text = f"not enough memory: {error}\n  hint: give smaller shapes (--shape), or fewer threads (--threads)"
+        return _report(text, 2, debug or config.options().debug)
     except BrokenPipeError:
         # The reader (head, less) has gone. Point stdout at nothing, or flushing it at exit fails again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

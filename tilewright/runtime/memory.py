@@ -31,12 +31,18 @@ def allocate(nbytes: int, *, reserve: bool = False) -> mmap.mmap:
     Args:
         nbytes: its size.
         reserve: whether most of it may never be used, so that the system should not account for it yet.
+
+    Raises:
+        MemoryError: the system does not have that much.
     """
     size = max(nbytes, 1)
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     if reserve:
         flags |= getattr(mmap, "MAP_NORESERVE", 0)
-    memory = mmap.mmap(-1, size, flags=flags)
+    try:
+        memory = mmap.mmap(-1, size, flags=flags)
+    except OSError as error:
+        raise MemoryError(f"{size / 2**30:.1f} GiB cannot be allocated ({error.strerror})") from error
     if size >= HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # a kernel built without them
             memory.madvise(mmap.MADV_HUGEPAGE)
