@@ -112,7 +112,10 @@ class For(Stmt):
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class If(Stmt):
-    """``then`` where ``cond`` (bool) holds, else ``orelse``."""
+    """``then`` where ``cond`` (bool) holds, else ``orelse``.
+
+    Parts of ``cond`` (joined by ``and``) that read memory are only evaluated where the other parts hold.
+    """
 
     cond: Expr
     then: Stmt
