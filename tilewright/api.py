@@ -257,6 +257,7 @@ def compile(
         progress=progress,
         dump=folder,
         check=settings.debug,
+        fast_conv=settings.fast_conv,
     )
     key = None if store is None or folder is not None else _source_key(source, shapes, chosen, count)
     kept = None if key is None or store is None else _kept_artifact(store, key)
@@ -288,10 +289,10 @@ def _source_key(source: Source, shapes: Shapes | None, target: Target, threads: 
         return None
     if b"location" in data:
         return None
+    fast = str(options().fast_conv)
     sizes = json.dumps({name: list(shape) for name, shape in sorted((shapes or {}).items())}, default=str)
-    return cache_key(
-        "model", compiler_epoch(), sizes, target.to_json(), str(threads), hashlib.sha256(data).hexdigest()
-    )
+    digest = hashlib.sha256(data).hexdigest()
+    return cache_key("model", compiler_epoch(), sizes, target.to_json(), str(threads), fast, digest)
 
 
 def _kept_artifact(store: DiskCache, key: str) -> Artifact | None:

@@ -96,6 +96,7 @@ class Options:
         progress: told about finished steps.
         dump: folder for the graph after every pass and the program of every kernel at every stage, or None.
         check: verify the graph after every pass.
+        fast_conv: whether convolutions may become Winograd's (docs/winograd.md).
     """
 
     choose: Choose
@@ -105,6 +106,7 @@ class Options:
     progress: Progress | None = None
     dump: Path | None = None
     check: bool = False
+    fast_conv: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +176,8 @@ def build_variant(
     backend = get_backend(target)
     say = options.progress or (lambda stage, done, total: None)
     say("graph", 0, 1)
-    optimised = optimise(graph, _graph_dumper(options.dump), options.check)
+    skip = () if options.fast_conv else ("use_fast_convolutions",)
+    optimised = optimise(graph, _graph_dumper(options.dump), options.check, skip)
     groups = partition(optimised)
     kernels = graph_kernels(optimised, groups)
     say("graph", 1, 1)

@@ -64,6 +64,8 @@ class Options:
         cache_dir: where compiled kernels and downloaded models are kept.
         jobs: how many kernels are compiled at the same time, each in a process of its own.
         cache: whether compiled kernels are looked up and kept there.
+        fast_conv: whether 3x3 convolutions may be computed by Winograd's algorithm: faster, with other
+            rounding errors and larger weights.
         debug: show Python tracebacks for expected errors, verify the program after every pass.
     """
 
@@ -91,6 +93,16 @@ class Options:
         default_factory=lambda: True,
         metadata=_source(
             "--no-cache", "TILEWRIGHT_CACHE", _parse_bool, "Do not use the compile cache.", "use it"
+        ),
+    )
+    fast_conv: bool = dataclasses.field(
+        default_factory=lambda: True,
+        metadata=_source(
+            "--no-fast-conv",
+            "TILEWRIGHT_FAST_CONV",
+            _parse_bool,
+            "Compute every convolution directly, never by Winograd's algorithm.",
+            "use it",
         ),
     )
     debug: bool = dataclasses.field(

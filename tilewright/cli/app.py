@@ -98,7 +98,9 @@ def run(argv: list[str]) -> int:
     except TilewrightError as error:
         return _report(str(error), error.exit_code, debug or config.options().debug)
     except MemoryError as error:
-        text = f"not enough memory: {error}\n  hint: give smaller shapes (--shape), or fewer threads (--threads)"
+        text = (
+            f"not enough memory: {error}\n  hint: give smaller shapes (--shape), or fewer threads (--threads)"
+        )
         return _report(text, 2, debug or config.options().debug)
     except BrokenPipeError:
         # The reader (head, less) has gone. Point stdout at nothing, or flushing it at exit fails again.

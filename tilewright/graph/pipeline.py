@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final, TypeAlias
 
 from tilewright.graph.affine import fold_affine, shrink_uniform
@@ -11,6 +11,7 @@ from tilewright.graph.canonical import collapse_matmul, fold_pads
 from tilewright.graph.cse import eliminate_common_subexpressions
 from tilewright.graph.decompose import decompose, decompose_elementwise
 from tilewright.graph.embedding import lookup_one_hot_products
+from tilewright.graph.fast_conv import use_fast_convolutions
 from tilewright.graph.fold import absorb_parameters, fold_constants
 from tilewright.graph.graph import Graph, verify
 from tilewright.graph.layout import assign_layouts
@@ -55,17 +56,26 @@ PASSES: Final[tuple[tuple[str, Pass], ...]] = (
     ("assign_layouts", assign_layouts),
     ("simplify_layouts", simplify),
     ("pack_narrow_convolutions", pack_narrow_convolutions),
+    ("use_fast_convolutions", use_fast_convolutions),
     ("canonicalise_views", canonicalise_views),
     ("eliminate_dead_code", eliminate_dead_code),
 )
 
 
-def optimise(graph: Graph, dump: Callable[[str, Graph], None] | None = None, check: bool = False) -> Graph:
-    """Run :data:`PASSES`. ``dump`` sees the graph after every pass by name; ``check`` verifies it there.
+def optimise(
+    graph: Graph,
+    dump: Callable[[str, Graph], None] | None = None,
+    check: bool = False,
+    skip: Collection[str] = (),
+) -> Graph:
+    """Run :data:`PASSES` but those named in ``skip``. ``dump`` sees the graph after every pass by name;
+    ``check`` verifies it there.
 
     Raises GraphError when a pass left a graph that breaks the rules (with ``check``).
     """
     for name, step in PASSES:
+        if name in skip:
+            continue
         graph = step(graph)
         if check:
             verify(graph)

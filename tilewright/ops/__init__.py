@@ -12,6 +12,7 @@ from tilewright.ops import (
     resize,
     shape,
     slicing,
+    winograd,
 )
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "resize",
     "shape",
     "slicing",
+    "winograd",
 ]

@@ -9,7 +9,7 @@ from functools import partial
 from tilewright.errors import ScheduleError
 from tilewright.ir.stmt import PrimFunc
 from tilewright.ir.visit import find_blocks
-from tilewright.schedule.rules import lane_reduction, multi_level_tiling, row_reduction
+from tilewright.schedule.rules import lane_reduction, multi_level_tiling, row_reduction, unrolled_chain
 from tilewright.schedule.rules.analysis import BlockInfo, block_info, is_injective
 from tilewright.schedule.rules.common import block_named, extent_of
 from tilewright.schedule.rules.injective import schedule_injective
@@ -29,6 +29,11 @@ def default_schedule(func: PrimFunc, target: Target) -> Schedule:
     """
     sch = Schedule(func)
     auto_inline(sch)
+    chain = unrolled_chain.find_chain(sch)
+    if chain is not None:
+        whole = _attempt(sch, partial(unrolled_chain.schedule_chain, chain=chain, target=target))
+        if whole is not None:
+            return whole
     refs = [BlockRef(b.name) for b in find_blocks(sch.func.body)]
     infos = [block_info(block_named(sch, r.name)) for r in refs]
     known = [i for i in infos if i is not None]

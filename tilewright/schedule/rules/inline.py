@@ -10,6 +10,9 @@ from tilewright.schedule.rules.analysis import BlockInfo, block_info, is_data_mo
 from tilewright.schedule.rules.common import block_named
 from tilewright.schedule.schedule import Schedule
 
+#: A combination of several elements is not repeated in a consumer that reads this many of its results.
+MANY_READS = 4
+
 
 def auto_inline(sch: Schedule) -> None:
     """Inline injective blocks into their consumers where that does not repeat work or spoil access patterns.
@@ -37,11 +40,21 @@ def auto_inline(sch: Schedule) -> None:
 def _worth(block: Block, consumer: Block, uses: int) -> bool:
     movement = is_data_movement(block)
     if is_injective(consumer):
-        return uses == 1 or movement
+        return movement or (uses == 1 and not _multiplies(block, consumer))
     own, user = block_info(block), block_info(consumer)
     if own is None or user is None or not (movement or _used_once(own, user)):
         return False
     return _keeps_contiguity(own, user)
+
+
+def _multiplies(block: Block, consumer: Block) -> bool:
+    """Whether both combine several elements of one buffer: inlined, the one's work repeats in each read of
+    the other's."""
+    own, user = block_info(block), block_info(consumer)
+    if own is None or user is None:
+        return False
+    combined = len({a.buffer for a in own.loads}) < len(own.loads)
+    return combined and sum(1 for a in user.loads if a.buffer is own.store.buffer) >= MANY_READS
 
 
 def _used_once(own: BlockInfo, user: BlockInfo) -> bool:

@@ -1,0 +1,259 @@
+"""A contraction between small dense transforms: Winograd convolution, and whatever has its shape.
+
+A *small transform* is a pair of injective blocks in which each element of the second is computed from several
+elements of the first, chosen by iterators of tiny constant extent (the rows and columns of one tile). Done as
+loops it would be all selects and index arithmetic; here those iterators are unrolled, so that the selects
+fold, the first block's tile stays in registers, and vectors run along the contiguous axis.
+
+The contraction's operand comes from one such transform and its result goes into another. All three are
+computed in blocks of the iterators that they share, so that what passes between them stays in the cache.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from tilewright.errors import ScheduleError
+from tilewright.ir import dtype as dt
+from tilewright.ir.expr import BinOp, Cmp, Const, Expr, Select, Var
+from tilewright.ir.visit import const_int, free_vars, walk_expr
+from tilewright.schedule.index_map import IndexMap
+from tilewright.schedule.rules.analysis import BlockInfo, block_info, is_injective
+from tilewright.schedule.rules.common import block_named, extent_of, loops_by_iter, parallelize
+from tilewright.schedule.rules.tiles import Tile, TileProblem, choose_tile
+from tilewright.schedule.schedule import BlockRef, LoopRef, Schedule
+from tilewright.target import Target
+
+#: Longest extent of an iterator that is unrolled for a small transform.
+MAX_UNROLL = 8
+#: Instances of the contraction's row iterators in a block: fewer would read the other operand too often.
+BLOCK_ROWS = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class _Chain:
+    """``before`` (two blocks) makes the contraction's operand, ``after`` (two blocks) uses its result."""
+
+    before: tuple[BlockRef, BlockRef]
+    contraction: BlockRef
+    after: tuple[BlockRef, BlockRef]
+
+
+def find_chain(sch: Schedule) -> _Chain | None:
+    """The chain that the whole function is, if it is one."""
+    blocks = {ref.name: block_named(sch, ref.name) for ref in sch.get_blocks()}
+    reductions = [name for name, b in blocks.items() if b.init is not None]
+    if len(reductions) != 1 or len(blocks) != 5 or any(block_info(b) is None for b in blocks.values()):
+        return None
+    contraction = sch.get_block(reductions[0])
+    before, after = sch.get_producers(contraction), sch.get_consumers(contraction)
+    if len(before) != 1 or len(after) != 1:
+        return None
+    first, last = sch.get_producers(before[0]), sch.get_consumers(after[0])
+    if len(first) != 1 or len(last) != 1:
+        return None
+    if not all(is_injective(blocks[r.name]) for r in (*first, *before, *after, *last)):
+        return None
+    return _Chain((first[0], before[0]), contraction, (after[0], last[0]))
+
+
+def schedule_chain(sch: Schedule, chain: _Chain, target: Target) -> None:
+    """Schedule the whole function. Raises ScheduleError where it is not such a chain after all."""
+    info = _info(sch, chain.contraction)
+    flops = 2 * info.points(info.spatial + info.reduce)
+    block, tile_loop = _tile_output(sch, chain, target)
+    # The contraction's result in memory, the accumulators in registers.
+    stored = sch.cache_write(chain.contraction, "register")
+    sch.compute_at(chain.after[0], tile_loop)
+    _unroll_tile(sch, chain.after[0], tile_loop, target)
+    sch.compute_at(stored, block)
+    _tile_contraction(sch, chain.contraction, stored, block, target)
+    sch.compute_at(chain.before[1], block)
+    _transform(sch, chain.before, block, target)
+    parallelize(sch, block, flops, target)
+
+
+def _info(sch: Schedule, ref: BlockRef) -> BlockInfo:
+    info = block_info(block_named(sch, ref.name))
+    if info is None:
+        raise ScheduleError(f"'{ref.name}' has more than one store")
+    return info
+
+
+def _short(info: BlockInfo) -> list[Var]:
+    """Iterators that choose between expressions."""
+    found: dict[Var, None] = {}
+    for node in walk_expr(info.store.value):
+        if isinstance(node, Select):
+            for cond in walk_expr(node.cond):
+                if isinstance(cond, Cmp) and cond.op == "eq" and isinstance(cond.b, Const):
+                    found.update(dict.fromkeys(v for v in info.spatial if v in free_vars(cond.a)))
+    return [v for v in found if info.extent(v) <= MAX_UNROLL]
+
+
+def _divisors(info: BlockInfo) -> dict[Var, int]:
+    """Iterators that the body takes apart by ``// d`` and ``% d``, with that ``d``."""
+    found: dict[Var, int] = {}
+    roots: list[Expr] = [info.store.value, *(i for a in info.loads for i in a.indices)]
+    for root in roots:
+        for node in walk_expr(root):
+            if isinstance(node, BinOp) and node.op == "mod" and isinstance(node.a, Var):
+                size = const_int(node.b)
+                if size is not None and 1 < size <= MAX_UNROLL:
+                    found[node.a] = size
+    return found
+
+
+def _tile_output(sch: Schedule, chain: _Chain, target: Target) -> tuple[LoopRef, LoopRef]:
+    """Tile the last block; returns the loop over blocks of tiles and the loop whose body makes one tile."""
+    info = _info(sch, chain.after[1])
+    divisors = _divisors(info)
+    loops = loops_by_iter(sch, chain.after[1])
+    outer: list[LoopRef] = []
+    short: list[LoopRef] = []
+    vector: LoopRef | None = None
+    lanes = target.lanes(dt.bits(info.store.buffer.dtype))
+    for var in info.spatial:
+        if var not in loops:
+            continue
+        if info.out.stride(var) == 1:
+            vector = loops[var]
+        elif var in divisors:
+            many, few = sch.split(loops[var], [None, divisors[var]])
+            outer.append(many)
+            short.append(few)
+        else:
+            outer.append(loops[var])
+    if vector is None or not short or len(outer) < 2:
+        raise ScheduleError(f"'{info.block.name}' is not made of tiles")
+    chunk, lane = sch.split(vector, [None, lanes])
+    # A block: whole lines of tiles, enough of them.
+    lines, line = outer[-2], outer[-1]
+    count = extent_of(sch, lines)
+    wanted = max(1, min(count, round(BLOCK_ROWS / extent_of(sch, line))))
+    blocks, inside = sch.split(lines, [None, _divisor_near(count, wanted)])
+    sch.reorder(*outer[:-2], blocks, inside, line, chunk, *short, lane)
+    block = sch.fuse(*outer[:-2], blocks) if outer[:-2] else blocks
+    for loop in short:
+        sch.unroll(loop)
+    sch.vectorize(lane)
+    return block, chunk
+
+
+def _divisor_near(count: int, wanted: int) -> int:
+    """The divisor of ``count`` nearest to ``wanted`` if one is near, else ``wanted``."""
+    near = [d for d in range(1, count + 1) if count % d == 0 and wanted <= 2 * d and d <= 2 * wanted]
+    return min(near, key=lambda d: abs(d - wanted), default=wanted)
+
+
+def _unroll_tile(sch: Schedule, ref: BlockRef, loop: LoopRef, target: Target) -> None:
+    """The block, computed in ``loop`` for one tile, in registers and straight-line code."""
+    info = _info(sch, ref)
+    sch.set_scope(ref, "register")
+    loops = loops_by_iter(sch, ref, below=loop)
+    vector: LoopRef | None = None
+    for var in info.spatial:
+        if var not in loops:
+            continue
+        if info.out.stride(var) == 1:
+            vector = loops[var]
+        elif extent_of(sch, loops[var]) <= MAX_UNROLL:
+            sch.unroll(loops[var])
+        else:
+            raise ScheduleError(f"'{ref.name}' is no small tile")
+    if vector is None or extent_of(sch, vector) > target.lanes(dt.bits(info.store.buffer.dtype)):
+        raise ScheduleError(f"'{ref.name}' does not move along vectors")
+    sch.vectorize(vector)
+
+
+def _transform(sch: Schedule, pair: tuple[BlockRef, BlockRef], below: LoopRef, target: Target) -> None:
+    """The second block's short iterators unrolled inside vectors of its contiguous one, the first block
+    computed there."""
+    first, second = pair
+    info, source = _info(sch, second), _info(sch, first)
+    short = _short(info)
+    picks = _short(source)
+    for access in info.loads:
+        if access.buffer is source.store.buffer:
+            for index, position in zip(access.indices, source.store.indices, strict=True):
+                if position in picks and isinstance(index, Var) and index not in short:
+                    short.append(index)
+    loops = loops_by_iter(sch, second, below=below)
+    outer = [loops[v] for v in info.spatial if v in loops and v not in short and info.out.stride(v) != 1]
+    vector = next((loops[v] for v in info.spatial if v in loops and info.out.stride(v) == 1), None)
+    if vector is None or not short:
+        raise ScheduleError(f"'{second.name}' is not made of tiles")
+    lanes = target.lanes(dt.bits(info.store.buffer.dtype))
+    chunk, lane = sch.split(vector, [None, lanes])
+    unrolled = [loops[v] for v in short if v in loops]
+    sch.reorder(*outer, chunk, *unrolled, lane)
+    sch.compute_at(first, chunk)
+    _unroll_tile(sch, first, chunk, target)
+    for loop in unrolled:
+        sch.unroll(loop)
+    sch.vectorize(lane)
+
+
+def _tile_contraction(sch: Schedule, ref: BlockRef, stored: BlockRef, below: LoopRef, target: Target) -> None:
+    """Register tiles of the contraction inside a block: rows along the last iterator that the vector operand
+    does not move with."""
+    info, out = _info(sch, ref), _info(sch, stored)
+    loops = loops_by_iter(sch, stored, below=below)
+    order = [v for v in out.spatial if v in loops]
+    # The copy has the contraction's spatial iterators in their order.
+    same = dict(zip(out.spatial, info.spatial, strict=True))
+    vector = order[-1]
+    weights = [a for a in info.loads if a.stride(same[vector]) == 1]
+    if len(weights) != 1 or out.out.stride(vector) != 1:
+        raise ScheduleError(f"'{ref.name}' has no contiguous operand")
+    rows = [v for v in order[:-1] if weights[0].stride(same[v]) == 0]
+    batch = [v for v in order[:-1] if weights[0].stride(same[v]) != 0]
+    if not rows:
+        raise ScheduleError(f"'{ref.name}' has no rows that share the constant operand")
+    row = rows[-1]
+    problem = TileProblem(
+        rows=extent_of(sch, loops[row]),
+        columns=extent_of(sch, loops[vector]),
+        bits=dt.bits(info.store.buffer.dtype),
+        depth=info.points(info.reduce),
+        outer=math.prod(extent_of(sch, loops[v]) for v in [*batch, *rows[:-1]]),
+    )
+    tile = choose_tile(problem, target)
+    name = weights[0].buffer
+    if name.name in sch.func.attr("const_params", ()):
+        _pack(sch, ref, info, weights[0].indices.index(same[vector]), tile.width)
+    panel, columns, lane = sch.split(loops[vector], [None, tile.vectors, tile.lanes])
+    strips, strip = sch.split(loops[row], [None, tile.rows])
+    sch.reorder(
+        *(loops[v] for v in batch), panel, *(loops[v] for v in rows[:-1]), strips, strip, columns, lane
+    )
+    sch.unroll(strip)
+    sch.unroll(columns)
+    sch.vectorize(lane)
+    sch.compute_at(ref, strips)
+    _accumulate(sch, ref, strips, tile)
+
+
+def _pack(sch: Schedule, ref: BlockRef, info: BlockInfo, dim: int, width: int) -> None:
+    buffer = next(a.buffer for a in info.loads if a.buffer.name in sch.func.attr("const_params", ()))
+    rank = len(buffer.shape)
+    names = list(dict.fromkeys(r.buffer.name for r in block_named(sch, ref.name).reads))
+    # [..., K, N] becomes [..., N / width, K, width].
+    order = [*range(dim - 1), dim, dim - 1, dim + 1]
+    sch.transform_layout(ref, "read", names.index(buffer.name), IndexMap.tile(rank, dim, width, order))
+
+
+def _accumulate(sch: Schedule, ref: BlockRef, below: LoopRef, tile: Tile) -> None:
+    info = _info(sch, ref)
+    loops = loops_by_iter(sch, ref, below=below)
+    spatial = [v for v in info.spatial if v in loops]
+    reduce_loops = [loops[v] for v in info.reduce if v in loops]
+    columns, lane = sch.split(loops[spatial[-1]], [tile.vectors, tile.lanes])
+    rows = [loops[v] for v in spatial[:-1]]
+    sch.reorder(*reduce_loops, *rows, columns, lane)
+    for loop in [*rows, columns]:
+        sch.unroll(loop)
+    sch.vectorize(lane)
+    if reduce_loops:
+        sch.decompose_reduction(ref, reduce_loops[0])
