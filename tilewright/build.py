@@ -177,7 +177,7 @@ def build_variant(
     say = options.progress or (lambda stage, done, total: None)
     say("graph", 0, 1)
     skip = () if options.fast_conv else ("use_fast_convolutions",)
-    optimised = optimise(graph, _graph_dumper(options.dump), options.check, skip)
+    optimised = optimise(graph, _graph_dumper(options.dump), options.check, skip, threads)
     groups = partition(optimised)
     kernels = graph_kernels(optimised, groups)
     say("graph", 1, 1)

@@ -20,6 +20,8 @@ from tilewright.graph.winograd import tile_size, transform_weights
 
 #: Each element of the transformed weights must be used for at least this many tiles.
 MIN_TILES: Final = 16
+#: Tiles that one thread computes together, at least.
+MIN_BLOCK: Final = 8
 #: Fewer channels than this on either side do not pay for the transforms.
 MIN_CHANNELS: Final = 32
 #: Multiplications of the direct convolution must be this many times those of all whole tiles.
@@ -28,9 +30,9 @@ MIN_GAIN: Final = 1.5
 MAX_GROWTH_BYTES: Final = 256 << 20
 
 
-def use_fast_convolutions(graph: Graph) -> Graph:
+def use_fast_convolutions(graph: Graph, threads: int = 1) -> Graph:
     """Replace channels-last float32 convolutions with constant 3x3 weights, stride 1, no dilation and one
-    group by ``winograd_conv`` where the rule above says so."""
+    group by ``winograd_conv`` where the rule above says so for runs on ``threads`` threads."""
     grown = 0
 
     def visit(rw: Rewriter, node: Node) -> Replaced:
@@ -39,7 +41,7 @@ def use_fast_convolutions(graph: Graph) -> Graph:
         w = rw.const(node.inputs[1]) if pads is not None else None
         if pads is None or w is None or w.dtype != np.float32:
             return None
-        m = choose_tile(node.output.dims(), w.shape)
+        m = choose_tile(node.output.dims(), w.shape, threads)
         if m is None:
             return None
         growth = (tile_size(m) ** 2 - 9) * w.shape[2] * w.shape[3] * w.itemsize
@@ -54,15 +56,21 @@ def use_fast_convolutions(graph: Graph) -> Graph:
     return rewrite(graph, visit)
 
 
-def choose_tile(output: tuple[int, ...], weights: tuple[int, ...]) -> int | None:
+def choose_tile(output: tuple[int, ...], weights: tuple[int, ...], threads: int = 1) -> int | None:
     """Outputs along a tile's side for an output ``[N, H, W, CO]`` and weights ``[3, 3, CI, CO]``; None for a
-    direct convolution."""
+    direct convolution.
+
+    Threads share the tiles in blocks of at least :data:`MIN_BLOCK`, a direct convolution in much smaller
+    pieces: with few blocks a part of the threads stands idle, which the multiplications saved must outweigh.
+    """
     batch, height, width, _ = output
     if min(weights[2:]) < MIN_CHANNELS:
         return None
     for m in (4, 2):
         tiles = batch * ceil(height / m) * ceil(width / m)
         gain = 9 * batch * height * width / (tile_size(m) ** 2 * tiles)
+        rounds = ceil(tiles / (MIN_BLOCK * threads))
+        gain *= min(tiles / (MIN_BLOCK * threads * rounds), 1.0)
         if tiles >= MIN_TILES and gain >= MIN_GAIN:
             return m
     return None

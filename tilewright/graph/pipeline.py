@@ -67,16 +67,17 @@ def optimise(
     dump: Callable[[str, Graph], None] | None = None,
     check: bool = False,
     skip: Collection[str] = (),
+    threads: int = 1,
 ) -> Graph:
     """Run :data:`PASSES` but those named in ``skip``. ``dump`` sees the graph after every pass by name;
-    ``check`` verifies it there.
+    ``check`` verifies it there; the graph will run on ``threads`` threads.
 
     Raises GraphError when a pass left a graph that breaks the rules (with ``check``).
     """
     for name, step in PASSES:
         if name in skip:
             continue
-        graph = step(graph)
+        graph = use_fast_convolutions(graph, threads) if step is use_fast_convolutions else step(graph)
         if check:
             verify(graph)
             check_types(graph)

@@ -131,7 +131,7 @@ def _tile_output(sch: Schedule, chain: _Chain, target: Target) -> tuple[LoopRef,
     # A block: whole lines of tiles, enough of them.
     lines, line = outer[-2], outer[-1]
     count = extent_of(sch, lines)
-    wanted = max(1, min(count, round(BLOCK_ROWS / extent_of(sch, line))))
+    wanted = max(1, min(count // target.cores, round(BLOCK_ROWS / extent_of(sch, line))))
     blocks, inside = sch.split(lines, [None, _divisor_near(count, wanted)])
     sch.reorder(*outer[:-2], blocks, inside, line, chunk, *short, lane)
     block = sch.fuse(*outer[:-2], blocks) if outer[:-2] else blocks
