@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from tilewright.ir import dtype as dt
 from tilewright.ir.bounds import linear
-from tilewright.ir.expr import Call, Cast, Expr, Load, Select, Var, as_expr
+from tilewright.ir.expr import BinOp, Call, Cast, Const, Expr, Load, Select, Var, as_expr
 from tilewright.ir.intrinsics import flops_of
 from tilewright.ir.simplify import simplify
 from tilewright.ir.stmt import Block, Buffer, Store
@@ -25,6 +26,17 @@ class Access:
     def stride(self, var: Var) -> int | None:
         """0 when the access does not move with ``var``."""
         return self.strides.get(var, 0)
+
+    def run(self, var: Var) -> int:
+        """For how many neighbouring values of ``var``, counted from a multiple of that, the access stands still.
+
+        ``k`` when it moves only with ``var // k``, as a grouped convolution's input does; 1 where it moves at
+        every step, 0 where it never moves.
+        """
+        runs = 0
+        for index in self.indices:
+            runs = math.gcd(runs, _run(index, var))
+        return runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +102,14 @@ def block_info(block: Block) -> BlockInfo | None:
             seen.add(node)
             loads.append(_access(node.buffer, node.indices, iters))
     return BlockInfo(block, store, _access(store.buffer, store.indices, iters), tuple(loads))
+
+
+def _run(e: Expr, var: Var) -> int:
+    if e is var:
+        return 1
+    if isinstance(e, BinOp) and e.op == "floordiv" and e.a is var and isinstance(e.b, Const):
+        return int(e.b.value)
+    return math.gcd(*(_run(child, var) for child in e.children))
 
 
 def _access(buffer: Buffer, indices: tuple[Expr, ...], iters: list[Var]) -> Access:

@@ -21,7 +21,7 @@ from tilewright.schedule.index_map import IndexMap
 from tilewright.schedule.rules.analysis import Access, BlockInfo, block_info, is_injective, reads_elementwise
 from tilewright.schedule.rules.common import block_named, extent_of, loops_by_iter, parallelize
 from tilewright.schedule.rules.injective import schedule_injective
-from tilewright.schedule.rules.tiles import Tile, TileProblem, choose_tile
+from tilewright.schedule.rules.tiles import SHORTEST_BITS, Tile, TileProblem, choose_tile
 from tilewright.schedule.schedule import BlockRef, LoopRef, Schedule
 from tilewright.target import Target
 
@@ -34,8 +34,11 @@ PACK_REUSE = 8
 
 @dataclasses.dataclass(frozen=True)
 class _Axes:
+    """``lanes``: elements of the shortest vectors that a tile may be made of."""
+
     vector: Var
     row: Var | None
+    lanes: int
 
 
 def applies(info: BlockInfo, consts: Collection[str] = ()) -> bool:
@@ -45,7 +48,8 @@ def applies(info: BlockInfo, consts: Collection[str] = ()) -> bool:
     if axes is None or not info.reduce:
         return False
     return all(
-        a.stride(axes.vector) in (0, 1)
+        a.stride(axes.vector) == 1
+        or _is_scalar(a, axes)
         or (_vector_dim(a, axes) is not None and (a.buffer.name in consts or _reuse(info, a) >= PACK_REUSE))
         for a in info.loads
     )
@@ -54,6 +58,12 @@ def applies(info: BlockInfo, consts: Collection[str] = ()) -> bool:
 def has_vector_axis(info: BlockInfo) -> bool:
     """Whether the output has a contiguous axis: a tile is possible, though it may have to gather operands."""
     return bool(info.reduce) and _axes(info) is not None
+
+
+def _is_scalar(access: Access, axes: _Axes) -> bool:
+    """Whether all lanes of a vector read one element, if need be of vectors that fit the access's runs."""
+    run = access.run(axes.vector)
+    return run == 0 or run % axes.lanes == 0
 
 
 def _vector_dim(access: Access, axes: _Axes) -> int | None:
@@ -76,7 +86,7 @@ def _axes(info: BlockInfo) -> _Axes | None:
     candidates = sharing or others
     wide = [v for v in candidates if info.extent(v) >= 4]
     row = wide[-1] if wide else max(candidates, key=info.extent, default=None)
-    return _Axes(vector, row)
+    return _Axes(vector, row, SHORTEST_BITS // max(dt.bits(info.store.buffer.dtype), 8))
 
 
 def tile_reduction(sch: Schedule, ref: BlockRef, target: Target) -> None:
@@ -99,11 +109,12 @@ def tile_reduction(sch: Schedule, ref: BlockRef, target: Target) -> None:
 def _choose(info: BlockInfo, axes: _Axes, target: Target) -> Tile:
     row = axes.row
     streams = [a for a in info.loads if row is not None and a.stride(row) not in (0, None)]
-    scalar = [a for a in streams if a.stride(axes.vector) == 0]
+    scalar = [a for a in streams if _is_scalar(a, axes)]
     row_stride = 0
     if row is not None and scalar:
         row_stride = max(abs(a.stride(row) or 0) * dt.nbytes(a.buffer.dtype) for a in scalar)
-    shared = not any(a.stride(axes.vector) != 0 for a in streams)
+    shared = all(_is_scalar(a, axes) for a in streams)
+    runs = [a.run(axes.vector) for a in info.loads if _is_scalar(a, axes)]
     problem = TileProblem(
         rows=1 if row is None else info.extent(row),
         columns=info.extent(axes.vector),
@@ -112,6 +123,7 @@ def _choose(info: BlockInfo, axes: _Axes, target: Target) -> Tile:
         shared_vector=shared,
         row_stride=row_stride,
         outer=info.points([v for v in info.spatial if v not in (row, axes.vector)]),
+        run=math.gcd(*runs),
     )
     return choose_tile(problem, target)
 
@@ -159,7 +171,8 @@ def _pack_operands(
     sch: Schedule, ref: BlockRef, info: BlockInfo, axes: _Axes, packed: set[str], target: Target
 ) -> None:
     """Copy operands that the vector axis walks in steps, and that are used often, with that axis last."""
-    strided = [a for a in info.loads if a.stride(axes.vector) not in (0, 1) and a.buffer.name not in packed]
+    walking = [a for a in info.loads if a.stride(axes.vector) != 1 and not _is_scalar(a, axes)]
+    strided = [a for a in walking if a.buffer.name not in packed]
     for buffer in dict.fromkeys(a.buffer for a in strided):
         accesses = [a for a in info.loads if a.buffer is buffer]
         dim = _vector_dim(accesses[0], axes)
@@ -232,7 +245,7 @@ def _tile_write_back(
     if columns is None:
         raise ScheduleError(f"'{write_back.name}' does not move along the vector axis of '{info.block.name}'")
     panel, vector, lane = columns
-    panel_bytes = sum(_bytes(a) for a in info.loads if a.stride(axes.vector) != 0)
+    panel_bytes = sum(_bytes(a) for a in info.loads if not _is_scalar(a, axes))
     if panel_bytes > target.l2_bytes // 2:
         outer.insert(0, panel)  # one panel of weights stays in cache while all rows pass
     else:
@@ -277,7 +290,7 @@ def _tile_accumulation(
         sch.unroll(loop)
     if vector is not None:
         sch.vectorize(vector)
-    stencil = all(a.stride(axes.vector) != 0 for a in info.loads)
+    stencil = not any(_is_scalar(a, axes) for a in info.loads)
     if stencil and len(reduce_loops) > 1 and extent_of(sch, reduce_loops[-1]) <= STENCIL_UNROLL:
         sch.unroll(reduce_loops[-1])
     if reduce_loops:

@@ -8,6 +8,9 @@ import math
 
 from tilewright.target import Target
 
+#: Bits of the shortest vectors that are considered.
+SHORTEST_BITS = 128
+
 
 @dataclasses.dataclass(frozen=True)
 class TileProblem:
@@ -21,6 +24,7 @@ class TileProblem:
         shared_vector: whether the rows share the vector operand (False for depthwise: every row has its own).
         row_stride: bytes between the scalar operand's rows (0: none).
         outer: how often the tiles are walked by the loops around.
+        run: columns, counted from a multiple of that, that share the scalar operand (0: all).
     """
 
     rows: int
@@ -30,6 +34,12 @@ class TileProblem:
     shared_vector: bool = True
     row_stride: int = 0
     outer: int = 1
+    run: int = 0
+
+    def fits(self, lanes: int, vectors: int) -> bool:
+        """Whether no vector, and no tile, reaches from one run into part of another."""
+        width = lanes * vectors
+        return self.run % lanes == 0 and (self.run % width == 0 or width % self.run == 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +66,11 @@ def choose_tile(problem: TileProblem, target: Target) -> Tile:
     """
     best: tuple[float, Tile] | None = None
     lanes = target.lanes(problem.bits)
-    while lanes * problem.bits >= 128:
+    while lanes * problem.bits >= SHORTEST_BITS:
         vectors_all = math.ceil(problem.columns / lanes)
         for vectors in range(1, min(vectors_all, 8) + 1):
+            if not problem.fits(lanes, vectors):
+                continue
             for rows in range(1, min(problem.rows, max_rows(problem, target)) + 1):
                 if register_need(rows, vectors, problem) > target.vector_registers - 1:
                     break
@@ -99,7 +111,8 @@ def estimate(problem: TileProblem, tile: Tile, target: Target) -> float:
     vectors_all = math.ceil(problem.columns / tile.lanes)
 
     def cost(rows: int, vectors: int) -> float:
-        scalars = rows * 0.5 if problem.shared_vector else rows * vectors * load
+        runs = 1 if problem.run == 0 else math.ceil(vectors * tile.lanes / problem.run)
+        scalars = rows * runs * 0.5 if problem.shared_vector else rows * vectors * load
         step = max(rows * vectors * fma, vectors * load + scalars, 4.0)
         return problem.depth * step + 12 + 3.0 * rows * vectors
 
