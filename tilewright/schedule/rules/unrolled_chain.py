@@ -27,46 +27,53 @@ from tilewright.target import Target
 
 #: Longest extent of an iterator that is unrolled for a small transform.
 MAX_UNROLL = 8
-#: Instances of the contraction's row iterators in a block: fewer would read the other operand too often.
-BLOCK_ROWS = 16
+#: Tiles in a block: with fewer the contraction reads its other operand too often, with more the block leaves
+#: the cache. Down to half as many where there would be fewer blocks than cores.
+BLOCK_TILES = 16
 
 
 @dataclasses.dataclass(frozen=True)
-class _Chain:
-    """``before`` (two blocks) makes the contraction's operand, ``after`` (two blocks) uses its result."""
+class Chain:
+    """``before`` (two blocks) makes the contraction's operand; ``after`` (two or more) uses its result.
+
+    Of ``after`` the first block is a transform's first half and the last one writes the output; what is
+    between them works elementwise on the second half.
+    """
 
     before: tuple[BlockRef, BlockRef]
     contraction: BlockRef
-    after: tuple[BlockRef, BlockRef]
+    after: tuple[BlockRef, ...]
 
 
-def find_chain(sch: Schedule) -> _Chain | None:
+def find_chain(sch: Schedule) -> Chain | None:
     """The chain that the whole function is, if it is one."""
-    blocks = {ref.name: block_named(sch, ref.name) for ref in sch.get_blocks()}
-    reductions = [name for name, b in blocks.items() if b.init is not None]
-    if len(reductions) != 1 or len(blocks) != 5 or any(block_info(b) is None for b in blocks.values()):
+    refs = sch.get_blocks()
+    infos = {ref: block_info(block_named(sch, ref.name)) for ref in refs}
+    reductions = [ref for ref, info in infos.items() if info is not None and info.reduce]
+    if len(refs) < 5 or len(reductions) != 1 or len(sch.func.outputs) != 1 or None in infos.values():
         return None
-    contraction = sch.get_block(reductions[0])
-    before, after = sch.get_producers(contraction), sch.get_consumers(contraction)
-    if len(before) != 1 or len(after) != 1:
+    place = refs.index(reductions[0])
+    others = [ref for ref in refs if ref != reductions[0]]
+    if place != 2 or not all(is_injective(block_named(sch, ref.name)) for ref in others):
         return None
-    first, last = sch.get_producers(before[0]), sch.get_consumers(after[0])
-    if len(first) != 1 or len(last) != 1:
+    first, second, contraction, *after = refs
+    if sch.get_producers(second) != [first] or sch.get_producers(contraction) != [second]:
         return None
-    if not all(is_injective(blocks[r.name]) for r in (*first, *before, *after, *last)):
+    if sch.get_consumers(contraction) != [after[0]]:
         return None
-    return _Chain((first[0], before[0]), contraction, (after[0], last[0]))
+    return Chain((first, second), contraction, tuple(after))
 
 
-def schedule_chain(sch: Schedule, chain: _Chain, target: Target) -> None:
+def schedule_chain(sch: Schedule, chain: Chain, target: Target) -> None:
     """Schedule the whole function. Raises ScheduleError where it is not such a chain after all."""
     info = _info(sch, chain.contraction)
     flops = 2 * info.points(info.spatial + info.reduce)
     block, tile_loop = _tile_output(sch, chain, target)
-    # The contraction's result in memory, the accumulators in registers.
+    # The contraction's result in memory, its accumulators in registers.
     stored = sch.cache_write(chain.contraction, "register")
-    sch.compute_at(chain.after[0], tile_loop)
-    _unroll_tile(sch, chain.after[0], tile_loop, target)
+    for ref in reversed(chain.after[:-1]):
+        sch.compute_at(ref, tile_loop)
+        _unroll_tile(sch, ref, tile_loop, target)
     sch.compute_at(stored, block)
     _tile_contraction(sch, chain.contraction, stored, block, target)
     sch.compute_at(chain.before[1], block)
@@ -105,40 +112,59 @@ def _divisors(info: BlockInfo) -> dict[Var, int]:
     return found
 
 
-def _tile_output(sch: Schedule, chain: _Chain, target: Target) -> tuple[LoopRef, LoopRef]:
+def _tile_output(sch: Schedule, chain: Chain, target: Target) -> tuple[LoopRef, LoopRef]:
     """Tile the last block; returns the loop over blocks of tiles and the loop whose body makes one tile."""
-    info = _info(sch, chain.after[1])
-    divisors = _divisors(info)
-    loops = loops_by_iter(sch, chain.after[1])
+    info = _info(sch, chain.after[-1])
+    # Elementwise blocks behind the transform's second half have its iterators, by position.
+    half = _info(sch, chain.after[1])
+    divisors = dict(zip(info.store.indices, half.store.indices, strict=True))
+    sizes = _divisors(half)
+    loops = loops_by_iter(sch, chain.after[-1])
     outer: list[LoopRef] = []
     short: list[LoopRef] = []
     vector: LoopRef | None = None
-    lanes = target.lanes(dt.bits(info.store.buffer.dtype))
     for var in info.spatial:
         if var not in loops:
             continue
+        own = divisors.get(var)
         if info.out.stride(var) == 1:
             vector = loops[var]
-        elif var in divisors:
-            many, few = sch.split(loops[var], [None, divisors[var]])
+        elif isinstance(own, Var) and own in sizes:
+            many, few = sch.split(loops[var], [None, sizes[own]])
             outer.append(many)
             short.append(few)
         else:
             outer.append(loops[var])
-    if vector is None or not short or len(outer) < 2:
+    if vector is None or not short:
         raise ScheduleError(f"'{info.block.name}' is not made of tiles")
-    chunk, lane = sch.split(vector, [None, lanes])
-    # A block: whole lines of tiles, enough of them.
-    lines, line = outer[-2], outer[-1]
-    count = extent_of(sch, lines)
-    wanted = max(1, min(count // target.cores, round(BLOCK_ROWS / extent_of(sch, line))))
-    blocks, inside = sch.split(lines, [None, _divisor_near(count, wanted)])
-    sch.reorder(*outer[:-2], blocks, inside, line, chunk, *short, lane)
-    block = sch.fuse(*outer[:-2], blocks) if outer[:-2] else blocks
+    chunk, lane = sch.split(vector, [None, target.lanes(dt.bits(info.store.buffer.dtype))])
+    blocks, inside = _split_block(sch, outer, target)
+    sch.reorder(*blocks, *inside, chunk, *short, lane)
+    block = sch.fuse(*blocks) if len(blocks) > 1 else blocks[0]
     for loop in short:
         sch.unroll(loop)
     sch.vectorize(lane)
     return block, chunk
+
+
+def _split_block(sch: Schedule, outer: list[LoopRef], target: Target) -> tuple[list[LoopRef], list[LoopRef]]:
+    """The loops over tiles, outermost first, as loops over blocks and loops inside a block."""
+    total = math.prod(extent_of(sch, loop) for loop in outer)
+    wanted = min(max(total // max(target.cores, 1), BLOCK_TILES // 2), BLOCK_TILES)
+    inside: list[LoopRef] = []
+    size = 1
+    for place in range(len(outer) - 1, -1, -1):
+        loop = outer[place]
+        count = extent_of(sch, loop)
+        part = count if size * count <= wanted else _divisor_near(count, max(round(wanted / size), 1))
+        if place == len(outer) - 1:
+            part = count  # whole lines: where their borders are is known when compiling
+        if part < count or place == 0:
+            blocks, rest = sch.split(loop, [None, part])
+            return [*outer[:place], blocks], [rest, *inside]
+        inside.insert(0, loop)
+        size *= count
+    raise ScheduleError("nothing to make blocks of")
 
 
 def _divisor_near(count: int, wanted: int) -> int:
