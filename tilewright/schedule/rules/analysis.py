@@ -28,7 +28,7 @@ class Access:
         return self.strides.get(var, 0)
 
     def run(self, var: Var) -> int:
-        """For how many neighbouring values of ``var``, counted from a multiple of that, the access stands still.
+        """For how many neighbouring values of ``var``, from a multiple of that on, the access stands still.
 
         ``k`` when it moves only with ``var // k``, as a grouped convolution's input does; 1 where it moves at
         every step, 0 where it never moves.
