@@ -79,7 +79,8 @@ def default_schedule(func: PrimFunc, target: Target) -> Schedule:
             }
     for block in find_blocks(sch.func.body):
         if block.name not in done and is_injective(block):
-            sch = _attempt(sch, partial(schedule_injective, ref=BlockRef(block.name), target=target)) or sch
+            rule = partial(schedule_injective, ref=BlockRef(block.name), target=target)
+            sch = _attempt(sch, rule) or _attempt(sch, partial(rule, tiled=False)) or sch
     return sch
 
 

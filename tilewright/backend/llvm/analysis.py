@@ -45,6 +45,7 @@ class Analysis:
         used: per parallel For: buffers loaded or stored inside.
         mutable: every buffer that is stored to.
         accesses: per register buffer: the index tuples of its loads and stores.
+        register_stores: per register buffer: those of its stores.
         shared_registers: register buffers used in a parallel loop that they are allocated outside of.
     """
 
@@ -54,6 +55,7 @@ class Analysis:
     used: dict[Stmt, frozenset[Buffer]]
     mutable: frozenset[Buffer]
     accesses: dict[Buffer, set[Indices]]
+    register_stores: dict[Buffer, set[Indices]]
     shared_registers: frozenset[Buffer]
 
 
@@ -63,7 +65,14 @@ def analyse(func: PrimFunc) -> Analysis:
     walker = _Walker()
     _, stored = walker.visit(body)
     return Analysis(
-        body, lanes, walker.stored, walker.used, stored, walker.accesses, frozenset(walker.shared_registers)
+        body,
+        lanes,
+        walker.stored,
+        walker.used,
+        stored,
+        walker.accesses,
+        walker.register_stores,
+        frozenset(walker.shared_registers),
     )
 
 
@@ -176,6 +185,7 @@ class _Walker:
         self.stored: dict[Stmt, frozenset[Buffer]] = {}
         self.used: dict[Stmt, frozenset[Buffer]] = {}
         self.accesses: dict[Buffer, set[Indices]] = {}
+        self.register_stores: dict[Buffer, set[Indices]] = {}
         self.shared_registers: set[Buffer] = set()
         self._loads: dict[Expr, frozenset[Buffer]] = {}
 
@@ -184,6 +194,7 @@ class _Walker:
         if isinstance(stmt, Store):
             if stmt.buffer.scope == "register":
                 self.accesses.setdefault(stmt.buffer, set()).add(stmt.indices)
+                self.register_stores.setdefault(stmt.buffer, set()).add(stmt.indices)
             loads = self._of(stmt.value)
             for index in stmt.indices:
                 loads |= self._of(index)

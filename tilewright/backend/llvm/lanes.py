@@ -89,6 +89,29 @@ class LaneForms:
         return None
 
 
+#: Most contiguous loads that stand for one load of scattered lanes.
+MAX_WINDOWS = 4
+
+
+def windows(offsets: Sequence[int]) -> tuple[int, list[int], list[tuple[int, int]]] | None:
+    """Contiguous pieces that contain all ``offsets`` and nothing before the first or behind the last.
+
+    Returns (elements of each piece, where they begin, (piece, element) of each lane), or None when more than
+    MAX_WINDOWS are needed.
+    """
+    low = min(offsets)
+    span = max(offsets) - low + 1
+    size = 1 << (min(span, len(offsets)).bit_length() - 1)
+    if size < 2 or span > size * MAX_WINDOWS:
+        return None
+    starts = [low + s for s in range(0, span - size, size)] + [low + span - size]
+    lanes = []
+    for offset in offsets:
+        piece = min((offset - low) // size, len(starts) - 1)
+        lanes.append((piece, offset - starts[piece]))
+    return size, starts, lanes
+
+
 def _divide(op: str, inner: LaneForm, divisor: int) -> LaneForm | None:
     """``inner // divisor`` or ``inner % divisor``, when the part that all lanes share is a multiple of the
     divisor plus a constant."""

@@ -65,7 +65,9 @@ def call(ops: Ops, features: Features, name: str, dtype: str, args: Sequence[str
         return _classify(ops, name, dtype, args[0])
     if dtype in ("float16", "bfloat16"):
         if name == "neg":
-            return ops.inst(f"fneg {ops.type(dtype)} {args[0]}")
+            sign = ops.const(0x8000, "uint16")
+            bits = ops.inst(f"xor {ops.type('uint16')} {ops.bitcast(args[0], dtype, 'uint16')}, {sign}")
+            return ops.bitcast(bits, "uint16", dtype)
         wide = [ops.cast(a, dtype, "float32") for a in args]
         return ops.cast(call(ops, features, name, "float32", wide), "float32", dtype)
     if name in _NATIVE:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from tilewright.backend.llvm import shuffles
 from tilewright.backend.llvm import types as ty
 from tilewright.backend.llvm.analysis import Analysis
-from tilewright.backend.llvm.lanes import LaneForm, offset_terms
+from tilewright.backend.llvm.lanes import LaneForm, offset_terms, windows
 from tilewright.backend.llvm.mathlib import Features
-from tilewright.backend.llvm.ops import Namer
+from tilewright.backend.llvm.ops import Namer, Ops
 from tilewright.backend.llvm.placement import Value
-from tilewright.backend.llvm.registers import Slots, access_run
+from tilewright.backend.llvm.registers import Run, Slots, access_run
 from tilewright.backend.llvm.values import Values
 from tilewright.errors import CompileError
 from tilewright.ir import dtype as dt
@@ -18,6 +19,8 @@ from tilewright.ir.stmt import Buffer, Store
 from tilewright.ir.visit import loads_of
 
 _REDUCTIONS = {"add": "sum", "mul": "prod", "max": "max", "min": "min"}
+#: Types whose vectors are shuffled as integers: processors have no shuffles of bits, LLVM few of halves.
+_MOVED_AS = {"bool": "uint8", "float16": "uint16"}
 _BITWISE_IDENTITY = {"and": -1, "or": 0, "xor": 0}
 
 
@@ -203,6 +206,9 @@ class Memory(Values):
     ) -> Value:
         """A vector load whose lanes lie at constant distances."""
         if not form.is_contiguous:
+            near = windows(form.offsets) if guard is None else None
+            if near is not None:
+                return self._load_windows(e, form, near, level, deps)
             steps = ty.vector_literal([o - form.offsets[0] for o in form.offsets], "i64")
             index = Value(steps, length, 0)
             return self._gather_at(e, form.terms, form.base + form.offsets[0], index, level, deps, guard)
@@ -232,6 +238,28 @@ class Memory(Values):
         name = self.namer.fresh()
         out.append(f"  {name} = {call}")
         return Value(self._from_memory(out, length, e.dtype, name), length, level, deps)
+
+    def _load_windows(
+        self,
+        e: Load,
+        form: LaneForm,
+        near: tuple[int, list[int], list[tuple[int, int]]],
+        level: int,
+        deps: int,
+    ) -> Value:
+        """Lanes that lie close together: contiguous loads and shuffles instead of a gather."""
+        size, starts, lanes = near
+        pointer = self.pointer(e.buffer, form.terms)
+        out, level = (self.at if self._branch_free(e) else self.at_guarded)[max(level, pointer.level)]
+        kind = ty.memory_type(e.dtype, size)
+        ops = Ops(out, self.namer, size)
+        pieces = []
+        for start in starts:
+            address = self._displaced(out, pointer.text, e.buffer, form.base + start)
+            pieces.append(ops.inst(f"load {kind}, ptr {address}, align {dt.nbytes(e.dtype)}"))
+        text = shuffles.collect(pieces, size, ty.memory_type(e.dtype), lanes, ops.inst)
+        count = len(lanes)
+        return Value(self._from_memory(out, count, e.dtype, text), count, level, deps | pointer.deps)
 
     def _lane_index(self, terms: Terms, length: int) -> tuple[Terms, Value]:
         """Split an offset into what all lanes share and a vector of the rest."""
@@ -418,15 +446,39 @@ class Memory(Values):
         )
 
     # -------------------------------------------------------------------------------------------------- slots
-    def _slot_of(self, slots: Slots, buffer: Buffer, indices: tuple[Expr, ...]) -> tuple[int, int, int]:
-        """(slot, lane, vector length) of an access to a promoted buffer."""
+    def _run_of(self, buffer: Buffer, indices: tuple[Expr, ...]) -> Run:
         run = access_run(self.forms, self.lanes, indices, self.strides(buffer))
         assert run is not None
-        slot, lane = slots.where[run[0]]
-        return slot, lane, run[1]
+        return run
+
+    def _load_column(self, e: Load, slots: Slots, run: Run) -> Value:
+        """A lane of each of several slots: a column of the block that they are the rows of, which is
+        transposed as a whole."""
+        place = slots.column(run)
+        assert place is not None
+        rows, lane = place
+        level, deps = self.buffer_level[e.buffer], self.bit(e.buffer)
+        width = slots.lanes[rows[0]]
+        key = ("column", e.buffer, tuple(rows))
+        if (*key, lane) not in self.memo:
+            ops, level = self.ops(level, width)
+            texts, moved = [slots.values[row] for row in rows], slots.dtype
+            if slots.dtype in _MOVED_AS:
+                moved = _MOVED_AS[slots.dtype]
+                texts = [_as_integer(ops, text, slots.dtype, moved) for text in texts]
+            scalar, bits = ty.scalar_type(moved), dt.bits(moved)
+            narrow, _ = self.ops(level, run.lanes)
+            for c, text in enumerate(shuffles.transpose(texts, width, scalar, bits, ops.inst)):
+                text = text if moved == slots.dtype else _as_integer(narrow, text, moved, slots.dtype)
+                self.remember((*key, c), Value(text, run.lanes, level, deps))
+        return self.remember(e, self.memo[*key, lane])
 
     def _load_slot(self, e: Load, slots: Slots) -> Value:
-        slot, lane, length = self._slot_of(slots, e.buffer, e.indices)
+        run = self._run_of(e.buffer, e.indices)
+        if run.step > 1:
+            return self._load_column(e, slots, run)
+        slot, lane = slots.where[run.start]
+        length = run.lanes
         level, deps = self.buffer_level[e.buffer], self.bit(e.buffer)
         text, width = slots.values[slot], slots.lanes[slot]
         if length == width:
@@ -442,7 +494,9 @@ class Memory(Values):
 
     def _store_slot(self, s: Store, value: Value) -> None:
         slots = self.slots[s.buffer]
-        slot, lane, length = self._slot_of(slots, s.buffer, s.indices)
+        run = self._run_of(s.buffer, s.indices)
+        slot, lane = slots.where[run.start]
+        length = run.lanes
         width, dtype = slots.lanes[slot], slots.dtype
         if value.lanes and not length:
             value = self._last_lane(value, s.buffer)
@@ -483,3 +537,10 @@ class Memory(Values):
             kind = f"<{length} x i1>"
             mask = ops.inst(f"shufflevector {kind} {mask}, {kind} zeroinitializer, {ty.shuffle_mask(spread)}")
         return ops.select(slots.dtype, mask, new, old)
+
+
+def _as_integer(ops: Ops, text: str, source: str, target: str) -> str:
+    """To the type in :data:`_MOVED_AS` and back."""
+    if "bool" in (source, target):
+        return ops.cast(text, source, target)
+    return ops.bitcast(text, source, target)

@@ -1,17 +1,20 @@
 """Register buffers as SSA values.
 
-A register buffer whose every access has a constant offset (apart from a vector variable of stride 1) is split
-into *slots*: runs of elements that are accessed together and become one SSA value each. Runs nest or are
-disjoint; the widest ones are the slots, narrower accesses take lanes out of them. Any other buffer stays in
-memory, on the stack.
+A register buffer whose every access has a constant offset (apart from a vector variable) is split into
+*slots*: runs of elements that are accessed together and become one SSA value each. Runs nest or are disjoint;
+the widest ones are the slots, narrower accesses take lanes out of them. A load that takes one lane out of
+each of several slots is a *column* of the block that they are the rows of (see
+:mod:`tilewright.backend.llvm.shuffles`). Any other buffer stays in memory, on the stack.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from typing import NamedTuple
 
 from tilewright.backend.llvm.lanes import LaneForms, offset_terms
+from tilewright.backend.llvm.shuffles import can_transpose
 from tilewright.ir.expr import Expr, Var
 from tilewright.ir.stmt import Buffer
 
@@ -34,35 +37,61 @@ class Slots:
     where: dict[int, tuple[int, int]]
     values: list[str]
 
+    def column(self, run: Run) -> tuple[list[int], int] | None:
+        """The slots that a strided access takes one lane out of, and that lane; None when they are not rows
+        of a block."""
+        found = [self.where.get(run.start + run.step * i) for i in range(run.lanes)]
+        slots = [place[0] for place in found if place is not None]
+        lane = {place[1] for place in found if place is not None}
+        widths = {self.lanes[slot] for slot in slots}
+        distinct = len(set(slots)) == len(slots) == run.lanes
+        if not distinct or len(lane) > 1 or len(widths) > 1 or not can_transpose(run.lanes, *widths):
+            return None
+        return slots, lane.pop()
+
+
+class Run(NamedTuple):
+    """The elements ``start + step * i`` for each of ``lanes`` lanes (0: one element, scalar)."""
+
+    start: int
+    lanes: int
+    step: int
+
 
 def access_run(
     forms: LaneForms, lanes: Mapping[Var, int], indices: tuple[Expr, ...], strides: tuple[int | Expr, ...]
-) -> tuple[int, int] | None:
-    """(first element, vector length) of an access at a constant offset; None for any other access."""
+) -> Run | None:
+    """The elements of an access at a constant offset; None for any other access."""
     terms, base = offset_terms(forms, indices, strides)
     if not terms:
-        return base, 0
+        return Run(base, 0, 1)
     if len(terms) == 1:
         ((atom, k),) = terms.items()
-        if k == 1 and isinstance(atom, Var) and atom in lanes:
-            return base, lanes[atom]
+        if k >= 1 and isinstance(atom, Var) and atom in lanes:
+            return Run(base, lanes[atom], k)
     return None
 
 
 def plan_slots(
     buffer: Buffer,
     accesses: Iterable[tuple[Expr, ...]],
+    stores: Collection[tuple[Expr, ...]],
     forms: LaneForms,
     lanes: Mapping[Var, int],
     strides: tuple[int | Expr, ...],
 ) -> Slots | None:
-    """The slots of ``buffer``, or None when it cannot be promoted."""
+    """The slots of ``buffer``, or None when it cannot be promoted. ``stores``: those of its accesses that
+    write."""
     runs: set[tuple[int, int]] = set()
+    columns: set[Run] = set()
     for indices in accesses:
         run = access_run(forms, lanes, indices, strides)
-        if run is None or len(runs) >= _MAX_SLOTS:
+        if run is None or len(runs) >= _MAX_SLOTS or (run.step > 1 and indices in stores):
             return None
-        runs.add(run)
+        if run.step > 1:
+            columns.add(run)
+        else:
+            runs.add((run.start, run.lanes))
     slots: list[int] = []
     where: dict[int, tuple[int, int]] = {}
     end = 0
@@ -77,4 +106,7 @@ def plan_slots(
             where[start + lane] = (len(slots), lane)
         slots.append(length)
         end = start + width
-    return Slots(buffer.dtype, slots, where, ["poison"] * len(slots))
+    # Lanes of columns that no row was stored to are computed with, though not used: any value will do.
+    initial = ["zeroinitializer" if columns and length else "poison" for length in slots]
+    planned = Slots(buffer.dtype, slots, where, initial)
+    return planned if all(planned.column(run) is not None for run in columns) else None

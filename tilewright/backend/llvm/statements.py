@@ -271,7 +271,8 @@ class Statements(Memory):
             slots = None
             if buffer not in self.analysis.shared_registers:
                 accesses = self.analysis.accesses.get(buffer, ())
-                slots = plan_slots(buffer, accesses, self.forms, self.lanes, self.strides(buffer))
+                stores = self.analysis.register_stores.get(buffer, set())
+                slots = plan_slots(buffer, accesses, stores, self.forms, self.lanes, self.strides(buffer))
             if slots is not None:
                 self.slots[buffer] = slots
             else:

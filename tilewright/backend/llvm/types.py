@@ -11,11 +11,13 @@ import numpy as np
 from tilewright.errors import CompileError
 from tilewright.ir import dtype as dt
 
+# A bfloat16 is its bits: all arithmetic on it is done in float32, and LLVM's bfloat needs library functions
+# even to be moved where the processor does not know the type.
 _TYPES = {
     "bool": "i1",
     "int8": "i8", "int16": "i16", "int32": "i32", "int64": "i64",
     "uint8": "i8", "uint16": "i16", "uint32": "i32", "uint64": "i64",
-    "float16": "half", "bfloat16": "bfloat", "float32": "float", "float64": "double",
+    "float16": "half", "bfloat16": "i16", "float32": "float", "float64": "double",
 }  # fmt: skip
 
 
@@ -45,7 +47,7 @@ def memory_type(dtype: str, lanes: int = 0) -> str:
 def suffix(dtype: str, lanes: int) -> str:
     """How a type is spelled in the name of an overloaded intrinsic (``v16f32``)."""
     bits = 1 if dtype == "bool" else dt.bits(dtype)
-    scalar = f"bf{bits}" if dtype == "bfloat16" else f"{'f' if dt.is_float(dtype) else 'i'}{bits}"
+    scalar = f"{'f' if dt.is_float(dtype) and dtype != 'bfloat16' else 'i'}{bits}"
     return f"v{lanes}{scalar}" if lanes else scalar
 
 
@@ -68,7 +70,8 @@ def literal(value: float, dtype: str) -> str:
     if dtype == "float32":
         # LLVM writes a float as the double of the same value.
         return f"0x{struct.unpack('<Q', struct.pack('<d', float(rounded)))[0]:016X}"
-    return f"0x{'H' if dtype == 'float16' else 'R'}{int(rounded.view(np.uint16)):04X}"
+    bits = int(rounded.view(np.uint16))
+    return f"0xH{bits:04X}" if dtype == "float16" else str(bits)
 
 
 def splat(text: str, dtype: str, lanes: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tilewright.errors import ScheduleError
 from tilewright.ir.expr import Var
-from tilewright.ir.stmt import Block, For
+from tilewright.ir.stmt import Block, Buffer, For
 from tilewright.ir.visit import const_int, find_blocks, free_vars, walk_stmt
 from tilewright.schedule.schedule import BlockRef, LoopRef, Schedule
 from tilewright.target import Target
@@ -51,6 +51,12 @@ def loops_by_iter(sch: Schedule, ref: BlockRef, below: LoopRef | None = None) ->
         if moving and extent_of(sch, by_var[moving[0]]) > 1:
             found[it.var] = by_var[moving[0]]
     return found
+
+
+def read_index(sch: Schedule, ref: BlockRef, buffer: Buffer) -> int:
+    """The position of ``buffer`` among the distinct inputs of the block."""
+    names = dict.fromkeys(region.buffer.name for region in block_named(sch, ref.name).reads)
+    return list(names).index(buffer.name)
 
 
 def parallelize(sch: Schedule, loop: LoopRef, flops: int, target: Target) -> None:

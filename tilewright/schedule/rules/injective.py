@@ -6,6 +6,7 @@ from tilewright.errors import ScheduleError
 from tilewright.ir import dtype as dt
 from tilewright.schedule.rules.analysis import block_info
 from tilewright.schedule.rules.common import block_named, extent_of, loops_by_iter, parallelize
+from tilewright.schedule.rules.transpose import find_transposition, schedule_transposition
 from tilewright.schedule.schedule import BlockRef, LoopRef, Schedule
 from tilewright.target import Target
 
@@ -13,11 +14,19 @@ from tilewright.target import Target
 CHUNK = 2048
 
 
-def schedule_injective(sch: Schedule, ref: BlockRef, target: Target) -> None:
-    """Vectorize the axis that the output walks contiguously, fuse the others and run them on threads."""
+def schedule_injective(sch: Schedule, ref: BlockRef, target: Target, tiled: bool = True) -> None:
+    """Vectorize the axis that the output walks contiguously, fuse the others and run them on threads.
+
+    ``tiled``: go by register tiles where operands are read along another axis. Raises ScheduleError where a
+    step is not legal.
+    """
     info = block_info(block_named(sch, ref.name))
     if info is None:
         raise ScheduleError(f"'{ref.name}' has more than one store")
+    plan = find_transposition(info, target) if tiled else None
+    if plan is not None:
+        schedule_transposition(sch, ref, plan, target)
+        return
     lanes = target.lanes(max(dt.bits(info.store.buffer.dtype), 8))
     widest = max([dt.bits(info.store.buffer.dtype), *(dt.bits(a.buffer.dtype) for a in info.loads)])
     lanes = min(lanes, target.lanes(max(widest, 8)))
