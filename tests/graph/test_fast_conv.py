@@ -26,6 +26,11 @@ def test_the_rule(output: tuple[int, ...], channels: tuple[int, int], tile: int 
     assert choose_tile((*output, channels[1]), (3, 3, *channels)) == tile
 
 
+def test_threads_that_would_stand_idle_count():
+    layer, weights = (1, 14, 14, 256), (3, 3, 256, 256)
+    assert [choose_tile(layer, weights, threads) for threads in (1, 2, 8, 32)] == [4, 4, 2, None]
+
+
 @pytest.mark.parametrize("m", [2, 4])
 def test_the_identity(m: int):
     """Exact in float64, up to rounding, on one tile."""
