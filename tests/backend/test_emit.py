@@ -263,6 +263,22 @@ def test_register_buffer_with_a_run_time_index_lives_on_the_stack() -> None:
     check(func([x, y], Alloc(tmp, body)), [data((12,))])
 
 
+def test_large_register_buffers_do_not_go_on_the_stack() -> None:
+    n = 5000
+    x, y = buf("x", n), buf("y", n)
+    tmp = buf("tmp", n, scope="register")
+    i, j = var("i", n), var("j", n)
+    body = seq(
+        [
+            loop(i, n, Store(tmp, (i,), load(x, [i]) * 2.0)),
+            loop(j, n, Store(y, (j,), load(tmp, [n - 1 - j]))),
+        ]
+    )
+    f = func([x, y], Alloc(tmp, body))
+    check(f, [data((n,))])
+    assert build(f).module.ws_shared >= n * 4
+
+
 def test_lanes_of_vector_slots() -> None:
     """Scalar and narrower accesses take lanes out of the widest access's slot."""
     x, y = buf("x", 16), buf("y", 16)

@@ -20,6 +20,9 @@ from tilewright.ir.stmt import Alloc, Annotate, Buffer, Evaluate, For, If, Seq, 
 
 Launch = Callable[["Statements", For], None]
 
+MAX_STACK_BYTES = 16 << 10
+"""Register buffers that cannot be promoted live on the stack, larger ones than this in the workspace."""
+
 
 class Statements(Memory):
     """Emits statements into one function.
@@ -266,31 +269,39 @@ class Statements(Memory):
     # -------------------------------------------------------------------------------------------- allocations
     def _alloc(self, s: Alloc) -> None:
         buffer = s.buffer
-        level = len(self.scopes) - 1
-        if buffer.scope == "register":
-            slots = None
-            if buffer not in self.analysis.shared_registers:
-                accesses = self.analysis.accesses.get(buffer, ())
-                stores = self.analysis.register_stores.get(buffer, set())
-                slots = plan_slots(buffer, accesses, stores, self.forms, self.lanes, self.strides(buffer))
-            if slots is not None:
-                self.slots[buffer] = slots
-            else:
-                self.bases[buffer] = self._stack(buffer)
-            self.buffer_level[buffer] = level
-            self.statement(s.body)
-            self.slots.pop(buffer, None)
-        elif buffer.scope == "global":
-            with self.workspace.reserve(self._bytes(buffer)) as offset:
-                name = self.namer.fresh()
-                self.entry.append(f"  {name} = getelementptr i8, ptr {self.workspace_base}, i64 {offset}")
-                self.bases[buffer] = Value(name, 0, 0)
-                self.buffer_level[buffer] = level
-                self.statement(s.body)
-        else:
+        if buffer.scope == "global":
+            self._in_workspace(s)
+            return
+        if buffer.scope != "register":
             raise CompileError(f"buffer '{buffer.name}' has scope '{buffer.scope}', which CPUs do not have")
+        slots = None
+        if buffer not in self.analysis.shared_registers:
+            accesses = self.analysis.accesses.get(buffer, ())
+            stores = self.analysis.register_stores.get(buffer, set())
+            slots = plan_slots(buffer, accesses, stores, self.forms, self.lanes, self.strides(buffer))
+        if slots is not None:
+            self.slots[buffer] = slots
+        elif self._bytes(buffer) <= MAX_STACK_BYTES:
+            self.bases[buffer] = self._stack(buffer)
+        else:
+            self._in_workspace(s)
+            return
+        self.buffer_level[buffer] = len(self.scopes) - 1
+        self.statement(s.body)
+        self.slots.pop(buffer, None)
         self.bases.pop(buffer, None)
         self.forget(buffer)
+
+    def _in_workspace(self, s: Alloc) -> None:
+        """Allocate in the workspace for as long as the body runs."""
+        with self.workspace.reserve(self._bytes(s.buffer)) as offset:
+            name = self.namer.fresh()
+            self.entry.append(f"  {name} = getelementptr i8, ptr {self.workspace_base}, i64 {offset}")
+            self.bases[s.buffer] = Value(name, 0, 0)
+            self.buffer_level[s.buffer] = len(self.scopes) - 1
+            self.statement(s.body)
+        del self.bases[s.buffer]
+        self.forget(s.buffer)
 
     def _bytes(self, buffer: Buffer) -> int:
         shape = buffer.static_shape
