@@ -48,15 +48,11 @@ def open_peer(
         optimize: False asks for the engine's plainest kernels, unfused, where it offers the choice.
 
     Raises:
-        OptionError: no engine has that name, or it cannot run ONNX models.
+        OptionError: no engine has that name.
         MissingDependencyError: the engine is not installed.
         InputError: the engine refuses the model or the inputs.
+        UnsupportedError: torch has no counterpart for some of the model's operators.
     """
-    if name == "torch":
-        raise OptionError(
-            "torch has no ONNX importer, so it cannot run this model",
-            hint=f"engines that run ONNX files: {', '.join(PEERS)}",
-        )
     if name not in PEERS:
         raise OptionError(f"unknown engine '{name}'", hint=f"known engines: {', '.join(PEERS)}")
     return PEERS[name](model, dict(inputs), threads, optimize)
@@ -177,10 +173,25 @@ def _first_line(error: Exception) -> str:
     return lines[-1] if lines else type(error).__name__
 
 
+def _torch(engine: str) -> Callable[[bytes, dict[str, np.ndarray], int, bool], Peer]:
+    """The engine of :mod:`tilewright.torch_peer` with that class name, imported when it is opened."""
+
+    def load(model: bytes, inputs: dict[str, np.ndarray], threads: int, optimize: bool) -> Peer:
+        load_dependency("torch", "torch")
+        peer: Peer = getattr(importlib.import_module("tilewright.torch_peer"), engine)(
+            model, inputs, threads, optimize
+        )
+        return peer
+
+    return load
+
+
 #: Engines by the name that ``--against`` takes.
 PEERS: dict[str, Callable[[bytes, dict[str, np.ndarray], int, bool], Peer]] = {
     "onnxruntime": OnnxRuntime,
     "openvino": OpenVino,
+    "torch": _torch("Torch"),
+    "torch_compile": _torch("TorchCompile"),
 }
 
 

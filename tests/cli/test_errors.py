@@ -125,7 +125,12 @@ def test_bad_values_of_flags(cli, dense, tmp_path):
     assert_refused(cli("compile", dense, "-o", tmp_path / "none" / "dense.tw"), "does not exist")
     assert_refused(cli("--jobs", "many", "doctor"), "jobs", "many")
     assert_refused(cli("bench", dense, "--against", "abacus"), "abacus", "onnxruntime")
-    assert_refused(cli("bench", dense, "--against", "torch"), "torch", "onnxruntime")
+
+
+def test_a_missing_engine_names_the_extra(cli, dense, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    done = cli("bench", dense, "--against", "torch")
+    assert_refused(done, "torch is not installed", "pip install 'tilewright[torch]'")
 
 
 def test_usage_errors_exit_2(cli, dense):

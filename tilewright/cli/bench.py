@@ -16,7 +16,10 @@ def main(
     model: common.ModelArgument,
     shape: common.ShapeOption = None,
     against: Annotated[
-        str, typer.Option("--against", help="Engines, separated by commas: onnxruntime, openvino.")
+        str,
+        typer.Option(
+            "--against", help="Engines, separated by commas: onnxruntime, openvino, torch, torch_compile."
+        ),
     ] = "onnxruntime",
     threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of every engine.")] = 1,
     runs: Annotated[

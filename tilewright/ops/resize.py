@@ -104,7 +104,7 @@ def _fraction(value: float) -> Fraction:
     )
 
 
-def _axes(ctx: OpContext) -> list[Axis]:
+def resampled_axes(ctx: OpContext) -> list[Axis]:
     """The dimensions that are resampled (a crop of unchanged size included)."""
     x, shape = ctx.input(0), _result_shape(ctx)
     scales, regions = ctx.arg("scales"), _regions(ctx)
@@ -160,7 +160,7 @@ def _floor(axis: Axis, position: Any) -> Any:
     return (position * axis.slope + axis.offset) // axis.unit
 
 
-def _nearest_index(axis: Axis, rule: str, position: Any) -> Any:
+def nearest_index(axis: Axis, rule: str, position: Any) -> Any:
     """The chosen neighbour, not clamped yet."""
     scaled, unit = position * axis.slope + axis.offset, axis.unit
     if rule == "floor":
@@ -190,14 +190,14 @@ def _closed_form(axis: Axis, rule: str, position: Expr) -> Expr:
     best.
     """
     positions = np.arange(axis.out)
-    table = np.clip(_nearest_index(axis, rule, positions), 0, axis.size - 1)
+    table = np.clip(nearest_index(axis, rule, positions), 0, axis.size - 1)
     if axis.out % axis.size == 0 and np.array_equal(table, positions // (axis.out // axis.size)):
         return position // (axis.out // axis.size)
     if axis.size % axis.out == 0:
         step, first = axis.size // axis.out, int(table[0])
         if np.array_equal(table, positions * step + first):
             return position * step + first
-    return minimum(maximum(_nearest_index(axis, rule, position), 0), axis.size - 1)
+    return minimum(maximum(nearest_index(axis, rule, position), 0), axis.size - 1)
 
 
 def _taps(ctx: OpContext, axis: Axis, position: Expr, dtype: str) -> list[tuple[Expr, Expr]]:
@@ -227,7 +227,7 @@ def _inside(axis: Axis, position: Expr) -> Expr:
 
 
 def _compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
-    x, axes = inputs[0], _axes(ctx)
+    x, axes = inputs[0], resampled_axes(ctx)
     shape, wide = _infer(ctx)[0].shape, accumulator_dtype(x.dtype)
     mode, rule = ctx.attr("mode", "nearest"), ctx.attr("nearest", "round_prefer_floor")
     cropped = [a for a in axes if a.crop]
@@ -259,7 +259,7 @@ def _compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
 
 
 # -------------------------------------------------------------------------------------------------- reference
-def _weights_numpy(ctx: OpContext, axis: Axis) -> np.ndarray:
+def resampling_matrix(ctx: OpContext, axis: Axis) -> np.ndarray:
     """The resampling of one dimension as a matrix [out, size]."""
     position = np.arange(axis.out)
     low = _floor(axis, position)
@@ -282,14 +282,14 @@ def _weights_numpy(ctx: OpContext, axis: Axis) -> np.ndarray:
 
 
 def _reference(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
-    x, axes = inputs[0], _axes(ctx)
+    x, axes = inputs[0], resampled_axes(ctx)
     result = x.astype(np.float32) if is_half(x.dtype.name) else x
     for axis in axes:
         if ctx.attr("mode", "nearest") == "nearest":
-            index = _nearest_index(axis, ctx.attr("nearest", "round_prefer_floor"), np.arange(axis.out))
+            index = nearest_index(axis, ctx.attr("nearest", "round_prefer_floor"), np.arange(axis.out))
             result = np.take(result, np.clip(index, 0, axis.size - 1), axis=axis.dim)
         else:
-            matrix = _weights_numpy(ctx, axis).astype(result.dtype)
+            matrix = resampling_matrix(ctx, axis).astype(result.dtype)
             result = np.moveaxis(np.tensordot(matrix, result, (1, axis.dim)), 0, axis.dim)
     for axis in axes:
         if axis.crop:
