@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, defs, helper
 
@@ -263,9 +264,24 @@ def test_batch_normalisation_and_dropout_in_inference() -> None:
     ]
     for opset in (7, 9, 13, 15):
         agree(model(nodes, [value("x", [2, 3, 4])], ["y"], constants, opset=opset), {"x": floats(2, 3, 4)})
-    nodes[0] = helper.make_node("BatchNormalization", names, ["n"], training_mode=1)
-    with pytest.raises(UnsupportedError, match="training mode"):
-        import_onnx(model(nodes, [value("x", [2, 3, 4])], ["y"], constants, opset=15))
+
+
+def test_batch_normalisation_with_the_datas_statistics() -> None:
+    names = ["x", "s", "b", "m", "v"]
+    constants = [constant(n, np.abs(floats(3)) + 0.1, "float32") for n in names[1:]]
+    node = helper.make_node("BatchNormalization", names, ["y", "mean", "var"], training_mode=1, momentum=0.7)
+    feeds = {"x": floats(4, 3, 2, 5)}
+    got = run(model([node], [value("x", [4, 3, 2, 5])], ["y", "mean", "var"], constants, opset=15), feeds)
+    scale, bias, mean, var = (onnx.numpy_helper.to_array(c) for c in constants)
+    centre, spread = feeds["x"].mean((0, 2, 3)), feeds["x"].var((0, 2, 3))
+    normal = (feeds["x"] - centre[:, None, None]) / np.sqrt(spread + 1e-5)[:, None, None]
+    want = {
+        "y": normal * scale[:, None, None] + bias[:, None, None],
+        "mean": 0.7 * mean + 0.3 * centre,
+        "var": 0.7 * var + 0.3 * spread,
+    }
+    for name, array in want.items():
+        np.testing.assert_allclose(got[name], array, rtol=1e-4, atol=1e-5)
 
 
 # ----------------------------------------------------------------------------------------------- compositions

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
 
 from tilewright.errors import GraphError, UnsupportedError
-from tilewright.frontend.onnx.reader import RawNode
+from tilewright.frontend.onnx.reader import RawBody, RawNode
 from tilewright.graph.builder import GraphBuilder
 from tilewright.graph.fold import fold_node
 from tilewright.graph.graph import Attr, Value
@@ -27,13 +27,21 @@ class NodeContext:
     """
 
     def __init__(
-        self, node: RawNode, since: int, builder: GraphBuilder, inputs: Sequence[Value | None], location: str
+        self,
+        node: RawNode,
+        since: int,
+        builder: GraphBuilder,
+        inputs: Sequence[Value | None],
+        location: str,
+        inline: Callable[[RawBody], list[Value]],
     ) -> None:
         self.node = node
         self.since = since
         self.builder = builder
         self.inputs = tuple(inputs)
         self.location = location
+        #: Imports a body of the node in its place; returns the body's outputs.
+        self.inline = inline
 
     # ----------------------------------------------------------------------------------------------- operands
     def has(self, index: int) -> bool:

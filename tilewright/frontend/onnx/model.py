@@ -5,14 +5,16 @@ on demand.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+
+import numpy as np
 
 import tilewright.frontend.onnx.handlers  # noqa: F401  (registers them)
 from tilewright.errors import ModelFileError, ShapeError, TilewrightError, UnsupportedError
 from tilewright.frontend.common import UnsupportedReport, bind_dims
 from tilewright.frontend.onnx.context import NodeContext
-from tilewright.frontend.onnx.reader import RawModel, RawNode, RawValue, Source, read
+from tilewright.frontend.onnx.reader import RawBody, RawModel, RawNode, RawValue, Source, read
 from tilewright.frontend.onnx.registry import MAX_OPSET, MIN_OPSET, Entry, lookup
 from tilewright.graph.builder import GraphBuilder
 from tilewright.graph.graph import Graph, Origin, TensorType, Value
@@ -88,10 +90,7 @@ class OnnxModel:
             kind = types[raw.name]
             shape = [bound.get(d, d) if isinstance(d, Var) else d for d in kind.shape]
             values[raw.name] = builder.input(raw.name, shape, kind.dtype)
-        for name, data in self._raw.initializers.items():
-            values[name] = builder.constant(data, name)
-        for node in self._raw.nodes:
-            self._import_node(builder, node, values)
+        self._import_nodes(builder, self._raw.initializers, self._raw.nodes, values)
         builder.origin = Origin()
         names = [v.name for v in self._raw.outputs]
         graph = eliminate_dead_code(builder.build([values[n] for n in names], names))
@@ -132,7 +131,7 @@ class OnnxModel:
         """The opset of ai.onnx must be one whose definitions are known; other domains matter only where nodes
         use them.
         """
-        uses_default = any(not n.domain for n in self._raw.nodes)
+        uses_default = any(not n.domain for n in _with_bodies(self._raw.nodes))
         opset = self._raw.opsets.get("")
         if not uses_default:
             return
@@ -159,19 +158,38 @@ class OnnxModel:
 
     def _report(self) -> UnsupportedReport:
         report = UnsupportedReport()
-        for node in self._raw.nodes:
+        for node in _with_bodies(self._raw.nodes):
             if self._entry(node) is None:
                 version = self._raw.opsets.get(node.domain, 0)
                 domain = f"{node.domain}." if node.domain else ""
                 report.add(f"{domain}{node.op_type} (opset {version})", node.name)
         return report
 
+    def _import_nodes(
+        self,
+        builder: GraphBuilder,
+        initializers: Mapping[str, np.ndarray],
+        nodes: Sequence[RawNode],
+        values: dict[str, Value],
+    ) -> None:
+        """Add weights and nodes to the graph and their results to ``values``."""
+        for name, data in initializers.items():
+            values[name] = builder.constant(data, name)
+        for node in nodes:
+            self._import_node(builder, node, values)
+
     def _import_node(self, builder: GraphBuilder, node: RawNode, values: dict[str, Value]) -> None:
         entry = self._entry(node)
         assert entry is not None
         builder.origin = Origin("onnx", node.name, node.op_type)
         inputs = [values[n] if n else None for n in node.inputs]
-        ctx = NodeContext(node, entry.since, builder, inputs, self.location)
+
+        def inline(body: RawBody) -> list[Value]:
+            known = dict(values)
+            self._import_nodes(builder, body.initializers, body.nodes, known)
+            return [known[name] for name in body.outputs]
+
+        ctx = NodeContext(node, entry.since, builder, inputs, self.location, inline)
         result = entry.handler(ctx)
         results = [result] if isinstance(result, Value) else list(result)
         for n, name in enumerate(node.outputs):
@@ -180,6 +198,15 @@ class OnnxModel:
                 raise UnsupportedError(f"output {n} of {node.op_type} is not supported", location=ctx.where)
             if name and value is not None:
                 values[name] = value
+
+
+def _with_bodies(nodes: Sequence[RawNode]) -> Iterator[RawNode]:
+    """The nodes and, recursively, those of their bodies."""
+    for node in nodes:
+        yield node
+        for attr in node.attrs.values():
+            if isinstance(attr, RawBody):
+                yield from _with_bodies(attr.nodes)
 
 
 def _require_static(graph: Graph, location: str) -> None:

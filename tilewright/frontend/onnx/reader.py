@@ -42,8 +42,9 @@ class RawValue:
 
 @dataclasses.dataclass(frozen=True)
 class RawNode:
-    """A node. Attribute values are Python numbers, strings, tuples or arrays; '' in ``inputs`` is an input
-    left out.
+    """A node. Attribute values are Python numbers, strings, tuples, arrays or, for control flow, bodies.
+
+    '' in ``inputs`` is an input left out. ``captures``: what its bodies read from around the node.
     """
 
     name: str
@@ -53,9 +54,34 @@ class RawNode:
     outputs: tuple[str, ...]
     attrs: Mapping[str, Any]
     index: int
+    captures: tuple[str, ...] = ()
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of all tensors that must exist before the node."""
+        return (*filter(None, self.inputs), *self.captures)
 
     def __str__(self) -> str:
         return f"{self.op_type} node '{self.name}'"
+
+
+@dataclasses.dataclass(frozen=True)
+class RawBody:
+    """A graph inside a node, such as a branch: nodes in topological order. Names that it does not define are
+    those of the graph around it.
+    """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    initializers: Mapping[str, np.ndarray]
+    nodes: tuple[RawNode, ...]
+
+    @property
+    def captures(self) -> tuple[str, ...]:
+        """Names that it reads from the graph around it."""
+        own = {*self.inputs, *self.initializers, *(n for node in self.nodes for n in node.outputs)}
+        read = [*(n for node in self.nodes for n in node.reads), *self.outputs]
+        return tuple(dict.fromkeys(n for n in read if n not in own))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,12 +107,9 @@ def read(source: Source) -> RawModel:
     proto = expand_functions(proto, location)
     graph, opsets = proto.graph, opsets_of(proto)
     tensors = TensorReader(folder, location)
-    if graph.sparse_initializer:
-        names = [t.values.name for t in graph.sparse_initializer]
-        raise UnsupportedError("sparse weights are not supported", names, location=location)
-    initializers = {t.name: tensors.array(t, f"initializer '{t.name}'") for t in graph.initializer}
+    initializers = _initializers(graph, tensors, location)
     inputs = tuple(_value(v, location) for v in graph.input if v.name not in initializers)
-    nodes = _nodes(graph, tensors)
+    nodes = _nodes(graph, tensors, location)
     outputs = tuple(_value(v, location) for v in graph.output)
     if not outputs:
         raise ModelFileError("the model has no outputs", location=location)
@@ -164,7 +187,23 @@ def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
     return name if name not in ("", "?", "-1", "None") else None
 
 
-def _nodes(graph: onnx.GraphProto, tensors: TensorReader) -> list[RawNode]:
+def _initializers(graph: onnx.GraphProto, tensors: TensorReader, location: str) -> dict[str, np.ndarray]:
+    if graph.sparse_initializer:
+        names = [t.values.name for t in graph.sparse_initializer]
+        raise UnsupportedError("sparse weights are not supported", names, location=location)
+    return {t.name: tensors.array(t, f"initializer '{t.name}'") for t in graph.initializer}
+
+
+def _body(graph: onnx.GraphProto, tensors: TensorReader, location: str) -> RawBody:
+    inputs, outputs = (tuple(v.name for v in values) for values in (graph.input, graph.output))
+    initializers = _initializers(graph, tensors, location)
+    unsorted = RawBody(inputs, outputs, initializers, tuple(_nodes(graph, tensors, location)))
+    given = {*inputs, *initializers, *unsorted.captures}
+    nodes = _sort(unsorted.nodes, given, outputs, location)
+    return dataclasses.replace(unsorted, nodes=tuple(nodes))
+
+
+def _nodes(graph: onnx.GraphProto, tensors: TensorReader, location: str) -> list[RawNode]:
     """Nodes with unique names: a missing one becomes ``OpType_index``, a repeated one gets its index."""
     counts = Counter(n.name for n in graph.node if n.name)
     taken = set(counts)
@@ -177,7 +216,10 @@ def _nodes(graph: onnx.GraphProto, tensors: TensorReader) -> list[RawNode]:
         seen.add(name)
         domain = "" if node.domain == "ai.onnx" else node.domain
         attrs = {a.name: tensors.attribute(a, f"{node.op_type} node '{name}'") for a in node.attribute}
-        nodes.append(RawNode(name, node.op_type, domain, tuple(node.input), tuple(node.output), attrs, index))
+        bodies = {k: _body(g, tensors, location) for k, g in attrs.items() if isinstance(g, onnx.GraphProto)}
+        captures = tuple(dict.fromkeys(c for body in bodies.values() for c in body.captures))
+        operands = (tuple(node.input), tuple(node.output))
+        nodes.append(RawNode(name, node.op_type, domain, *operands, {**attrs, **bodies}, index, captures))
     return nodes
 
 
@@ -195,10 +237,10 @@ def _sort(nodes: Sequence[RawNode], given: set[str], wanted: Sequence[str], loca
     readers: dict[int, list[RawNode]] = {}
     ready: list[RawNode] = []
     for node in nodes:
-        for name in filter(None, node.inputs):
+        for name in node.reads:
             if name not in given and name not in producer:
                 raise ModelFileError(f"{node} reads '{name}', which nothing produces", location=location)
-        sources = {producer[n].index for n in node.inputs if n in producer}
+        sources = {producer[n].index for n in node.reads if n in producer}
         waiting[node.index] = len(sources)
         for source in sources:
             readers.setdefault(source, []).append(node)
@@ -235,5 +277,5 @@ def _find_cycle(blocked: Sequence[RawNode], producer: Mapping[str, RawNode]) -> 
     while node.index not in position:
         position[node.index] = len(path)
         path.append(node)
-        node = next(p for n in node.inputs if (p := producer.get(n)) is not None and p.index in stuck)
+        node = next(p for n in node.reads if (p := producer.get(n)) is not None and p.index in stuck)
     return path[position[node.index] :][::-1]

@@ -2,6 +2,7 @@
 
 import tilewright.ops  # noqa: F401  (handlers emit these operators)
 from tilewright.frontend.onnx.handlers import (
+    control,
     einsum,
     indexing,
     math,
@@ -13,4 +14,15 @@ from tilewright.frontend.onnx.handlers import (
     sources,
 )
 
-__all__ = ["einsum", "indexing", "math", "movement", "nn", "normalise", "reduction", "resampling", "sources"]
+__all__ = [
+    "control",
+    "einsum",
+    "indexing",
+    "math",
+    "movement",
+    "nn",
+    "normalise",
+    "reduction",
+    "resampling",
+    "sources",
+]

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tilewright.frontend.onnx.context import NodeContext
 from tilewright.frontend.onnx.registry import onnx_op
 from tilewright.graph.graph import Value
 from tilewright.ir import dtype as dt
+from tilewright.ir.expr import as_expr
 
 
 @onnx_op("BatchNormalization", 7, 9, 14, 15)
-def batch_normalization(ctx: NodeContext) -> Value:
-    """Inference only; statistics for each channel."""
+def batch_normalization(ctx: NodeContext) -> Value | Sequence[Value]:
+    """With the statistics given for each channel or, in training mode, those of the data."""
     if ctx.since < 9 and not ctx.attr("spatial", 1):
         ctx.unsupported("statistics for each position (spatial=0) are not supported")
-    if ctx.attr("training_mode", 0):
-        ctx.unsupported("training mode is not supported")
-    return ctx.op("batch_norm", *(ctx.value(n) for n in range(5)), epsilon=float(ctx.attr("epsilon", 1e-5)))
+    epsilon = float(ctx.attr("epsilon", 1e-5))
+    x, scale, bias, mean, variance = (ctx.value(n) for n in range(5))
+    if not ctx.attr("training_mode", 0):
+        return ctx.op("batch_norm", x, scale, bias, mean, variance, epsilon=epsilon)
+    axes = (0, *range(2, x.rank))
+    shape = [as_expr(1), x.shape[1], *[as_expr(1)] * (x.rank - 2)]
+    centre = ctx.op("reduce", x, op="mean", axes=axes, keepdims=False)
+    apart = ctx.op("sub", x, ctx.reshape(centre, shape))
+    spread = ctx.op("reduce", ctx.op("mul", apart, apart), op="mean", axes=axes, keepdims=False)
+    y = ctx.op("batch_norm", x, scale, bias, centre, spread, epsilon=epsilon)
+    momentum = float(ctx.attr("momentum", 0.9))
+    return [y, _running(ctx, mean, centre, momentum), _running(ctx, variance, spread, momentum)]
+
+
+def _running(ctx: NodeContext, old: Value, new: Value, momentum: float) -> Value:
+    kept = ctx.op("mul", old, ctx.like(momentum, old))
+    return ctx.op("add", kept, ctx.op("mul", new, ctx.like(1.0 - momentum, new)))
 
 
 @onnx_op("InstanceNormalization", 6, 22)
