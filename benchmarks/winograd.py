@@ -2,10 +2,12 @@
 
     python -m benchmarks.winograd --cold
 
-Every layer is a 3x3 convolution of stride 1 with constant weights. Times are medians of whole calls, in turns;
-ours take channels-last data, as inside a model, onnxruntime's time includes its own changes of layout. ``--cold`` reads a buffer larger than the last-level cache
-before each call, and then the input: weights come from memory, as inside a model. The error is the largest
-one against float64, relative to the largest result; ``chosen`` is what the compiler's rule picks.
+Every layer is a 3x3 convolution of stride 1 with constant weights. All variants are called in turns; times
+are the best of ``--rounds`` calls, since what disturbs a call only makes it slower. Ours take channels-last
+data, as inside a model; onnxruntime's time includes its own changes of layout. ``--cold`` reads a buffer
+larger than the last-level cache before each call, and then the input: weights come from memory, as inside a
+model. The error is the largest one against float64, relative to the largest result; ``chosen`` is what the
+compiler's rule picks.
 """
 
 from __future__ import annotations
@@ -73,7 +75,7 @@ def exact(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def measure(layer: Conv, threads: int, rounds: int, cold: bool) -> dict[str, Any]:
-    """Seconds (medians) and errors of every variant."""
+    """Seconds (the best) and errors of every variant."""
     proto = layer.model()
     weights = np.ascontiguousarray(numpy_helper.to_array(proto.graph.initializer[0]).transpose(2, 3, 1, 0))
     x = np.random.default_rng(0).standard_normal((1, layer.size, layer.size, layer.cin), dtype=np.float32)
@@ -104,14 +106,12 @@ def measure(layer: Conv, threads: int, rounds: int, cold: bool) -> dict[str, Any
     got = peer.run()["y"].transpose(0, 2, 3, 1)
     errors["onnxruntime"] = float(np.abs(got - want).max() / np.abs(want).max())
     tile = choose_tile((1, layer.size, layer.size, layer.cout), (3, 3, layer.cin, layer.cout))
+    best = {name: min(times) for name, times in samples.items()}
     return {
         "name": layer.name,
         "flops": layer.flops,
-        "seconds": {name: float(np.median(times)) for name, times in samples.items()},
-        "ratio": {
-            name: float(np.median(np.array(samples["direct"]) / np.array(times)))
-            for name, times in samples.items()
-        },
+        "seconds": best,
+        "ratio": {name: best["direct"] / seconds for name, seconds in best.items()},
         "error": errors,
         "chosen": next(name for name, t in VARIANTS.items() if t == tile),
     }
