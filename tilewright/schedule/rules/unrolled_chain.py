@@ -246,19 +246,36 @@ def _tile_contraction(sch: Schedule, ref: BlockRef, stored: BlockRef, below: Loo
         outer=math.prod(extent_of(sch, loops[v]) for v in [*batch, *rows[:-1]]),
     )
     tile = choose_tile(problem, target)
+    lines = 1
+    if len(rows) > 1 and tile.rows == problem.rows:
+        lines, tile = _several_lines(problem, tile, extent_of(sch, loops[rows[-2]]), target)
     name = weights[0].buffer
     if name.name in sch.func.attr("const_params", ()):
         _pack(sch, ref, info, weights[0].indices.index(same[vector]), tile.width)
     panel, columns, lane = sch.split(loops[vector], [None, tile.vectors, tile.lanes])
-    strips, strip = sch.split(loops[row], [None, tile.rows])
-    sch.reorder(
-        *(loops[v] for v in batch), panel, *(loops[v] for v in rows[:-1]), strips, strip, columns, lane
-    )
-    sch.unroll(strip)
-    sch.unroll(columns)
+    if lines > 1:
+        strips, line = sch.split(loops[rows[-2]], [None, lines])
+        before, inner = rows[:-2], [line, loops[row]]
+    else:
+        strips, strip = sch.split(loops[row], [None, tile.rows])
+        before, inner = rows[:-1], [strip]
+    sch.reorder(*(loops[v] for v in batch), panel, *(loops[v] for v in before), strips, *inner, columns, lane)
+    for loop in [*inner, columns]:
+        sch.unroll(loop)
     sch.vectorize(lane)
     sch.compute_at(ref, strips)
     _accumulate(sch, ref, strips, tile)
+
+
+def _several_lines(problem: TileProblem, tile: Tile, lines: int, target: Target) -> tuple[int, Tile]:
+    """How many of ``lines`` short lines of rows make one register tile, and that tile: the more rows share a
+    vector operand that comes from memory, the less they wait for it."""
+    best = 1, tile
+    for count in range(2, lines + 1):
+        wider = choose_tile(dataclasses.replace(problem, rows=count * problem.rows), target)
+        if lines % count == 0 and wider.rows == count * problem.rows:
+            best = count, wider
+    return best
 
 
 def _pack(sch: Schedule, ref: BlockRef, info: BlockInfo, dim: int, width: int) -> None:
