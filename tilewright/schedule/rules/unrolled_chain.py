@@ -99,6 +99,19 @@ def _short(info: BlockInfo) -> list[Var]:
     return [v for v in found if info.extent(v) <= MAX_UNROLL]
 
 
+def _short_of_pair(info: BlockInfo, source: BlockInfo) -> list[Var]:
+    """Iterators of a transform's second half that choose between expressions in it, or in its first half
+    (``source``)."""
+    short = _short(info)
+    picks = _short(source)
+    for access in info.loads:
+        if access.buffer is source.store.buffer:
+            for index, position in zip(access.indices, source.store.indices, strict=True):
+                if position in picks and isinstance(index, Var) and index not in short:
+                    short.append(index)
+    return short
+
+
 def _divisors(info: BlockInfo) -> dict[Var, int]:
     """Iterators that the body takes apart by ``// d`` and ``% d``, with that ``d``."""
     found: dict[Var, int] = {}
@@ -118,7 +131,9 @@ def _tile_output(sch: Schedule, chain: Chain, target: Target) -> tuple[LoopRef, 
     # Elementwise blocks behind the transform's second half have its iterators, by position.
     half = _info(sch, chain.after[1])
     divisors = dict(zip(info.store.indices, half.store.indices, strict=True))
-    sizes = _divisors(half)
+    # One tile in all: its iterator is not taken apart.
+    single = _short_of_pair(half, _info(sch, chain.after[0]))
+    sizes = {**{var: half.extent(var) for var in single}, **_divisors(half)}
     loops = loops_by_iter(sch, chain.after[-1])
     outer: list[LoopRef] = []
     short: list[LoopRef] = []
@@ -197,14 +212,8 @@ def _transform(sch: Schedule, pair: tuple[BlockRef, BlockRef], below: LoopRef, t
     """The second block's short iterators unrolled inside vectors of its contiguous one, the first block
     computed there."""
     first, second = pair
-    info, source = _info(sch, second), _info(sch, first)
-    short = _short(info)
-    picks = _short(source)
-    for access in info.loads:
-        if access.buffer is source.store.buffer:
-            for index, position in zip(access.indices, source.store.indices, strict=True):
-                if position in picks and isinstance(index, Var) and index not in short:
-                    short.append(index)
+    info = _info(sch, second)
+    short = _short_of_pair(info, _info(sch, first))
     loops = loops_by_iter(sch, second, below=below)
     outer = [loops[v] for v in info.spatial if v in loops and v not in short and info.out.stride(v) != 1]
     vector = next((loops[v] for v in info.spatial if v in loops and info.out.stride(v) == 1), None)
