@@ -19,7 +19,13 @@ from tilewright.ir.stmt import Buffer
 from tilewright.ir.visit import free_vars
 from tilewright.schedule.index_map import IndexMap
 from tilewright.schedule.rules.analysis import Access, BlockInfo, block_info, is_injective, reads_elementwise
-from tilewright.schedule.rules.common import block_named, extent_of, loops_by_iter, parallelize
+from tilewright.schedule.rules.common import (
+    block_named,
+    extent_of,
+    loops_by_iter,
+    parallelize,
+    read_index,
+)
 from tilewright.schedule.rules.injective import schedule_injective
 from tilewright.schedule.rules.tiles import SHORTEST_BITS, Tile, TileProblem, choose_tile
 from tilewright.schedule.schedule import BlockRef, LoopRef, Schedule
@@ -162,7 +168,7 @@ def _pack_weights(sch: Schedule, ref: BlockRef, info: BlockInfo, axes: _Axes, wi
         rank = len(size)
         order = [dim, *range(dim), *range(dim + 2, rank + 1), dim + 1]
         sch.transform_layout(
-            ref, "read", _read_index(sch, ref, access.buffer), IndexMap.tile(rank, dim, width, order)
+            ref, "read", read_index(sch, ref, access.buffer), IndexMap.tile(rank, dim, width, order)
         )
     return packed
 
@@ -178,12 +184,12 @@ def _pack_operands(
         dim = _vector_dim(accesses[0], axes)
         if len(accesses) > 1 or dim is None or _reuse(info, accesses[0]) < PACK_REUSE:
             continue
-        copy = sch.cache_read(ref, _read_index(sch, ref, buffer), "global")
+        copy = sch.cache_read(ref, read_index(sch, ref, buffer), "global")
         copied = block_info(block_named(sch, copy.name))
         assert copied is not None
         names = tuple(Var(f"i{n}", lo=0) for n in range(len(buffer.shape)))
         order = (*names[:dim], *names[dim + 1 :], names[dim])
-        index = _read_index(sch, ref, copied.store.buffer)
+        index = read_index(sch, ref, copied.store.buffer)
         sch.transform_layout(ref, "read", index, IndexMap(names, order))
         schedule_injective(sch, copy, target)
 
@@ -199,11 +205,6 @@ def _read_elsewhere(sch: Schedule, access: Access, ref: BlockRef) -> bool:
         if other.name != ref.name
         for region in block_named(sch, other.name).reads
     )
-
-
-def _read_index(sch: Schedule, ref: BlockRef, buffer: Buffer) -> int:
-    names = dict.fromkeys(region.buffer.name for region in block_named(sch, ref.name).reads)
-    return list(names).index(buffer.name)
 
 
 def _tile_write_back(
