@@ -13,6 +13,7 @@ from tilewright.target import Target
 PARALLEL_FLOPS = 200_000
 #: Work that one claim of a thread should at least have.
 CHUNK_FLOPS = 1_000_000
+CHUNKS_PER_CORE = 4
 
 
 def block_named(sch: Schedule, name: str) -> Block:
@@ -66,4 +67,6 @@ def parallelize(sch: Schedule, loop: LoopRef, flops: int, target: Target) -> Non
         return
     sch.parallel(loop)
     wanted = max(extent * CHUNK_FLOPS // max(flops, 1), 1)
-    sch.annotate(loop, "grain", int(min(wanted, max(extent // 8, 1))))
+    # A few claims per core, so that one that is slow or interrupted does not keep the others waiting.
+    fair = max(extent // (CHUNKS_PER_CORE * max(target.cores, 2)), 1)
+    sch.annotate(loop, "grain", int(min(wanted, fair)))
