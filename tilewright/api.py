@@ -18,7 +18,7 @@ from tilewright.build import Built, Progress, build_variant, compiler_epoch
 from tilewright.build import Options as BuildOptions
 from tilewright.cache import DiskCache, cache_key
 from tilewright.config import options
-from tilewright.errors import ArtifactError, OptionError, ShapeError
+from tilewright.errors import ArtifactError, GraphError, OptionError, ShapeError, UnsupportedError
 from tilewright.graph.graph import Graph, TensorType
 from tilewright.graph.specialise import specialise
 from tilewright.ir.expr import Const, Expr, Var
@@ -322,11 +322,27 @@ def _frontend(
     model = read_model(source)
     name = Path(source).name if isinstance(source, str | os.PathLike) else "model"
     fixed = {key: [d if isinstance(d, int) else None for d in shape] for key, shape in (shapes or {}).items()}
-    opened = model.to_graph(fixed)
+    try:
+        opened = model.to_graph(fixed)
+    except (GraphError, UnsupportedError):
+        # What cannot be said of open dimensions may be plain for sizes: those of the first run decide.
+        inputs, outputs = ([(v.name, v.type) for v in side] for side in model.declared(fixed))
+        signature = _signature(inputs, outputs)
+        if not signature.dims:
+            raise
+        return lambda binding: _with_types(model.to_graph(fixed, binding), signature), signature, name
     signature = _graph_signature(opened)
     if not signature.dims:
         return lambda binding: opened, signature, name
     return lambda binding: model.to_graph(fixed, binding), signature, name
+
+
+def _with_types(graph: Graph, signature: Signature) -> Graph:
+    """``graph``, whose outputs have the declared types. Raises GraphError where they have others."""
+    for spec, value in zip(signature.outputs, graph.outputs, strict=True):
+        if spec.dtype != value.dtype:
+            raise GraphError(f"output '{spec.name}' is declared as {spec.dtype}, but it is {value.dtype}")
+    return graph
 
 
 def _with_shapes(graph: Graph, shapes: Shapes) -> Graph:

@@ -13,7 +13,14 @@ from onnx import TensorProto, helper, numpy_helper
 import tilewright as tw
 from tilewright import api
 from tilewright.config import overriding
-from tilewright.errors import InputError, OptionError, ShapeError, TargetError, UnsupportedError
+from tilewright.errors import (
+    GraphError,
+    InputError,
+    OptionError,
+    ShapeError,
+    TargetError,
+    UnsupportedError,
+)
 
 
 def mlp(batch: int | str = "batch", seed: int = 0) -> onnx.ModelProto:
@@ -235,3 +242,40 @@ def test_all_unsupported_operators_are_reported_at_once() -> None:
         tw.compile(proto)
     for name in ("StringNormalizer", "TfIdfVectorizer"):
         assert name in str(caught.value)
+
+
+def squeezed_if_one() -> onnx.ModelProto:
+    """Drops dimension n of x[n, 3] where it is 1: with n open, not even the result's rank is known."""
+    info = helper.make_tensor_value_info
+    branches = [
+        helper.make_graph([helper.make_node(op, reads, [op])], op, [], [info(op, TensorProto.FLOAT, None)])
+        for op, reads in (("Squeeze", ["x", "zero"]), ("Identity", ["x"]))
+    ]
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"], end=1),
+        helper.make_node("Equal", ["s", "one"], ["c"]),
+        helper.make_node("If", ["c"], ["h"], then_branch=branches[0], else_branch=branches[1]),
+        helper.make_node("Neg", ["h"], ["y"]),
+    ]
+    constants = [numpy_helper.from_array(np.array([v], np.int64), n) for n, v in (("zero", 0), ("one", 1))]
+    x, y = info("x", TensorProto.FLOAT, ["n", 3]), info("y", TensorProto.FLOAT, ["m", 3])
+    graph = helper.make_graph(nodes, "squeezed", [x], [y], constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_what_open_dimensions_leave_open_is_decided_by_the_first_run() -> None:
+    model = tw.compile(squeezed_if_one(), cache=False)
+    assert [str(spec) for spec in (*model.inputs, *model.outputs)] == ["x: float32[n, 3]", "y: float32[m, 3]"]
+    for n, shape in ((1, (3,)), (4, (4, 3))):
+        x = np.ones((n, 3), np.float32)
+        (y,) = model(x)
+        np.testing.assert_array_equal(y, -x.reshape(shape))
+    with pytest.raises(ShapeError, match="no input 'z'"):
+        tw.compile(squeezed_if_one(), shapes={"z": (1, 3)}, cache=False)
+
+
+def test_declared_outputs_of_the_wrong_type_are_found() -> None:
+    proto = squeezed_if_one()
+    proto.graph.output[0].type.tensor_type.elem_type = TensorProto.INT64
+    with pytest.raises(GraphError, match="output 'y' is declared as int64, but it is float32"):
+        tw.compile(proto, cache=False).run({"x": np.ones((2, 3), np.float32)})

@@ -59,8 +59,28 @@ class OnnxModel:
         try:
             graph = self.to_graph()
         except TilewrightError:
-            return tuple(Signature(v.name, self._declared(v)) for v in self._raw.outputs)
+            return self.declared()[1]
         return tuple(Signature(n, v.type) for n, v in zip(graph.output_names, graph.outputs, strict=True))
+
+    def declared(
+        self, shapes: Mapping[str, Sequence[int | None]] | None = None
+    ) -> tuple[tuple[Signature, ...], tuple[Signature, ...]]:
+        """Inputs and outputs as the file declares them, with sizes that ``shapes`` fixes for the inputs.
+
+        Raises ShapeError for shapes that do not fit the model, UnsupportedError naming all unsupported
+        operators at once.
+        """
+        self._check_opsets()
+        self._report().raise_if_any(self.location)
+        types = self._input_types(shapes)
+        bound = bind_dims(types, shapes, None)
+
+        def fixed(name: str, kind: TensorType) -> Signature:
+            dims = tuple(as_expr(bound.get(d, d)) if isinstance(d, Var) else d for d in kind.shape)
+            return Signature(name, TensorType(dims, kind.dtype))
+
+        inputs = tuple(fixed(v.name, types[v.name]) for v in self._raw.inputs)
+        return inputs, tuple(fixed(v.name, self._declared(v)) for v in self._raw.outputs)
 
     def unsupported(self) -> list[str]:
         """One line for each operator that is not supported: how many nodes use it, and the first by name."""
