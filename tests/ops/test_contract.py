@@ -138,6 +138,30 @@ def test_conv_transpose_into_disjoint_blocks_moves_nothing() -> None:
     assert [n.op for n in graph.nodes] == ["reshape", "matmul", "add", "reshape"]
 
 
+@pytest.mark.parametrize(
+    ("kernel", "attrs", "taps"),
+    [
+        ((3, 3), {"strides": (2, 2)}, [4, 2, 2, 1]),  # every product that the result needs, none with a zero
+        ((4, 4), {"strides": (2, 2)}, [4]),
+        ((5, 3), {"strides": (4, 1), "dilations": (1, 2)}, [6, 3]),
+        ((3, 3), {"dilations": (2, 2)}, [9]),
+        ((1, 1), {"strides": (2, 2)}, [1]),
+        ((3, 3), {"strides": (2, 2), "groups": 2}, [4]),
+    ],
+)
+def test_conv_transpose_multiplies_few_zeros(
+    kernel: tuple[int, int], attrs: dict[str, Any], taps: list[int]
+) -> None:
+    builder = GraphBuilder()
+    x = builder.input("x", (1, 5, 6, 8), "float32")
+    w = builder.constant(floats(*kernel, 8 // attrs.get("groups", 1), 24))
+    graph = fold_constants(
+        decompose(builder.build([builder.op("conv_transpose", x, w, channels_last=True, **attrs)]))
+    )
+    found = [n.inputs[1].dims()[:2] for n in graph.nodes if n.op == "conv" and n.inputs[1] is not None]
+    assert sorted((a * b for a, b in found), reverse=True) == taps
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_random_transposed_convolutions(data: st.DataObject) -> None:

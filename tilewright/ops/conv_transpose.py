@@ -1,4 +1,4 @@
-"""Transposed convolution, decomposed into an ordinary convolution with one group of output channels for each
+"""Transposed convolution, decomposed into ordinary convolutions with one group of output channels for each
 phase.
 
 Element ``s*q + r`` of the full result reads only the kernel taps ``s*t + r``: ``full[q, r] = sum_t x[q - t] *
@@ -26,6 +26,8 @@ from tilewright.ops.window import Layout, arrange, per_dim
 
 #: Elements in the widest vectors of today's CPUs (512 bits of float32).
 _SHORT_ROW: Final = 16
+#: Phases of different lengths are computed apart where that leaves less than this part of the products.
+_SPLIT_BELOW: Final = 0.75
 
 
 class _Deconv(NamedTuple):
@@ -121,28 +123,78 @@ def _disjoint(builder: GraphBuilder, x: Value, w: Value, bias: Value | None, c: 
 
 
 def _by_phases(builder: GraphBuilder, x: Value, w: Value, bias: Value | None, c: _Deconv) -> Value:
-    """The general case: a convolution with all phases as channels, interleaved and cut to size."""
+    """The general case: convolutions with the phases as channels, interleaved and cut to size.
+
+    All phases in one convolution have as many taps as the longest. Where that multiplies many zeros, phases
+    with equally many taps get a convolution of their own.
+    """
     rank = len(c.kernel)
     w, kernel = _dilate(builder, w, c)
-    taps = tuple(-(-k // s) for k, s in zip(kernel, c.strides, strict=True))
-    phases = _phase_weights(builder, w, c, kernel, taps)
-    border = tuple(t - 1 for t in taps)
+    split = [_phases(k, s) for k, s in zip(kernel, c.strides, strict=True)]
+    used = np.prod([sum(p.width * p.taps for p in parts) for parts in split])
+    whole = np.prod([parts[0].taps * s for parts, s in zip(split, c.strides, strict=True)])
+    # Short runs of channels, as groups have, are slow to interleave from several parts.
+    pays = c.groups == 1 and used < _SPLIT_BELOW * whole
+    if not pays or any(p.taps == 0 for parts in split for p in parts):
+        split = [[_Phases(0, s, parts[0].taps)] for parts, s in zip(split, c.strides, strict=True)]
+    # Dilated taps of a dimension without stride are far apart; all others are neighbours.
+    apart = tuple(d if s == 1 else 1 for d, s in zip(c.dilations, c.strides, strict=True))
+    border = [(parts[0].taps - 1) * d for parts, d in zip(split, apart, strict=True)]
     # Where output_padding reaches past the full result, the bias must reach there too.
-    ends = _missing_ends(x, c, taps)
+    ends = _missing_ends(x, c, border)
     inside = all((e := const_int(end)) is not None and e <= 0 for end in ends)
-    early = None if bias is None or not inside else _tiled_bias(builder, bias, c.groups, c.strides)
-    y = builder.op(
-        "conv", x, phases, early, strides=(1,) * rank, pads=border * 2, groups=c.groups, channels_last=True
-    )
-    y = _interleave(builder, y, c)
+
+    def convolved(chosen: tuple[_Phases, ...]) -> Value:
+        """[N, *q, groups, *phases, CO/g] of the chosen phases."""
+        if len(chosen) < rank:
+            axis = 2 + rank + len(chosen)
+            return _joined(builder, [convolved((*chosen, p)) for p in split[len(chosen)]], axis)
+        counts = [p.width for p in chosen]
+        early = None if bias is None or not inside else _tiled_bias(builder, bias, c.groups, counts)
+        before = [(p.taps - 1) * d for p, d in zip(chosen, apart, strict=True)]
+        phases = _phase_weights(builder, w, c, kernel, chosen)
+        y = builder.op(
+            "conv",
+            x,
+            phases,
+            early,
+            strides=(1,) * rank,
+            dilations=apart,
+            pads=(*before, *border),
+            groups=c.groups,
+            channels_last=True,
+        )
+        shape: list[Expr | int] = [*y.shape[: rank + 1], c.groups, *counts, c.co // c.groups]
+        return builder.op("reshape", y, shape=dims_attr(shape))
+
+    y = _interleave(builder, convolved(()), c)
     if any(c.begins) or any(const_int(e) != 0 for e in ends):
         y = builder.op("pad", y, pads=(0, *(-b for b in c.begins), 0, 0, *dims_attr(ends), 0))
     return y if bias is None or inside else builder.op("add", y, bias)
 
 
-def _missing_ends(x: Value, c: _Deconv, taps: Sequence[int]) -> list[Expr]:
+class _Phases(NamedTuple):
+    """Neighbouring phases of one dimension that read equally many taps."""
+
+    first: int
+    width: int
+    taps: int
+
+
+def _phases(kernel: int, stride: int) -> list[_Phases]:
+    """Phase ``r`` reads the taps ``r, r + stride, ...``; those with more taps come first."""
+    longer = kernel % stride
+    parts = [_Phases(0, longer, kernel // stride + 1), _Phases(longer, stride - longer, kernel // stride)]
+    return [p for p in parts if p.width]
+
+
+def _joined(builder: GraphBuilder, parts: Sequence[Value], axis: int) -> Value:
+    return parts[0] if len(parts) == 1 else builder.op("concat", *parts, axis=axis)
+
+
+def _missing_ends(x: Value, c: _Deconv, border: Sequence[int]) -> list[Expr]:
     """How much longer the wanted part is than the interleaved phases, counted from its beginning."""
-    full = [(d + (t - 1)) * s for d, t, s in zip(x.shape[1:-1], taps, c.strides, strict=True)]
+    full = [(d + b) * s for d, b, s in zip(x.shape[1:-1], border, c.strides, strict=True)]
     return [size + b - whole for size, b, whole in zip(c.spatial, c.begins, full, strict=True)]
 
 
@@ -165,51 +217,57 @@ def _last_weights(builder: GraphBuilder, w: Value, c: _Deconv) -> Value:
 
 
 def _dilate(builder: GraphBuilder, w: Value, c: _Deconv) -> tuple[Value, tuple[int, ...]]:
-    """Weights with the zeros between taps that dilation means, and the kernel's size with them."""
-    if max(c.dilations) == 1:
+    """Weights with the zeros between taps that dilation means in dimensions with a stride, and the kernel's
+    size with them.
+    """
+    spread = tuple(d if s > 1 else 1 for d, s in zip(c.dilations, c.strides, strict=True))
+    if max(spread) == 1:
         return w, c.kernel
     rank, channels = len(c.kernel), w.dims()[-2:]
     split = [n for k in c.kernel for n in (k, 1)]
     w = builder.op("reshape", w, shape=(*split, *channels))
     ends = [0] * (2 * rank + 2)
-    ends[1 : 2 * rank : 2] = [d - 1 for d in c.dilations]
+    ends[1 : 2 * rank : 2] = [d - 1 for d in spread]
     w = builder.op("pad", w, pads=(*[0] * (2 * rank + 2), *ends))
-    w = builder.op(
-        "reshape", w, shape=(*(k * d for k, d in zip(c.kernel, c.dilations, strict=True)), *channels)
-    )
-    kernel = tuple((k - 1) * d + 1 for k, d in zip(c.kernel, c.dilations, strict=True))
+    w = builder.op("reshape", w, shape=(*(k * d for k, d in zip(c.kernel, spread, strict=True)), *channels))
+    kernel = tuple((k - 1) * d + 1 for k, d in zip(c.kernel, spread, strict=True))
     return builder.op("slice", w, starts=(0,) * rank, ends=kernel, axes=tuple(range(rank))), kernel
 
 
 def _phase_weights(
-    builder: GraphBuilder, w: Value, c: _Deconv, kernel: Sequence[int], taps: Sequence[int]
+    builder: GraphBuilder, w: Value, c: _Deconv, kernel: Sequence[int], chosen: Sequence[_Phases]
 ) -> Value:
-    """[*K, CI/g, CO] as [*taps, CI/g, g * phases * CO/g]: taps reversed, missing ones zero."""
+    """[*K, CI/g, CO] as [*taps, CI/g, g * phases * CO/g] for the chosen phases: taps reversed, missing ones
+    zero.
+    """
     rank, (ci, _), per_group = len(kernel), w.dims()[-2:], c.co // c.groups
+    taps = [-(-k // s) for k, s in zip(kernel, c.strides, strict=True)]
     missing = [t * s - k for t, s, k in zip(taps, c.strides, kernel, strict=True)]
     if any(missing):
         w = builder.op("pad", w, pads=(*[0] * (rank + 2), *missing, 0, 0))
     split = [n for t, s in zip(taps, c.strides, strict=True) for n in (t, s)]
     w = builder.op("reshape", w, shape=(*split, ci, c.groups, per_group))
     tap_axes, phase_axes = tuple(range(0, 2 * rank, 2)), tuple(range(1, 2 * rank, 2))
-    if max(taps) > 1:
+    starts = [n for p in chosen for n in (0, p.first)]
+    ends = [n for p in chosen for n in (p.taps, p.first + p.width)]
+    w = builder.op("slice", w, starts=tuple(starts), ends=tuple(ends), axes=tuple(range(2 * rank)))
+    if max(p.taps for p in chosen) > 1:
         minimum = -(2**31)
         w = builder.op(
             "slice", w, starts=(-1,) * rank, ends=(minimum,) * rank, axes=tap_axes, steps=(-1,) * rank
         )
     w = builder.op("transpose", w, perm=(*tap_axes, 2 * rank, 2 * rank + 1, *phase_axes, 2 * rank + 2))
-    return builder.op("reshape", w, shape=(*taps, ci, c.co * int(np.prod(c.strides))))
+    count = int(np.prod([p.width for p in chosen]))
+    return builder.op("reshape", w, shape=(*(p.taps for p in chosen), ci, c.co * count))
 
 
 def _interleave(builder: GraphBuilder, y: Value, c: _Deconv) -> Value:
-    """[N, *q, g * phases * CO/g] as [N, *(q * stride), CO]."""
-    rank, per_group = len(c.strides), c.co // c.groups
-    if max(c.strides) == 1:
-        return y
+    """[N, *q, groups, *phases, CO/g] as [N, *(q * stride), CO]."""
+    rank = len(c.strides)
     n, *positions = y.shape[: rank + 1]
-    y = builder.op("reshape", y, shape=dims_attr((n, *positions, c.groups, *c.strides, per_group)))
-    pairs = [a for d in range(rank) for a in (1 + d, 2 + rank + d)]
-    y = builder.op("transpose", y, perm=(0, *pairs, rank + 1, 2 * rank + 2))
+    if max(c.strides) > 1:
+        pairs = [a for d in range(rank) for a in (1 + d, 2 + rank + d)]
+        y = builder.op("transpose", y, perm=(0, *pairs, rank + 1, 2 * rank + 2))
     merged = [q * s for q, s in zip(positions, c.strides, strict=True)]
     return builder.op("reshape", y, shape=dims_attr((n, *merged, c.co)))
 
