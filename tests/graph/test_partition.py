@@ -159,8 +159,20 @@ def test_transposes_join_a_product_on_both_sides():
 
 def test_a_transpose_that_tears_vectors_does_not_join():
     m = Maker()
-    y = m.op("matmul", m.x(5, 8), m.op("transpose", m.x(4, 8, name="b"), perm=(1, 0)))
+    y = m.op("matmul", m.x(9, 8), m.op("transpose", m.x(4, 8, name="b"), perm=(1, 0)))
     assert names(m, y) == ["transpose", "matmul"]
+
+
+def test_rows_that_a_product_uses_rarely_are_read_as_they_lie():
+    m = Maker()
+    keys = m.op("transpose", m.x(3, 20, 8, name="keys"), perm=(0, 2, 1))
+    assert names(m, m.op("matmul", m.x(3, 2, 8), keys)) == ["transpose_matmul"]
+    m = Maker()
+    y = m.op("matmul", m.x(2, 8), m.op("transpose", m.x(8, 3, 20, name="b"), perm=(1, 0, 2)))
+    assert names(m, y) == ["transpose_matmul"]
+    m = Maker()
+    y = m.op("matmul", m.x(1, 8), m.op("transpose", m.x(20, 3, 8, name="b"), perm=(1, 2, 0)))
+    assert names(m, y) == ["transpose_matmul"]
 
 
 def test_an_image_is_read_as_planes_by_the_first_convolution_only():

@@ -28,6 +28,9 @@ MAX_NODES = 64
 #: A convolution reads up to this many channels from planes (an image as the model has it) without a
 #: transpose.
 MAX_PLANES = 4
+#: A product whose second operand is used less often than this reads it along the reduced dimension, if it
+#: lies so: a transpose would cost more than the product.
+MIN_USES = 6
 #: Cheap work may be repeated this often instead of being stored.
 MAX_RECOMPUTE = 4
 #: Elementwise operators cheap enough to be computed again for each reader.
@@ -146,6 +149,19 @@ def _reads_few_channels(user: Node, value: Value) -> bool:
     if user.op != "conv" or user.inputs[0] is not value or user.attrs.get("groups", 1) != 1:
         return False
     return value.dims()[-1 if user.attrs.get("channels_last") else 1] <= MAX_PLANES
+
+
+def _reads_rows(user: Node, value: Value, nodes: Iterable[Node]) -> bool:
+    """Whether ``value`` is the second operand of a product with so few rows that it may be read as it lies
+    before ``nodes``, one transpose that puts the reduced dimension last but one instead of last.
+    """
+    if user.op != "matmul" or user.inputs[1] is not value or value.rank < 2:
+        return False
+    transposes = [n for n in nodes if n.op == "transpose"]
+    if len(transposes) != 1 or _perm(transposes[0])[-2:-1] != (transposes[0].output.rank - 1,):
+        return False
+    uses = prod(user.output.dims()) * value.dims()[-2] // max(prod(value.dims()), 1)
+    return uses < MIN_USES
 
 
 def _movement_keeps_vectors(nodes: Iterable[Node], anywhere: bool = False) -> bool:
@@ -381,7 +397,8 @@ class _Partitioner:
             return not views and all(_fits_rows(n, cluster.rows) for n in other.nodes)
         if cluster.anchor is not None:
             if any(_reads_widely(u) for u in users):
-                few = all(_reads_few_channels(u, views[0].output if views else out) for u in users)
+                read = views[0].output if views else out
+                few = all(_reads_few_channels(u, read) or _reads_rows(u, read, other.nodes) for u in users)
                 return _movement_keeps_vectors(other.nodes, few)
             return (
                 not views

@@ -6,12 +6,14 @@ from tilewright.errors import ScheduleError
 from tilewright.ir.expr import Var
 from tilewright.ir.stmt import Block
 from tilewright.ir.visit import find_blocks
-from tilewright.schedule.rules.analysis import BlockInfo, block_info, is_data_movement, is_injective
+from tilewright.schedule.rules.analysis import Access, BlockInfo, block_info, is_data_movement, is_injective
 from tilewright.schedule.rules.common import block_named
 from tilewright.schedule.schedule import Schedule
 
 #: A combination of several elements is not repeated in a consumer that reads this many of its results.
 MANY_READS = 4
+#: A transposed operand of which each element is used less often than this is read as it lies.
+FEW_USES = 6
 
 
 def auto_inline(sch: Schedule) -> None:
@@ -77,8 +79,21 @@ def _keeps_contiguity(own: BlockInfo, user: BlockInfo) -> bool:
     for access in user.loads:
         if access.buffer is not own.store.buffer or (vector is not None and access.stride(vector) == 0):
             continue
+        if _is_transposed_back(own, user, access):
+            continue
         if any(access.stride(v) == 1 for v in user.spatial + user.reduce):
             inner: Var | None = next((v for v in own.spatial if own.out.stride(v) == 1), None)
             if inner is not None and any(a.stride(inner) not in (0, 1) for a in own.loads):
                 return False
     return True
+
+
+def _is_transposed_back(own: BlockInfo, user: BlockInfo, access: Access) -> bool:
+    """Whether the reduction would walk the source itself contiguously with one of its reduce iterators, and
+    uses each element so rarely that putting it in another order first costs more."""
+    uses = user.points([v for v in user.spatial if access.stride(v) == 0])
+    moving = zip(access.indices, own.store.indices, strict=True)
+    return uses < FEW_USES and any(
+        index in user.reduce and isinstance(var, Var) and all(a.stride(var) == 1 for a in own.loads)
+        for index, var in moving
+    )
