@@ -88,6 +88,31 @@ def test_cumsum(exclusive: bool, reverse: bool, axis: int) -> None:
     check("cumsum", [floats(3, 6)], axis=axis, exclusive=exclusive, reverse=reverse)
 
 
+@pytest.mark.parametrize("exclusive", [False, True])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(("shape", "axis"), [((2, 49), 1), ((50, 3), 0), ((2, 1100), -1), ((33, 1, 2), 0)])
+def test_cumsum_of_long_axes_in_blocks(
+    exclusive: bool, reverse: bool, shape: tuple[int, ...], axis: int
+) -> None:
+    x = np.round(floats(*shape) * 8)  # sums of integers are exact in any order
+    check("cumsum", [x], axis=axis, exclusive=exclusive, reverse=reverse)
+    check("cumsum", [x.astype(np.int64)], axis=axis, exclusive=exclusive, reverse=reverse)
+
+
+def test_cumsum_in_blocks_keeps_infinities_to_their_right() -> None:
+    x = np.ones((1, 100), np.float32)
+    x[0, 40] = np.inf
+    (y,) = check("cumsum", [x], axis=1)
+    assert np.isfinite(y[0, :40]).all()
+    assert np.isinf(y[0, 40:]).all()
+
+
+def test_cumsum_of_halves_is_rounded_once() -> None:
+    x = np.full((1, 3000), 1.001, np.float16)
+    (y,) = check("cumsum", [x], axis=1, rtol=1e-3)
+    np.testing.assert_allclose(y[0, -1], 3000 * float(x[0, 0]), rtol=1e-3)
+
+
 def test_bad_axes_are_rejected() -> None:
     x = TensorType.make((2, 3), "float32")
     with pytest.raises(GraphError, match="axis 2 is outside"):

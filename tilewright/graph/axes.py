@@ -95,6 +95,7 @@ _REMAP: Final[Mapping[str, Remap]] = {
     "softmax": _axis,
     "log_softmax": _axis,
     "cumsum": _axis,
+    "prefix_sum": _axis,
     "argmax": _arg_axis,
     "argmin": _arg_axis,
     "reduce": _axes,

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
 
-from tilewright.graph.graph import TensorType
+from tilewright.graph.builder import GraphBuilder
+from tilewright.graph.graph import TensorType, Value
 from tilewright.graph.opdef import FusionKind, OpContext, OpDef, register
 from tilewright.ir import dtype as dt
 from tilewright.ir import te
 from tilewright.ir.expr import Expr, as_expr, const, maximum, minimum, reduce_identity, select
 from tilewright.ir.intrinsics import intrinsic
+from tilewright.ir.visit import const_int
 from tilewright.ops.common import (
     Operands,
     Shape,
@@ -20,11 +23,14 @@ from tilewright.ops.common import (
     as_dtype,
     axes_of,
     axis_of,
+    dims_attr,
     is_half,
     product,
     reduced,
 )
 
+#: Running sums along axes up to this length are computed one by one.
+_SHORT_AXIS: Final = 32
 #: attribute ``op`` of the reduce operator -> reduction of the IR.
 _TE_OPS: Final = {"sum": "sum", "mean": "sum", "max": "max", "min": "min", "prod": "prod"}
 _NUMPY: Final[dict[str, Callable[..., Any]]] = {
@@ -326,7 +332,40 @@ def _cumsum_infer(ctx: OpContext) -> list[TensorType]:
     return [x]
 
 
-def _cumsum_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
+def _cumsum_decompose(builder: GraphBuilder, ctx: OpContext, inputs: Sequence[Value | None]) -> list[Value]:
+    """Long axes in blocks: sums within blocks plus the sum of all blocks before. With blocks of the root of
+    the length that is ``n ** 1.5`` additions, all of them in independent sums.
+    """
+    x = inputs[0]
+    assert x is not None
+    axis = axis_of(ctx, ctx.attr("axis"), x.rank)
+    length = const_int(x.shape[axis])
+    exclusive, reverse = bool(ctx.attr("exclusive", False)), bool(ctx.attr("reverse", False))
+    if length is None or length <= _SHORT_AXIS:
+        return [builder.op("prefix_sum", x, axis=axis, exclusive=exclusive, reverse=reverse)]
+    wide = accumulator_dtype(x.dtype)
+    block = math.isqrt(length - 1) + 1
+    count = -(-length // block)
+    missing = [0] * x.rank
+    missing[axis] = count * block - length
+    nothing = [0] * x.rank
+    # The sums start at the padding only where that is harmless: with zeros.
+    pads = (*missing, *nothing) if reverse else (*nothing, *missing)
+    y = x if wide == x.dtype else builder.op("cast", x, to=wide)
+    y = y if not any(missing) else builder.op("pad", y, pads=pads)
+    whole, before, after = y.shape, y.shape[:axis], y.shape[axis + 1 :]
+    y = builder.op("reshape", y, shape=dims_attr((*before, count, block, *after)))
+    totals = builder.op("reduce", y, op="sum", axes=(axis + 1,), keepdims=True)
+    carried = builder.op("cumsum", totals, axis=axis, exclusive=True, reverse=reverse)
+    inside = builder.op("prefix_sum", y, axis=axis + 1, exclusive=exclusive, reverse=reverse)
+    y = builder.op("add", inside, carried)
+    y = builder.op("reshape", y, shape=dims_attr(whole))
+    if any(missing):
+        y = builder.op("pad", y, pads=tuple(-p for p in pads))
+    return [y if wide == x.dtype else builder.op("cast", y, to=x.dtype)]
+
+
+def _prefix_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
     """Each element sums its own prefix: quadratic in the axis, parallel, and free of a loop-carried
     dependence.
     """
@@ -343,7 +382,7 @@ def _cumsum_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
 
         return te.reduce("sum", [x.shape[axis]], term)
 
-    total = te.compute(x.shape, body, "cumsum")
+    total = te.compute(x.shape, body, "prefix_sum")
     if wide == x.dtype:
         return [total]
     return [te.compute(x.shape, lambda *i: total[i].astype(x.dtype), "narrow")]
@@ -366,6 +405,19 @@ def _cumsum_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
 
 register(
     OpDef(
-        "cumsum", FusionKind.reduction, infer=_cumsum_infer, compute=_cumsum_compute, reference=_cumsum_numpy
+        "cumsum",
+        FusionKind.reduction,
+        infer=_cumsum_infer,
+        decompose=_cumsum_decompose,
+        reference=_cumsum_numpy,
+    )
+)
+register(
+    OpDef(
+        "prefix_sum",
+        FusionKind.reduction,
+        infer=_cumsum_infer,
+        compute=_prefix_compute,
+        reference=_cumsum_numpy,
     )
 )
