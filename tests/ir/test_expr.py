@@ -8,7 +8,7 @@ import math
 import pytest
 
 from tilewright.ir import te
-from tilewright.ir.bounds import Interval, detect_affine, interval, linear, upper_bounds
+from tilewright.ir.bounds import Interval, affine, interval, linear, upper_bounds
 from tilewright.ir.expr import (
     FALSE,
     TRUE,
@@ -29,6 +29,7 @@ from tilewright.ir.expr import (
     reduce_identity,
     select,
 )
+from tilewright.ir.simplify import simplify
 from tilewright.ir.stmt import Buffer, For, Seq, Store, seq
 from tilewright.ir.visit import (
     const_extent,
@@ -230,12 +231,15 @@ def test_linear_forms() -> None:
     assert linear(cast("int32", x)) is None
 
 
-def test_affine_detection() -> None:
-    form = detect_affine(x * 4 + y // 2 + 1, {x})
+def test_affine_forms_have_symbolic_coefficients() -> None:
+    form = affine(simplify(x * 4 + y * x + y // 2 + 1), {x})
     assert form is not None
-    assert form.terms[x] == 4
-    assert detect_affine(x * 4 + x // 2, {x}) is None
-    assert detect_affine(x * y, {x}) is None
+    assert simplify(form.terms[x]) is simplify(y + 4)
+    assert simplify(form.base) is simplify(y // 2 + 1)
+    mixed = affine(simplify(x * y + x // 2), {x, y})
+    assert mixed is not None
+    assert set(mixed.terms) == {simplify(x * y), simplify(x // 2)}
+    assert affine(x < 3, {x}) is None
 
 
 def test_upper_bounds_of_an_extent() -> None:

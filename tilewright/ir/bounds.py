@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from tilewright.ir import dtype as dt
@@ -300,13 +300,50 @@ class Ranges:
     def _sum_interval(self, terms: Terms, base: int) -> Interval:
         lo: int | None = base
         hi: int | None = base
+        products = False
         for atom, k in terms.items():
             a, b = self.interval(atom)
             if k < 0:
                 a, b = b, a
             lo = None if lo is None or a is None else lo + a * k
             hi = None if hi is None or b is None else hi + b * k
+            products = products or (type(atom) is BinOp and atom.op == "mul")
+        if products and len(terms) > 1:
+            # Products share operands, as in x*y - y: their ranges taken one by one say little.
+            least = self._least(terms, base)
+            most = self._least(scale_terms(terms, -1), -base)
+            return Interval(lo, hi).intersect(Interval(least, None if most is None else -most))
         return Interval(lo, hi)
+
+    def _least(self, terms: Terms, base: int) -> int | None:
+        """A lower bound of a sum of products: every operand is its least value plus something that is not
+        negative; multiplied out, only products with a negative coefficient can lower the constant.
+        """
+        total: dict[tuple[Expr, ...], int] = {(): base}
+        for atom, k in terms.items():
+            expanded: dict[tuple[Expr, ...], int] = {(): k}
+            for operand in factors(atom):
+                lo = self.interval(operand).lo
+                if lo is None:
+                    return None
+                step: dict[tuple[Expr, ...], int] = {}
+                for key, c in expanded.items():
+                    longer = tuple(sorted((*key, operand), key=sort_key))
+                    step[longer] = step.get(longer, 0) + c
+                    step[key] = step.get(key, 0) + c * lo
+                expanded = step
+            for key, c in expanded.items():
+                total[key] = total.get(key, 0) + c
+        least = total.pop(())
+        for key, c in total.items():
+            if c < 0:
+                for operand in key:
+                    lo, hi = self.interval(operand)
+                    if lo is None or hi is None:
+                        return None
+                    c *= hi - lo
+                least += c
+        return least
 
     def _compute(self, e: Expr) -> Interval:
         kind = type(e)
@@ -463,13 +500,32 @@ def upper_bounds(extent: Expr) -> list[Expr]:
     return [extent]
 
 
-def detect_affine(e: Expr, variables: set[Var]) -> LinearForm | None:
-    """``e`` as a linear form whose only atoms over ``variables`` are those variables themselves.
+class AffineForm(NamedTuple):
+    """``sum(coefficient * atom) + base``: atoms over some variables, coefficients and base without them."""
 
-    Atoms without any of ``variables`` count as symbolic constants and stay in the form. None when ``e`` is
-    not affine in them.
+    terms: dict[Expr, Expr]
+    base: Expr
+
+
+def affine(e: Expr, variables: Collection[Var]) -> AffineForm | None:
+    """A simplified int64 ``e`` as a form in ``variables`` with symbolic coefficients; None for another dtype.
+
+    In ``t*i + 4*j + s`` over ``{i, j}`` the coefficients are ``t`` and 4, the base is ``s``. What is not
+    linear in the variables (a division, a product of two of them) is an atom.
     """
     form = linear(e)
-    if form is None or any(atom not in variables and uses(atom, variables) for atom in form.terms):
+    if form is None:
         return None
-    return form
+    inside = set(variables)
+    terms: dict[Expr, Expr] = {}
+    base: Expr = const(form.const)
+    for atom, k in form.terms.items():
+        moving = [f for f in factors(atom) if uses(f, inside)]
+        if not moving:
+            base = base + atom * k
+            continue
+        still = [f for f in factors(atom) if f not in moving]
+        coefficient = product(still) * k if still else const(k)
+        key = product(moving)
+        terms[key] = terms[key] + coefficient if key in terms else coefficient
+    return AffineForm(terms, base)

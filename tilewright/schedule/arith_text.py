@@ -17,7 +17,7 @@ _OPS: dict[type[ast.operator], str] = {
 _SYMBOLS = {"add": " + ", "sub": " - ", "mul": "*", "floordiv": "//", "mod": "%"}
 
 
-def parse_exprs(text: str, scope: Mapping[str, Var]) -> tuple[Expr, ...]:
+def parse_exprs(text: str, scope: Mapping[str, Expr]) -> tuple[Expr, ...]:
     """Comma-separated expressions over the variables of ``scope`` by ``+ - * // %``. Raises ValueError on
     anything else.
     """
@@ -30,7 +30,7 @@ def parse_exprs(text: str, scope: Mapping[str, Var]) -> tuple[Expr, ...]:
     return tuple(_expr_of(e, scope) for e in tree.elts)
 
 
-def _expr_of(node: ast.expr, scope: Mapping[str, Var]) -> Expr:
+def _expr_of(node: ast.expr, scope: Mapping[str, Expr]) -> Expr:
     if isinstance(node, ast.Name) and node.id in scope:
         return scope[node.id]
     if isinstance(node, ast.Constant) and type(node.value) is int:

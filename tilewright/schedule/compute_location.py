@@ -294,7 +294,9 @@ def _moved(
 def _require_once(tree: Tree, block: Block) -> None:
     """A reduction must not see an instance twice."""
     variables = {loop.var for loop in tree.loops_above(block) if const_int(loop.extent) != 1}
-    missing = variables - determined_vars([it.binding for it in block.iters], variables, block.predicate)
+    extents = {loop.var: loop.extent for loop in tree.loops_above(block)}
+    bindings = [it.binding for it in block.iters]
+    missing = variables - determined_vars(bindings, variables, block.predicate, extents)
     mixed = binding_vars(block, "spatial") & binding_vars(block, "reduce")
     for loop in tree.loops_above(block):
         if loop.var in missing | mixed:

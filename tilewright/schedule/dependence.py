@@ -7,13 +7,13 @@ when nothing read in an iteration was written in another.
 
 from __future__ import annotations
 
-from tilewright.ir.bounds import linear
+from tilewright.ir.bounds import affine
 from tilewright.ir.expr import TRUE, BinOp, Const, Expr, Load, Var, all_of, as_expr, conjuncts, load
 from tilewright.ir.simplify import Simplifier, prove, simplify
 from tilewright.ir.stmt import Block, Buffer, For, Range
 from tilewright.ir.visit import const_int, free_vars, substitute_expr
 from tilewright.schedule.diagnostics import failure
-from tilewright.schedule.itermap import determined_vars
+from tilewright.schedule.itermap import ascending, determined_vars, step_size
 from tilewright.schedule.region import touched
 from tilewright.schedule.state import Tree, binding_vars, reduction_op
 
@@ -67,9 +67,9 @@ def _combines_lanes(tree: Tree, block: Block, var: Var) -> bool:
 
 def _require_own_elements(tree: Tree, loop: For, block: Block, what: str) -> None:
     """Every iteration of ``loop`` writes elements of its own, or the buffer is private to an iteration."""
-    below = {inner.var for inner in tree.loops_between(loop, block)} | {loop.var}
+    below = {inner.var: inner.extent for inner in [loop, *tree.loops_between(loop, block)]}
     spatial = [it.binding for it in block.iters if it.kind == "spatial"]
-    if loop.var in determined_vars(spatial, below, block.predicate):
+    if loop.var in determined_vars(spatial, set(below), block.predicate, below):
         return
     for buffer in tree.accesses[block.name].written:
         users = {b.name: b for b in [*tree.writers(buffer), *tree.readers(buffer)]}
@@ -186,29 +186,29 @@ def _dense(e: Expr, extents: dict[Var, Expr], used: dict[Var, list[Expr]]) -> Ra
     """The range that ``e`` fills without gaps, or None; notes in ``used`` which digits of which loop it
     consumes.
     """
-    form = linear(e)
+    form = affine(e, extents)
     if form is None:
         return None
-    base: Expr = as_expr(form.const)
-    terms: list[tuple[int, Expr]] = []  # |coefficient|, number of values
-    for atom, k in form.terms.items():
-        inner = free_vars(atom) & extents.keys()
-        if not inner:
-            base = base + atom * k
-            continue
+    env = Simplifier()
+    base: Expr = form.base
+    terms: list[tuple[Expr, Expr]] = []  # |coefficient|, number of values
+    for atom, coefficient in form.terms.items():
         count = _digit_count(atom, extents)
-        if count is None:
+        step = step_size(coefficient, env)
+        if count is None or step is None:
             return None
-        used.setdefault(next(iter(inner)), []).append(atom)
-        if k < 0:
-            base = base + (count - 1) * k
-        terms.append((abs(k), count))
-    terms.sort(key=lambda t: t[0])
+        used.setdefault(next(iter(free_vars(atom) & extents.keys())), []).append(atom)
+        if step is not env.simplify(coefficient):
+            base = base + (count - 1) * coefficient
+        terms.append((step, count))
+    ordered = ascending(terms, env)
+    if ordered is None:
+        return None
     reach: Expr = as_expr(1)
-    for k, count in terms:
-        if not prove(reach >= k):
+    for step, count in ordered:
+        if not env.prove(reach >= step):
             return None
-        reach = simplify(reach + (count - 1) * k)
+        reach = env.simplify(reach + (count - 1) * step)
     return Range(simplify(base), reach)
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tilewright.errors import ScheduleError
-from tilewright.ir.bounds import linear
+from tilewright.ir.bounds import affine
 from tilewright.ir.expr import BinOp, Const, Expr, ExprLike, Var, as_expr, ceildiv
-from tilewright.ir.simplify import simplify
-from tilewright.ir.visit import const_int, free_vars, substitute_expr, walk_expr
+from tilewright.ir.simplify import prove, simplify
+from tilewright.ir.visit import const_int, free_vars, substitute_expr, uses, walk_expr
 from tilewright.schedule.arith_text import format_arith, parse_exprs
 from tilewright.schedule.itermap import determined_vars
 
@@ -23,9 +23,9 @@ class IndexMap:
     """Where the element at indices ``inputs`` of a buffer lies in another layout: at ``outputs``, expressions
     over ``inputs``.
 
-    The expressions use ``+ * // %`` with constants. Dimensions that ``//`` and ``%`` split are padded up to
-    whole tiles; distinct elements must stay distinct (:meth:`is_injective`). Two maps are equal when their
-    texts are.
+    The expressions use ``+ * // %`` with constants or decisions. Dimensions that ``//`` and ``%`` split are
+    padded up to whole tiles; distinct elements must stay distinct (:meth:`is_injective`). Two maps are equal
+    when their texts are.
     """
 
     inputs: tuple[Var, ...]
@@ -57,18 +57,20 @@ class IndexMap:
         return IndexMap(variables, tuple(parts[n] for n in (order if order is not None else range(rank + 1))))
 
     @staticmethod
-    def parse(text: str) -> IndexMap:
-        """From text such as ``k,n -> n//48, k, n%48``. Raises ScheduleError on anything else."""
+    def parse(text: str, scope: Mapping[str, Expr] | None = None) -> IndexMap:
+        """From text such as ``k,n -> n//48, k, n%48``; ``scope`` gives other names in it (decisions) a
+        meaning. Raises ScheduleError on anything else.
+        """
         left, arrow, right = text.partition("->")
         names = [name.strip() for name in left.split(",")]
         if not arrow or not all(name.isidentifier() for name in names) or len(set(names)) < len(names):
             raise _bad_text(text)
-        scope = {name: Var(name, lo=0) for name in names}
+        inputs = {name: Var(name, lo=0) for name in names}
         try:
-            outputs = parse_exprs(right, scope)
+            outputs = parse_exprs(right, {**(scope or {}), **inputs})
         except ValueError:
             raise _bad_text(text) from None
-        return IndexMap(tuple(scope.values()), outputs)
+        return IndexMap(tuple(inputs.values()), outputs)
 
     def __str__(self) -> str:
         outputs = ", ".join(map(format_arith, self.outputs))
@@ -98,28 +100,36 @@ class IndexMap:
     def _extent(self, e: Expr, extents: Mapping[Var, Expr]) -> Expr:
         if isinstance(e, Var):
             return extents[e]
-        if isinstance(e, BinOp) and isinstance(e.b, Const) and e.b.value > 0 and e.op in ("floordiv", "mod"):
+        if isinstance(e, BinOp) and e.op in ("floordiv", "mod") and self._is_factor(e.b):
             # A remainder may take any value: the layout pads to whole tiles.
             return e.b if e.op == "mod" else ceildiv(self._extent(e.a, extents), e.b)
-        form = linear(e)
-        if form is None or e in form.terms or any(k < 0 for k in form.terms.values()) or form.const < 0:
+        form = affine(simplify(e), self.inputs)
+        steps = [] if form is None else [*form.terms.values(), form.base + 1]
+        if form is None or e in form.terms or not all(prove(step >= 1) for step in steps):
             raise ScheduleError(
                 f"layout '{self}': {e!r} is not built from the indices by + * // % with positive constants",
                 hint="write for example 'k,n -> n//48, k, n%48'",
             )
-        total: Expr = as_expr(form.const + 1)
+        total: Expr = form.base + 1
         for atom, k in form.terms.items():
             total = total + (self._extent(atom, extents) - 1) * k
         return total
 
+    def _is_factor(self, e: Expr) -> bool:
+        """Whether ``e`` is a positive number that does not depend on the indices."""
+        return not uses(e, set(self.inputs)) and prove(e >= 1)
+
     def is_injective(self, dims: Sequence[ExprLike]) -> bool:
         """Whether distinct elements of an array of shape ``dims`` certainly stay distinct."""
         bounded: dict[Expr, Expr] = {}
-        for var, dim in zip(self.inputs, dims, strict=True):
-            size = const_int(as_expr(dim))
-            bounded[var] = Var(var.name, lo=0, hi=None if size is None else max(size - 1, 0))
-        wanted = {v for v in bounded.values() if isinstance(v, Var) and v.hi != 0}
-        return determined_vars([substitute_expr(e, bounded) for e in self.outputs], wanted) == wanted
+        extents: dict[Var, Expr] = {}
+        for var, dim in zip(self.inputs, map(as_expr, dims), strict=True):
+            size = const_int(dim)
+            fresh = Var(var.name, lo=0, hi=None if size is None else max(size - 1, 0))
+            bounded[var], extents[fresh] = fresh, dim
+        wanted = {v for v in extents if v.hi != 0}
+        values = [substitute_expr(e, bounded) for e in self.outputs]
+        return determined_vars(values, wanted, extents=extents) == wanted
 
     def apply(self, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """``array`` in the new layout, C-contiguous, padding zero."""
@@ -206,8 +216,7 @@ def _bad_text(text: str) -> ScheduleError:
     return ScheduleError(f"'{text}' is not a layout", hint="write for example 'k,n -> n//48, k, n%48'")
 
 
-def same_rank(index_map: IndexMap, rank: int) -> bool:
-    """Whether the map takes indices of that many dimensions and uses no other variable."""
-    return len(index_map.inputs) == rank and all(
-        free_vars(e) <= set(index_map.inputs) for e in index_map.outputs
-    )
+def unknown_names(index_map: IndexMap, allowed: Collection[Expr]) -> list[str]:
+    """Variables of the map that are neither indices nor ``allowed``."""
+    known = {*index_map.inputs, *allowed}
+    return sorted({v.name for e in index_map.outputs for v in free_vars(e) if v not in known})

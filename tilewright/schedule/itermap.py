@@ -3,24 +3,33 @@ checks.
 
 An expression that is a mixed-radix sum of digits (``io*16 + ii`` with ``ii`` in 0..15) determines every
 digit; ``f // n`` and ``f % n`` together determine ``f``. Repeating the two steps answers whether two
-different iterations can have equal iterator values.
+different iterations can have equal iterator values. Radices may be symbolic (``io*t + ii`` with ``ii`` below
+``t``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from tilewright.ir.bounds import comparison_form, interval, linear
-from tilewright.ir.expr import TRUE, BinOp, Expr, Var, conjuncts
-from tilewright.ir.simplify import simplify
+from tilewright.ir.bounds import affine, comparison_form, interval
+from tilewright.ir.expr import TRUE, BinOp, Const, Expr, Var, as_expr, conjuncts
+from tilewright.ir.simplify import Simplifier, simplify
 from tilewright.ir.visit import uses
 
+_NOTHING: Mapping[Var, Expr] = {}
 
-def determined_vars(values: Iterable[Expr], variables: set[Var], where: Expr = TRUE) -> set[Var]:
+
+def determined_vars(
+    values: Iterable[Expr],
+    variables: set[Var],
+    where: Expr = TRUE,
+    extents: Mapping[Var, Expr] = _NOTHING,
+) -> set[Var]:
     """Members of ``variables`` whose value follows from the ``values``, all other variables being fixed.
 
-    Only values of the variables count for which ``where`` holds. Conservative: a variable that is left out
-    may be determined after all.
+    Only values of the variables count for which ``where`` holds. ``extents`` says how many values ``0 ..`` a
+    variable takes where its own bounds do not (a loop of symbolic extent). Conservative: a variable that is
+    left out may be determined after all.
     """
     known: set[Expr] = set()
     pending = [simplify(v) for v in values]
@@ -30,7 +39,7 @@ def determined_vars(values: Iterable[Expr], variables: set[Var], where: Expr = T
             if e in known or not uses(e, variables):
                 continue
             known.add(e)
-            pending.extend(_digits(e, variables))
+            pending.extend(_digits(e, variables, extents))
         pending.extend(_joined(known, variables))
     return {v for v in variables if v in known} | (_pinned(where) & variables)
 
@@ -48,31 +57,87 @@ def _pinned(where: Expr) -> set[Var]:
     return pinned
 
 
-def _digits(e: Expr, variables: set[Var]) -> list[Expr]:
+def _digits(e: Expr, variables: set[Var], extents: Mapping[Var, Expr]) -> list[Expr]:
     """Sub-expressions that the value of ``e`` determines."""
-    form = linear(e)
+    form = affine(e, variables)
     if form is None:
         return []
-    terms = [(abs(k), atom) for atom, k in form.terms.items() if uses(atom, variables)]
-    terms.sort(key=lambda t: t[0])
-    span = 0  # how far the digits below can move the sum
-    for n, (k, atom) in enumerate(terms):
-        if k <= span:
+    env = Simplifier()
+    terms: list[tuple[Expr, Expr]] = []  # size of the step, atom
+    for atom, coefficient in form.terms.items():
+        size = step_size(coefficient, env)
+        if size is None:
             return []
-        low, high = interval(atom)
-        if low is None or high is None:
-            if n + 1 < len(terms):
+        terms.append((size, atom))
+    ordered = ascending(terms, env)
+    if ordered is None:
+        return []
+    span: Expr = as_expr(0)  # how far the digits below can move the sum
+    for n, (size, atom) in enumerate(ordered):
+        if not env.prove(span < size):
+            return []
+        reach = spread(atom, extents)
+        if reach is None:
+            if n + 1 < len(ordered):
                 return []
             break
-        span += k * (high - low)
-    return [atom for _, atom in terms if atom is not e]
+        span = env.simplify(span + size * reach)
+    return [atom for _, atom in ordered if atom is not e]
+
+
+def step_size(coefficient: Expr, env: Simplifier) -> Expr | None:
+    """The absolute value of a coefficient that is certainly not 0; None when its sign is not known."""
+    low, high = env.interval(env.simplify(coefficient))
+    if low is not None and low > 0:
+        return env.simplify(coefficient)
+    if high is not None and high < 0:
+        return env.simplify(coefficient * -1)
+    return None
+
+
+def ascending(terms: list[tuple[Expr, Expr]], env: Simplifier) -> list[tuple[Expr, Expr]] | None:
+    """``(size, anything)`` pairs with certainly ascending sizes; None when some two cannot be compared."""
+    if all(isinstance(size, Const) for size, _ in terms):
+        return sorted(terms, key=lambda t: t[0].value if isinstance(t[0], Const) else 0)
+    left, ordered = list(terms), []
+    while left:
+        least = next((t for t in left if all(o is t or env.prove(t[0] <= o[0]) for o in left)), None)
+        if least is None:
+            return None
+        left.remove(least)
+        ordered.append(least)
+    return ordered
+
+
+def spread(atom: Expr, extents: Mapping[Var, Expr]) -> Expr | None:
+    """How far apart two values of ``atom`` can be; None when that is not known."""
+    low, high = interval(atom)
+    if low is None:
+        return None
+    if high is not None:
+        return as_expr(high - low)
+    top = _top(atom, extents)
+    return None if top is None else simplify(top - low)
+
+
+def _top(atom: Expr, extents: Mapping[Var, Expr]) -> Expr | None:
+    """The largest value of ``atom`` as an expression, or None."""
+    if isinstance(atom, Var):
+        return atom_extent - 1 if (atom_extent := extents.get(atom)) is not None else None
+    if isinstance(atom, BinOp) and atom.op in ("floordiv", "mod") and (interval(atom.b).lo or 0) > 0:
+        if atom.op == "mod":
+            return atom.b - 1
+        top = _top(atom.a, extents)
+        return None if top is None else top // atom.b
+    high = interval(atom).hi
+    return None if high is None else as_expr(high)
 
 
 def _joined(known: set[Expr], variables: set[Var]) -> list[Expr]:
     """Expressions ``x`` whose ``x % n`` is known and whose ``x // n`` is known or fixed."""
     found = []
     for e in known:
-        if isinstance(e, BinOp) and e.op == "mod" and e.a not in known:
+        if isinstance(e, BinOp) and e.op == "mod" and e.a not in known and not uses(e.b, variables):
             quotient = simplify(e.a // e.b)
             if quotient in known or not uses(quotient, variables) or interval(quotient).is_point:
                 found.append(e.a)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal
 
 from tilewright.ir.expr import Expr, Load, load
@@ -9,12 +10,17 @@ from tilewright.ir.stmt import Alloc, Block, Buffer, PrimFunc, Stmt, Store
 from tilewright.ir.visit import rewrite_expr, transform_stmt
 from tilewright.schedule.dependence import recheck_kinds
 from tilewright.schedule.diagnostics import failure
-from tilewright.schedule.index_map import IndexMap, same_rank
+from tilewright.schedule.index_map import IndexMap, unknown_names
 from tilewright.schedule.state import BlockRef, Tree, find_block, with_body
 
 
 def transform_layout(
-    func: PrimFunc, ref: BlockRef, role: Literal["read", "write"], index: int, index_map: IndexMap
+    func: PrimFunc,
+    ref: BlockRef,
+    role: Literal["read", "write"],
+    index: int,
+    index_map: IndexMap,
+    decisions: Collection[Expr] = (),
 ) -> PrimFunc:
     """Store the ``index``-th distinct buffer that a block reads or writes in the layout ``index_map``, for
     all blocks.
@@ -22,7 +28,8 @@ def transform_layout(
     The buffer must be a parameter whose data is known at compile time (``attrs["const_params"]``) or a
     temporary. For a parameter the map is recorded in ``attrs["param_layouts"][name]`` as text; whoever binds
     the data re-lays it (:meth:`IndexMap.apply`). Padding is never read and, in temporaries, never written.
-    Raises ScheduleError for other parameters, maps of another rank, and maps that let two elements coincide.
+    The map is over the indices and open ``decisions``. Raises ScheduleError for other parameters, maps of
+    another rank, and maps that let two elements coincide.
     """
     tree = Tree(func)
     block = find_block(tree, ref, "transform_layout")
@@ -45,7 +52,15 @@ def transform_layout(
         )
     if buffer.strides is not None:
         raise failure(tree, f"transform_layout: '{buffer.name}' has explicit strides", block)
-    if not same_rank(index_map, len(buffer.shape)):
+    unknown = unknown_names(index_map, decisions)
+    if unknown:
+        raise failure(
+            tree,
+            f"transform_layout: the map '{index_map}' uses {', '.join(unknown)}, neither an index nor a "
+            "decision",
+            block,
+        )
+    if len(index_map.inputs) != len(buffer.shape):
         raise failure(
             tree,
             f"transform_layout: the map '{index_map}' takes {len(index_map.inputs)} indices, "

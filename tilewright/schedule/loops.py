@@ -6,10 +6,10 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 
-from tilewright.ir.expr import TRUE, Expr, as_expr, ceildiv
+from tilewright.ir.expr import TRUE, Expr, Var, as_expr, ceildiv
 from tilewright.ir.simplify import prove, simplify
 from tilewright.ir.stmt import Block, For, PrimFunc, Stmt
-from tilewright.ir.visit import const_int
+from tilewright.ir.visit import const_int, free_vars
 from tilewright.schedule.dependence import require_independent, require_no_recurrence
 from tilewright.schedule.diagnostics import failure
 from tilewright.schedule.itermap import determined_vars
@@ -181,7 +181,9 @@ def _require_reorderable(tree: Tree, chain: list[For], order: list[For]) -> None
         return
     below = [*chain, *tree.loops_between(chain[-1], block)]
     variables = {loop.var for loop in below if const_int(loop.extent) != 1}
-    missing = variables - determined_vars([it.binding for it in block.iters], variables, block.predicate)
+    extents = {loop.var: loop.extent for loop in below}
+    bindings = [it.binding for it in block.iters]
+    missing = variables - determined_vars(bindings, variables, block.predicate, extents)
     mixed = binding_vars(block, "spatial") & binding_vars(block, "reduce") & variables
     for loop in below:
         if loop.var in missing or loop.var in mixed:
@@ -226,7 +228,7 @@ def vectorize(func: PrimFunc, loop: LoopRef) -> PrimFunc:
     """
     tree = Tree(func)
     target = find_loop(tree, loop, "vectorize")
-    if const_int(target.extent) is None:
+    if not _known_when_compiling(tree, target.extent):
         raise failure(
             tree,
             f"vectorize: the extent {target.extent!r} of loop '{target.var.name}' is not constant",
@@ -249,7 +251,7 @@ def unroll(func: PrimFunc, loop: LoopRef) -> PrimFunc:
     """
     tree = Tree(func)
     target = find_loop(tree, loop, "unroll")
-    if const_int(target.extent) is None:
+    if not _known_when_compiling(tree, target.extent):
         raise failure(
             tree,
             f"unroll: the extent {target.extent!r} of loop '{target.var.name}' is not constant",
@@ -257,6 +259,11 @@ def unroll(func: PrimFunc, loop: LoopRef) -> PrimFunc:
             hint="split off an inner loop of constant extent first",
         )
     return _with_kind(tree, target, "unrolled")
+
+
+def _known_when_compiling(tree: Tree, extent: Expr) -> bool:
+    """Whether ``extent`` is constant once the open decisions are taken."""
+    return not free_vars(extent) & {p for p in tree.func.params if isinstance(p, Var)}
 
 
 def _with_kind(tree: Tree, loop: For, kind: str) -> PrimFunc:

@@ -68,7 +68,9 @@ def decompose_reduction(func: PrimFunc, ref: BlockRef, loop: LoopRef) -> tuple[P
             )
     nest = [target, *tree.loops_between(target, block)]
     variables = {inner.var for inner in nest if const_int(inner.extent) != 1}
-    determined = determined_vars([it.binding for it in block.iters], variables, block.predicate)
+    extents = {inner.var: inner.extent for inner in nest}
+    bindings = [it.binding for it in block.iters]
+    determined = determined_vars(bindings, variables, block.predicate, extents)
     for inner in nest:
         if inner.var in variables - determined or inner.var in spatial & reduced:
             raise failure(

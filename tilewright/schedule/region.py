@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tilewright.ir.bounds import Interval, interval, linear
-from tilewright.ir.expr import TRUE, BinOp, Const, Expr, Load, Var, as_expr
+from tilewright.ir.bounds import Interval, affine, interval
+from tilewright.ir.expr import TRUE, BinOp, Expr, Load, Var, as_expr
 from tilewright.ir.simplify import Simplifier, prove, simplify
 from tilewright.ir.stmt import Block, For, Range
-from tilewright.ir.visit import const_int, free_vars, loads_of, substitute_expr
+from tilewright.ir.visit import const_int, free_vars, loads_of, substitute_expr, uses
+from tilewright.schedule.itermap import step_size
 
 ZERO = as_expr(0)
 
@@ -46,47 +47,42 @@ def _tighten(e: Expr, r: Range, guarded: Simplifier) -> Range:
 
 def relax(e: Expr, inner: Mapping[Var, Expr]) -> Range | None:
     """The hull of a simplified index while each variable of ``inner`` runs over ``0 .. extent-1``."""
-    form = linear(e)
+    if next(loads_of(e), None) is not None:
+        return None
+    form = affine(e, inner)
     if form is None:
         return None
-    base: Expr = as_expr(form.const)
+    env = Simplifier()
+    base: Expr = form.base
     span: Expr = ZERO  # hi - lo
-    for atom, k in form.terms.items():
-        variables = free_vars(atom)
-        if next(loads_of(atom), None) is not None:
-            return None
-        if not variables & inner.keys():
-            base = base + atom * k
-            continue
-        part = _relax_atom(atom, variables, inner)
-        if part is None:
+    for atom, coefficient in form.terms.items():
+        part = _relax_atom(atom, free_vars(atom), inner)
+        step = step_size(coefficient, env)
+        if part is None or step is None:
             return None
         width = part.extent - 1
-        base = base + (part.lo * k if k > 0 else (part.lo + width) * k)
-        span = span + width * abs(k)
+        ascending = step is env.simplify(coefficient)
+        base = base + (part.lo if ascending else part.lo + width) * coefficient
+        span = span + width * step
     return Range(simplify(base), simplify(span + 1))
 
 
 def _relax_atom(atom: Expr, variables: set[Var], inner: Mapping[Var, Expr]) -> Range | None:
     if isinstance(atom, Var):
         return Range(ZERO, inner[atom])
-    if (
-        isinstance(atom, BinOp)
-        and atom.op in ("floordiv", "mod")
-        and isinstance(atom.b, Const)
-        and atom.b.value > 0
-    ):
+    moving = variables & inner.keys()
+    if isinstance(atom, BinOp) and atom.op in ("floordiv", "mod") and not uses(atom.b, moving):
         part = relax(atom.a, inner)
-        width = None if part is None else const_int(part.extent)
-        if part is not None and width is not None:
-            aligned = prove((part.lo % atom.b).eq(0))
-            divisor = int(atom.b.value)
+        divisor = atom.b
+        if part is not None and prove(divisor >= 1):
+            width = part.extent
+            aligned = prove((part.lo % divisor).eq(0))
             if atom.op == "floordiv":
-                count = (width - 1) // divisor + 1 if aligned else (width + divisor - 2) // divisor + 1
-                return Range(simplify(part.lo // divisor), as_expr(count))
-            if aligned and width <= divisor:
-                return Range(ZERO, as_expr(width))
-            return Range(ZERO, as_expr(divisor))
+                count = (width - 1) // divisor if aligned else (width + divisor - 2) // divisor
+                return Range(simplify(part.lo // divisor), simplify(count + 1))
+            if aligned and prove(width <= divisor):
+                return Range(ZERO, width)
+            return Range(ZERO, divisor)
     return _constant_hull(atom, variables, inner)
 
 

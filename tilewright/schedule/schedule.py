@@ -6,10 +6,15 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from tilewright.errors import ScheduleError
 from tilewright.ir.expr import Expr
+from tilewright.ir.simplify import simplify
 from tilewright.ir.stmt import Attr, PrimFunc
+from tilewright.ir.visit import const_int, free_vars
 from tilewright.schedule import annotate as _annotate
 from tilewright.schedule import cache, compute_location, inline, layout, loops, reduction
+from tilewright.schedule.arith_text import parse_exprs
+from tilewright.schedule.decisions import Decision, make_decision, scope_of
 from tilewright.schedule.index_map import IndexMap
 from tilewright.schedule.state import BlockRef, LoopRef, Tree, find_block
 from tilewright.schedule.trace import Instruction, Trace, encode
@@ -23,15 +28,22 @@ class Schedule:
     Every primitive checks that the meaning of the program stays the same and raises ScheduleError otherwise,
     leaving the schedule as it was. Handles stay valid as long as the block or loop exists.
 
+    Args:
+        func: the function to schedule.
+        symbolic: leave decisions open (:meth:`decide`): the schedule then stands for all that they allow.
+
     Attributes:
         func: the function as it is now (immutable; primitives replace it).
         trace: the primitives applied so far.
+        decisions: by name, in the order in which they were made.
     """
 
-    def __init__(self, func: PrimFunc) -> None:
+    def __init__(self, func: PrimFunc, symbolic: bool = False) -> None:
         Tree(func)
         self.func = func
+        self.symbolic = symbolic
         self.trace = Trace()
+        self.decisions: dict[str, Decision] = {}
         self._names: dict[BlockRef | LoopRef, str] = {}
         self._count = {"b": 0, "l": 0}
 
@@ -40,7 +52,8 @@ class Schedule:
 
     def copy(self) -> Schedule:
         """A schedule in the same state that goes its own way; handles are valid in both."""
-        other = Schedule(self.func)
+        other = Schedule(self.func, self.symbolic)
+        other.decisions = dict(self.decisions)
         other.trace, other._names, other._count = self.trace, dict(self._names), dict(self._count)
         return other
 
@@ -75,11 +88,49 @@ class Schedule:
         tree = Tree(self.func)
         return [BlockRef(b.name) for b in tree.consumers(find_block(tree, block, "get_consumers"))]
 
+    # -- decisions -------------------------------------------------------------------------------------------
+
+    def decide(self, name: str, domain: Sequence[int], value: int | None = None) -> Expr:
+        """A number to be chosen from ``domain``: a variable in a symbolic schedule, else ``value``.
+
+        Factors and layouts may be written over it, as expressions or as text (``split(i, [None,
+        "rows*2"])``), and the trace keeps them in that form. Raises ScheduleError for a bad name, domain or
+        value, and for a schedule that is not symbolic when there is no value.
+        """
+        if value is None and not self.symbolic:
+            raise ScheduleError(
+                f"decide: '{name}' has no value", hint="give one, or bind the decisions of the trace"
+            )
+        open_value = None if self.symbolic else value
+        decision = make_decision(name, domain, open_value, scope_of(self.func, self.decisions))
+        self.decisions[name] = decision
+        self._record("decide", [], {"name": name, "domain": decision.domain, "value": value}, self.func)
+        return decision.symbol
+
+    def scope(self) -> dict[str, Expr]:
+        """What names in the text of factors and layouts mean: run-time dimensions and decisions."""
+        return scope_of(self.func, self.decisions)
+
+    def _factor(self, factor: int | str | Expr | None) -> int | Expr | None:
+        scope = self.scope()
+        if isinstance(factor, str):
+            try:
+                factor = simplify(parse_exprs(factor, scope)[0])
+            except ValueError as error:
+                raise ScheduleError(f"factor '{factor}': {error}") from None
+        if isinstance(factor, Expr):
+            unknown = free_vars(factor) - set(scope.values())
+            if unknown:
+                names = ", ".join(sorted(v.name for v in unknown))
+                raise ScheduleError(f"factor {factor!r} uses {names}, neither a dimension nor a decision")
+            return const_int(factor) or factor
+        return factor
+
     # -- loops -----------------------------------------------------------------------------------------------
 
-    def split(self, loop: LoopRef, factors: Sequence[int | Expr | None]) -> list[LoopRef]:
-        """See :func:`tilewright.schedule.loops.split`."""
-        func, parts = loops.split(self.func, loop, factors)
+    def split(self, loop: LoopRef, factors: Sequence[int | str | Expr | None]) -> list[LoopRef]:
+        """See :func:`tilewright.schedule.loops.split`. Factors may be text over dimensions and decisions."""
+        func, parts = loops.split(self.func, loop, [self._factor(f) for f in factors])
         self._record("split", [loop], {"factors": factors}, func, parts)
         return parts
 
@@ -147,10 +198,12 @@ class Schedule:
         self._record("set_scope", [block], {"scope": scope}, cache.set_scope(self.func, block, scope))
 
     def transform_layout(
-        self, block: BlockRef, role: Literal["read", "write"], index: int, index_map: IndexMap
+        self, block: BlockRef, role: Literal["read", "write"], index: int, index_map: IndexMap | str
     ) -> None:
-        """See :func:`tilewright.schedule.layout.transform_layout`."""
-        func = layout.transform_layout(self.func, block, role, index, index_map)
+        """See :func:`tilewright.schedule.layout.transform_layout`. The map may be text over decisions."""
+        scope = self.scope()
+        parsed = IndexMap.parse(index_map, scope) if isinstance(index_map, str) else index_map
+        func = layout.transform_layout(self.func, block, role, index, parsed, scope.values())
         self._record(
             "transform_layout", [block], {"role": role, "index": index, "index_map": index_map}, func
         )

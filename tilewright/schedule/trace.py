@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tilewright.errors import ScheduleError
-from tilewright.ir.expr import Expr, Var
+from tilewright.ir.expr import Const, Expr
 from tilewright.ir.stmt import PrimFunc
-from tilewright.schedule.arith_text import format_arith, parse_exprs
+from tilewright.schedule.arith_text import format_arith
 from tilewright.schedule.index_map import IndexMap
 from tilewright.schedule.state import BlockRef, LoopRef
 
@@ -27,8 +28,9 @@ VERSION = 1
 #: Names of instructions; each is a method of Schedule that takes the inputs, then the attributes by keyword.
 INSTRUCTIONS = frozenset(
     [
-        "get_block", "get_loops", "split", "fuse", "reorder", "parallel", "vectorize", "unroll", "compute_at",
-        "reverse_compute_at", "compute_inline", "reverse_compute_inline", "cache_read", "cache_write",
+        "get_block", "get_loops", "decide", "split", "fuse", "reorder", "parallel", "vectorize", "unroll",
+        "compute_at", "reverse_compute_at", "compute_inline", "reverse_compute_inline", "cache_read",
+        "cache_write",
         "set_scope", "decompose_reduction", "rfactor", "transform_layout", "annotate",
     ]
 )  # fmt: skip
@@ -51,12 +53,7 @@ class Instruction:
     outputs: tuple[str, ...]
 
     def __str__(self) -> str:
-        arguments = [*self.inputs]
-        for key, value in self.attrs.items():
-            if key == "index_map":
-                arguments.append(f"{key}=IndexMap.parse({value!r})")
-            else:
-                arguments.append(f"{key}={value!r}")
+        arguments = [*self.inputs, *(f"{key}={value!r}" for key, value in self.attrs.items())]
         call = f"sch.{self.name}({', '.join(arguments)})"
         if not self.outputs:
             return call
@@ -66,9 +63,7 @@ class Instruction:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Trace:
-    """A sequence of instructions. Printed, it is Python that runs where ``sch`` is a Schedule and IndexMap is
-    imported.
-    """
+    """A sequence of instructions. Printed, it is Python that runs where ``sch`` is a Schedule."""
 
     instructions: tuple[Instruction, ...] = ()
 
@@ -105,11 +100,37 @@ class Trace:
             raise ScheduleError(f"trace with unknown instructions: {', '.join(unknown)}")
         return Trace(instructions)
 
-    def apply(self, func: PrimFunc) -> Schedule:
-        """Replay on ``func``: a new Schedule after all instructions.
+    def decisions(self) -> dict[str, int | None]:
+        """The decisions' values by name; None for one that is open."""
+        return {i.attrs["name"]: i.attrs["value"] for i in self.instructions if i.name == "decide"}
 
-        Raises ScheduleError when a block is missing, a block has another number of loops than in the trace,
-        or a primitive is not legal there.
+    def bind(self, values: Mapping[str, int]) -> Trace:
+        """The trace with other values for the decisions named.
+
+        Raises ScheduleError for a name that it lacks, or that no factor and no layout is written over (a
+        schedule that is not symbolic records numbers where it computed with a decision).
+        """
+        unknown = sorted(values.keys() - self.decisions().keys())
+        if unknown:
+            raise ScheduleError(f"the trace has no decisions named {', '.join(unknown)}")
+        texts = [json.dumps(dict(i.attrs)) for i in self.instructions if i.name != "decide"]
+        unused = sorted(n for n in values if not any(re.search(rf"\b{n}\b", text) for text in texts))
+        if unused:
+            raise ScheduleError(f"nothing in the trace is written over {', '.join(unused)}")
+        return Trace(
+            tuple(
+                dataclasses.replace(i, attrs={**i.attrs, "value": values[i.attrs["name"]]})
+                if i.name == "decide" and i.attrs["name"] in values
+                else i
+                for i in self.instructions
+            )
+        )
+
+    def apply(self, func: PrimFunc) -> Schedule:
+        """Replay on ``func``: a new Schedule after all instructions, decisions at their values.
+
+        Raises ScheduleError when a block is missing, a block has another number of loops than in the trace, a
+        decision has no value, or a primitive is not legal there.
         """
         from tilewright.schedule.schedule import Schedule
 
@@ -122,7 +143,7 @@ class Trace:
                 raise ScheduleError(
                     f"trace line {step + 1}: {error} is not defined before '{instruction}'"
                 ) from None
-            attrs = {key: decode(key, value, func) for key, value in instruction.attrs.items()}
+            attrs = {key: decode(key, value) for key, value in instruction.attrs.items()}
             result = getattr(sch, instruction.name)(*refs, **attrs)
             outputs = as_refs(result)
             if len(outputs) != len(instruction.outputs):
@@ -136,7 +157,7 @@ class Trace:
 
 def as_refs(result: Any) -> tuple[BlockRef | LoopRef, ...]:
     """What a primitive returned, as a tuple of handles."""
-    if result is None:
+    if result is None or isinstance(result, Expr):
         return ()
     return tuple(result) if isinstance(result, list) else (result,)
 
@@ -145,6 +166,8 @@ def encode(value: Any) -> Any:
     """An argument in JSON terms. Raises ScheduleError when it has none."""
     if isinstance(value, IndexMap):
         return str(value)
+    if isinstance(value, Const):
+        return value.value
     if isinstance(value, Expr):
         try:
             return format_arith(value)
@@ -157,19 +180,9 @@ def encode(value: Any) -> Any:
     return value
 
 
-def decode(key: str, value: Any, func: PrimFunc) -> Any:
-    """An argument from JSON terms; symbolic factors are over the run-time dimensions of ``func``."""
-    if key == "index_map":
-        return IndexMap.parse(value)
-    if key == "factors":
-        scope = {p.name: p for p in func.params if isinstance(p, Var)}
-        try:
-            return [parse_exprs(f, scope)[0] if isinstance(f, str) else f for f in value]
-        except ValueError as error:
-            raise ScheduleError(f"split factors {value}: {error}") from None
-    if key == "value":
-        return _frozen(value)
-    return value
+def decode(key: str, value: Any) -> Any:
+    """An argument from JSON terms; layouts and symbolic factors stay text."""
+    return _frozen(value) if key == "value" else value
 
 
 def _frozen(value: Any) -> Any:
