@@ -29,8 +29,8 @@ from tilewright.benching import machine
 from tilewright.cli.common import table
 from tilewright.config import overriding
 from tilewright.graph import GraphBuilder
-from tilewright.graph.fast_conv import choose_tile
 from tilewright.graph.winograd import transform_weights
+from tilewright.ops.alternatives.winograd import choose_tile
 from tilewright.peers import open_peer
 from tilewright.roofline import measure_roofline
 from tilewright.target import Target

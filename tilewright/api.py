@@ -19,6 +19,7 @@ from tilewright.build import Options as BuildOptions
 from tilewright.cache import DiskCache, cache_key
 from tilewright.config import options
 from tilewright.errors import ArtifactError, GraphError, OptionError, ShapeError, UnsupportedError
+from tilewright.graph.alternatives import Pick, all_alternatives, default_pick
 from tilewright.graph.graph import Graph, TensorType
 from tilewright.graph.specialise import specialise
 from tilewright.ir.expr import Const, Expr, Var
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     import onnx
 
 Source: TypeAlias = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, "onnx.ModelProto", Graph]
+#: The alternatives that come with the compiler; others may change without it.
+_OWN_ALTERNATIVES = all_alternatives()
 #: Sizes by input name; None or a name leaves a dimension open.
 Shapes: TypeAlias = Mapping[str, Sequence[int | str | None]]
 
@@ -223,6 +226,7 @@ def compile(
     *,
     dump: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
+    pick: Pick | None = None,
 ) -> Model:
     """Compile a model.
 
@@ -236,6 +240,7 @@ def compile(
         cache: whether to use the compile cache on disk.
         dump: folder for the graph after every pass and every kernel's program at every stage.
         progress: called with (stage, done, total).
+        pick: how each operator is computed, by default by measured rules (docs/alternatives.md).
 
     Raises:
         ModelFileError, UnsupportedError, GraphError: the model cannot be read or compiled.
@@ -258,8 +263,10 @@ def compile(
         dump=folder,
         check=settings.debug,
         fast_conv=settings.fast_conv,
+        pick=pick or default_pick,
     )
-    key = None if store is None or folder is not None else _source_key(source, shapes, chosen, count)
+    keep = store is not None and folder is None and pick is None and all_alternatives() == _OWN_ALTERNATIVES
+    key = _source_key(source, shapes, chosen, count) if keep else None
     kept = None if key is None or store is None else _kept_artifact(store, key)
     if kept is not None:
         return Model(Executable(kept, foreign=True))

@@ -22,6 +22,7 @@ import tilewright
 from tilewright.backend import Backend, get_backend
 from tilewright.cache import DiskCache, cache_key
 from tilewright.errors import CompileError
+from tilewright.graph.alternatives import Pick, default_pick
 from tilewright.graph.graph import Graph, Value
 from tilewright.graph.memory import MemoryPlan, plan_memory
 from tilewright.graph.partition import Group, partition
@@ -96,7 +97,8 @@ class Options:
         progress: told about finished steps.
         dump: folder for the graph after every pass and the program of every kernel at every stage, or None.
         check: verify the graph after every pass.
-        fast_conv: whether convolutions may become Winograd's (docs/winograd.md).
+        fast_conv: whether convolutions may become Winograd's (docs/winograd.md), whatever ``pick`` says.
+        pick: how each operator is computed (docs/alternatives.md).
     """
 
     choose: Choose
@@ -107,6 +109,7 @@ class Options:
     dump: Path | None = None
     check: bool = False
     fast_conv: bool = True
+    pick: Pick = default_pick
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,14 +176,33 @@ def build_variant(
         CompileError: a code generator failed.
         CacheError: the cache cannot be read or written.
     """
-    backend = get_backend(target)
     say = options.progress or (lambda stage, done, total: None)
     say("graph", 0, 1)
-    skip = () if options.fast_conv else ("use_fast_convolutions",)
-    optimised = optimise(graph, _graph_dumper(options.dump), options.check, skip, threads)
+    disabled = () if options.fast_conv else ("fast_conv",)
+    optimised = optimise(
+        graph,
+        _graph_dumper(options.dump),
+        options.check,
+        threads=threads,
+        pick=options.pick,
+        disabled=disabled,
+    )
+    say("graph", 1, 1)
+    return build_optimised(optimised, target, threads, binding, weights, options)
+
+
+def build_optimised(
+    optimised: Graph,
+    target: Target,
+    threads: int,
+    binding: Mapping[str, int],
+    weights: WeightStore,
+    options: Options,
+) -> Built:
+    """:func:`build_variant` for a graph that has been through the passes. Raises as it does."""
+    backend = get_backend(target)
     groups = partition(optimised)
     kernels = graph_kernels(optimised, groups)
-    say("graph", 1, 1)
     compiled = compile_kernels([k.func for k in kernels], target, options)
     plan = plan_memory(optimised, groups)
     offsets = _pack_weights(optimised, kernels, compiled, plan, weights)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Final, TypeAlias
 
 from tilewright.graph.affine import fold_affine, shrink_uniform
+from tilewright.graph.alternatives import DIRECT, ChoicePoint, Pick, choose_alternatives, default_pick
 from tilewright.graph.builder import check_types
 from tilewright.graph.canonical import collapse_matmul, fold_pads
 from tilewright.graph.cse import eliminate_common_subexpressions
 from tilewright.graph.decompose import decompose, decompose_elementwise
 from tilewright.graph.embedding import lookup_one_hot_products
-from tilewright.graph.fast_conv import use_fast_convolutions
 from tilewright.graph.fold import absorb_parameters, fold_constants
 from tilewright.graph.graph import Graph, verify
 from tilewright.graph.layout import assign_layouts
@@ -56,8 +57,10 @@ PASSES: Final[tuple[tuple[str, Pass], ...]] = (
     ("assign_layouts", assign_layouts),
     ("simplify_layouts", simplify),
     ("pack_narrow_convolutions", pack_narrow_convolutions),
-    ("use_fast_convolutions", use_fast_convolutions),
     ("canonicalise_views", canonicalise_views),
+    ("choose_alternatives", choose_alternatives),
+    ("decompose_alternatives", decompose),
+    ("canonicalise_alternatives", canonicalise_views),
     ("eliminate_dead_code", eliminate_dead_code),
 )
 
@@ -68,19 +71,36 @@ def optimise(
     check: bool = False,
     skip: Collection[str] = (),
     threads: int = 1,
+    pick: Pick = default_pick,
+    disabled: Collection[str] = (),
 ) -> Graph:
     """Run :data:`PASSES` but those named in ``skip``. ``dump`` sees the graph after every pass by name;
-    ``check`` verifies it there; the graph will run on ``threads`` threads.
+    ``check`` verifies it there; the graph will run on ``threads`` threads. ``pick`` chooses between
+    alternatives but those of ``disabled`` options.
 
     Raises GraphError when a pass left a graph that breaks the rules (with ``check``).
     """
+    choose = partial(choose_alternatives, pick=pick, threads=threads, disabled=disabled)
     for name, step in PASSES:
         if name in skip:
             continue
-        graph = use_fast_convolutions(graph, threads) if step is use_fast_convolutions else step(graph)
+        graph = choose(graph) if step is choose_alternatives else step(graph)
         if check:
             verify(graph)
             check_types(graph)
         if dump is not None:
             dump(name, graph)
     return graph
+
+
+def variants(point: ChoicePoint) -> dict[str, Graph]:
+    """The point's node as a graph of its own, ready for partition, by the name of each way to compute it."""
+    found = {DIRECT: point.graph()}
+    for alternative in point.alternatives:
+        chosen = choose_alternatives(point.graph(), _always(alternative.name), point.threads)
+        found[alternative.name] = canonicalise_views(decompose(chosen))
+    return found
+
+
+def _always(name: str) -> Pick:
+    return lambda point: name

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from tilewright.errors import GraphError
+from tilewright.graph.alternatives import get_compute
 from tilewright.graph.graph import Graph, Node, Origin, Value
 from tilewright.graph.inplace import Part, part_layout
 from tilewright.graph.opdef import OpContext, get_op
@@ -97,15 +98,15 @@ def _with_strides(func: PrimFunc, values: Sequence[Value], parts: Mapping[Value,
 
 
 def _compute(graph: Graph, node: Node, tensors: Mapping[Value, te.Tensor]) -> Sequence[te.Tensor]:
-    opdef = get_op(node.op)
-    if opdef.compute is None:
+    opdef, compute = get_op(node.op), get_compute(node)
+    if compute is None:
         raise GraphError(
             f"'{node.op}' has no loop program of its own", location=node.location, hint="decompose it first"
         )
     types = tuple(None if v is None else v.type for v in node.inputs)
     consts: tuple[np.ndarray | None, ...] = tuple(graph.constant(v) for v in node.inputs)
     ctx = OpContext(node.attrs, types, consts, (None,) * len(types), node, opdef.params, node.location)
-    results = opdef.compute(ctx, [None if v is None else tensors[v] for v in node.inputs])
+    results = compute(ctx, [None if v is None else tensors[v] for v in node.inputs])
     for value, tensor in zip(node.outputs, results, strict=True):
         if tensor.shape != value.shape or tensor.dtype != value.dtype:
             raise GraphError(f"'{node.op}' computes {tensor!r}, not {value.type}", location=node.location)

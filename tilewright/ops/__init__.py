@@ -2,6 +2,7 @@
 
 from tilewright.ops import (
     activation,
+    alternatives,
     contract,
     conv_transpose,
     elementwise,
@@ -17,6 +18,7 @@ from tilewright.ops import (
 
 __all__ = [
     "activation",
+    "alternatives",
     "contract",
     "conv_transpose",
     "elementwise",

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from tests.graph.graphs import Maker, apply, ops
-from tilewright.graph import fast_conv
-from tilewright.graph.fast_conv import choose_tile, use_fast_convolutions
+from tilewright.graph import alternatives
+from tilewright.graph.alternatives import choose_alternatives
 from tilewright.graph.winograd import input_matrix, output_matrix, transform_weights, weight_matrix
+from tilewright.ops.alternatives.winograd import choose_tile
 
 
 @pytest.mark.parametrize(
@@ -50,19 +51,19 @@ def conv(m: Maker, *, kernel: tuple[int, int] = (3, 3), weights: object = None, 
 
 @pytest.mark.parametrize("pads", [(0, 0, 0, 0), (1, 1, 1, 1), (2, 0, 0, 1)])
 def test_convolutions_are_replaced(pads: tuple[int, ...]):
-    fast = apply(conv(Maker(), pads=pads), use_fast_convolutions)
+    fast = apply(conv(Maker(), pads=pads), choose_alternatives)
     assert ops(fast) == {"winograd_conv": 1}
     assert fast.nodes[0].attrs == {"tile": 4, "pads": pads}
 
 
 def test_automatic_pads():
-    fast = apply(conv(Maker(), auto_pad="same_upper"), use_fast_convolutions)
+    fast = apply(conv(Maker(), auto_pad="same_upper"), choose_alternatives)
     assert fast.nodes[0].attrs["pads"] == (1, 1, 1, 1)
 
 
 def test_what_is_left_alone():
     def kept(graph: object) -> bool:
-        return use_fast_convolutions(graph) is graph
+        return choose_alternatives(graph) is graph
 
     assert kept(conv(Maker(), strides=(2, 2)))
     assert kept(conv(Maker(), dilations=(2, 2)))
@@ -82,5 +83,5 @@ def test_weights_grow_within_a_limit(monkeypatch: pytest.MonkeyPatch):
     for _ in range(3):
         y = m.op("conv", y, m.f(3, 3, 32, 32), channels_last=True, pads=(1, 1, 1, 1))
     graph = m.done(y)
-    monkeypatch.setattr(fast_conv, "MAX_GROWTH_BYTES", 2 * 27 * 32 * 32 * 4)
-    assert ops(use_fast_convolutions(graph)) == {"winograd_conv": 2, "conv": 1}
+    monkeypatch.setattr(alternatives, "MAX_GROWTH_BYTES", 2 * 27 * 32 * 32 * 4)
+    assert ops(choose_alternatives(graph)) == {"winograd_conv": 2, "conv": 1}
