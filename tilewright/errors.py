@@ -95,6 +95,10 @@ class ScheduleError(TilewrightError):
     """A schedule primitive was applied where it is not legal. The message says which condition failed."""
 
 
+class IntrinsicError(TilewrightError):
+    """A tensor intrinsic is unknown, badly described, or given operands that it does not take."""
+
+
 class ParseError(TilewrightError):
     """Text IR that is not a program."""
 

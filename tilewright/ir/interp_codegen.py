@@ -29,7 +29,21 @@ from tilewright.ir.expr import (
 from tilewright.ir.interp_grid import Grid, plan_grid
 from tilewright.ir.intrinsics import INTRINSICS
 from tilewright.ir.simplify import Simplifier, lasting
-from tilewright.ir.stmt import Alloc, Annotate, Block, Buffer, Evaluate, For, If, PrimFunc, Seq, Stmt, Store
+from tilewright.ir.stmt import (
+    Alloc,
+    Annotate,
+    Block,
+    Buffer,
+    Evaluate,
+    For,
+    If,
+    PrimFunc,
+    Seq,
+    Stmt,
+    Store,
+    TensorCall,
+)
+from tilewright.ir.tensor_intrinsics import expand
 from tilewright.ir.visit import const_int, substitute, substitute_expr, uses, walk_expr
 
 _SYMBOLS: Final = {
@@ -146,6 +160,8 @@ class Translator:
             self._stmt(s.body)
         elif isinstance(s, Block):
             self._instance(s)
+        elif isinstance(s, TensorCall):
+            self._stmt(expand(s))
         else:
             assert isinstance(s, Evaluate)  # an effect: nothing that arrays would show
 

@@ -106,6 +106,12 @@ def _wide(fn: Callable[..., Any]) -> Callable[..., Any]:
     return apply
 
 
+def _tf32(x: Any) -> Any:
+    bits = np.atleast_1d(np.asarray(x, np.float32)).view(np.uint32)
+    rounded = ((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32).reshape(np.shape(x))
+    return np.where(np.isnan(x), x, rounded)[()].astype(np.asarray(x).dtype)
+
+
 def _predicate(fn: Callable[..., Any]) -> Callable[..., Any]:
     return lambda x: fn(np.asarray(x, dtype=np.float64))
 
@@ -142,6 +148,7 @@ _ALL: Final = (
     _float("acosh", _wide(np.arccosh), 22),
     _float("atanh", _wide(np.arctanh), 20),
     _float("fma", _fma, 2, arity=3),
+    _float("tf32", _tf32, 1),
     Intrinsic("abs", 1, "number", "same", np.abs, 1),
     Intrinsic("neg", 1, "number", "same", np.negative, 1),
     Intrinsic("sign", 1, "number", "same", np.sign, 2),
@@ -149,10 +156,18 @@ _ALL: Final = (
     Intrinsic("isinf", 1, "float", "bool", _predicate(np.isinf), 1),
     Intrinsic("popcount", 1, "int", "same", _popcount, 1),
     Intrinsic("fence", 0, "number", "bool", None, 0, effect=True),
+    Intrinsic("barrier", 0, "number", "bool", None, 0, effect=True),
+    Intrinsic("async_commit", 0, "number", "bool", None, 0, effect=True),
+    Intrinsic("async_wait", 1, "int", "bool", None, 0, effect=True),
 )
 
-#: Every intrinsic by name. ``round`` rounds halves to even; ``fmod`` has the dividend's sign; ``fence`` keeps
-#: memory accesses on its two sides from being moved across it.
+#: Every intrinsic by name. ``round`` rounds halves to even; ``fmod`` has the dividend's sign; ``tf32`` keeps
+#: ten bits behind the point (halves away from zero); ``fence`` keeps memory accesses on its two sides from
+#: being moved across it.
+#: ``barrier`` lets no thread of a thread block go on before all of them have come to it, and makes what they
+#: wrote visible to each other. ``async_commit`` closes the group of asynchronous copies (stores under
+#: ``Annotate("async_copy", True)``) that a thread has issued since the last one; ``async_wait(n)`` waits until
+#: at most ``n`` closed groups of the thread are pending.
 INTRINSICS: Final[dict[str, Intrinsic]] = {i.name: i for i in _ALL}
 
 
@@ -171,11 +186,17 @@ def intrinsic(name: str, *operands: ExprLike) -> Expr:
     return call(name, exprs, spec.result_dtype(exprs[0].dtype))
 
 
-def effect(name: str) -> Expr:
-    """A call of an effect intrinsic, for ``Evaluate``."""
-    if not INTRINSICS[name].effect:
+def effect(name: str, *operands: ExprLike) -> Expr:
+    """A call of an effect intrinsic, for ``Evaluate``.
+
+    Raises KeyError for an unknown name and TypeError for what is no effect or another number of operands.
+    """
+    spec = INTRINSICS[name]
+    if not spec.effect:
         raise TypeError(f"{name} is not an effect")
-    return call(name, [], "bool")
+    if len(operands) != spec.arity:
+        raise TypeError(f"{name} takes {spec.arity} operands, not {len(operands)}")
+    return call(name, operands, "bool")
 
 
 def flops_of(e: Expr) -> int:

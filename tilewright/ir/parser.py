@@ -10,7 +10,7 @@ import ast
 from collections.abc import Sequence
 from typing import Any, Final
 
-from tilewright.errors import ParseError
+from tilewright.errors import IntrinsicError, ParseError
 from tilewright.ir import dtype as dt
 from tilewright.ir import expr as ex
 from tilewright.ir.expr import Expr, Var, as_expr, const
@@ -33,7 +33,9 @@ from tilewright.ir.stmt import (
     Seq,
     Stmt,
     Store,
+    TensorCall,
 )
+from tilewright.ir.tensor_intrinsics import check_operands, tensor_intrinsic
 
 _BINOPS: Final[dict[type[ast.operator], str]] = {
     ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div", ast.FloorDiv: "floordiv", ast.Mod: "mod",
@@ -143,7 +145,7 @@ class _Parser:
         if isinstance(node, ast.Call):
             if self._callee(node) != word:
                 raise self._error(node, f"expected {word}(dtype[shape], ...)")
-            arguments, keywords = self._arguments(node, {"scope", "strides", "name"})
+            arguments, keywords = self._arguments(node, {"scope", "strides", "stride_align", "name"})
             if len(arguments) != 1:
                 raise self._error(node, f"{word} takes one type, dtype[shape]")
             kind = arguments[0]
@@ -161,7 +163,17 @@ class _Parser:
             strides = tuple(self._index(x) for x in keywords["strides"].elts)
         scope = self._string(keywords["scope"]) if "scope" in keywords else "global"
         shown = self._string(keywords["name"]) if "name" in keywords else name
-        return Buffer(shown, shape, kind.value.id, scope, strides)
+        align = self._stride_align(keywords["stride_align"], len(shape)) if "stride_align" in keywords else ()
+        return Buffer(shown, shape, kind.value.id, scope, strides, align)
+
+    def _stride_align(self, node: ast.expr, rank: int) -> tuple[tuple[int, int, int], ...]:
+        """``((dimension, factor, offset), ...)``."""
+        value = self._attr(node)
+        for entry in value if isinstance(value, tuple) else (value,):
+            whole = isinstance(entry, tuple) and all(type(x) is int for x in entry)
+            if not whole or len(entry) != 3 or not (0 <= entry[0] < rank and 0 <= entry[2] < entry[1]):
+                raise self._error(node, "expected ((dimension, factor, offset), ...) with offset < factor")
+        return tuple(value)
 
     # -- statements ------------------------------------------------------------------------------------------
 
@@ -214,15 +226,23 @@ class _Parser:
             return Store(buffer, indices, value)
         if isinstance(node, ast.With):
             return self._with(node)
-        if (
-            isinstance(node, ast.Expr)
-            and isinstance(node.value, ast.Call)
-            and self._callee(node.value) == "evaluate"
-        ):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+            word = self._callee(node.value)
             arguments, _ = self._arguments(node.value, ())
-            if len(arguments) == 1:
+            if word == "evaluate" and len(arguments) == 1:
                 return Evaluate(self._expr(arguments[0]))
+            if word == "tensor_call" and arguments:
+                return self._tensor_call(arguments)
         raise self._error(node, "not a statement of the language")
+
+    def _tensor_call(self, arguments: Sequence[ast.expr]) -> Stmt:
+        operands = tuple(map(self._region, arguments[1:]))
+        try:
+            intrinsic = tensor_intrinsic(self._string(arguments[0]))
+            check_operands(intrinsic, operands)
+        except IntrinsicError as error:
+            raise self._error(arguments[0], error.message, hint=error.hint) from error
+        return TensorCall(intrinsic, operands)
 
     def _for(self, node: ast.For) -> Stmt:
         if not isinstance(node.target, ast.Name) or not isinstance(node.iter, ast.Call) or node.orelse:

@@ -59,6 +59,7 @@ from tilewright.ir.stmt import (
     Seq,
     Stmt,
     Store,
+    TensorCall,
 )
 from tilewright.ir.visit import const_int
 
@@ -67,7 +68,7 @@ RESERVED: Final = frozenset(
     [
         "primfunc", "buffer", "dim", "alloc", "block", "init", "spatial", "reduce", "reads", "writes", "span",
         "where", "annotate", "annotations", "evaluate", "serial", "parallel", "vectorized", "unrolled",
-        "virtual", "thread", "select", "call", "min", "max", "int", "float",
+        "virtual", "thread", "select", "call", "min", "max", "int", "float", "tensor_call",
         *dt.DTYPES,
         *INTRINSICS,
     ]
@@ -229,6 +230,9 @@ class Printer:
         elif isinstance(s, Annotate):
             self._emit(f"with annotate({_string(s.key)}, {_attr(s.value, self._canonical)}):")
             self._suite(s.body)
+        elif isinstance(s, TensorCall):
+            arguments = [_string(s.intrinsic.name), *map(self._region, s.operands)]
+            self._emit(f"tensor_call({', '.join(arguments)})")
         else:
             assert isinstance(s, Evaluate)
             self._emit(f"evaluate({self.expr(s.value)})")
@@ -307,6 +311,8 @@ class Printer:
         if buffer.strides is not None:
             strides = ", ".join(map(self.expr, buffer.strides))
             details.append(f"strides=({strides}{',' if len(buffer.strides) == 1 else ''})")
+        if buffer.stride_align:
+            details.append(f"stride_align={_attr(buffer.stride_align, self._canonical)}")
         if not self._canonical and shown != buffer.name:
             details.append(f"name={_string(buffer.name)}")
         kind = f"{buffer.dtype}[{', '.join(map(self.expr, buffer.shape)) or '()'}]"

@@ -38,6 +38,7 @@ from tilewright.ir.stmt import (
     Seq,
     Stmt,
     Store,
+    TensorCall,
     seq,
 )
 from tilewright.ir.visit import loads_of
@@ -101,6 +102,9 @@ class _StmtSimplifier:
         if isinstance(s, Evaluate):
             value = env.simplify(s.value)
             return s if value is s.value else Evaluate(value)
+        if isinstance(s, TensorCall):
+            operands = tuple(_region(r, env) for r in s.operands)
+            return s if operands == s.operands else TensorCall(s.intrinsic, operands)
         assert isinstance(s, Block)
         return self._block(s, env)
 
@@ -148,21 +152,19 @@ class _StmtSimplifier:
                 else IterVar(it.var, extent, it.kind, binding)
             )
             inner = inner.with_loop(it.var, extent)
-
-        def region(r: Region) -> Region:
-            return Region(
-                r.buffer, tuple(Range(inner.simplify(x.lo), inner.simplify(x.extent)) for x in r.ranges)
-            )
-
         return dataclasses.replace(
             s,
             iters=tuple(iters),
-            reads=tuple(region(r) for r in s.reads),
-            writes=tuple(region(r) for r in s.writes),
+            reads=tuple(_region(r, inner) for r in s.reads),
+            writes=tuple(_region(r, inner) for r in s.writes),
             body=self.visit(s.body, inner),
             init=None if s.init is None else self.visit(s.init, inner),
             predicate=predicate,
         )
+
+
+def _region(r: Region, env: Simplifier) -> Region:
+    return Region(r.buffer, tuple(Range(env.simplify(x.lo), env.simplify(x.extent)) for x in r.ranges))
 
 
 def is_noop(s: Stmt) -> bool:

@@ -27,6 +27,8 @@ class Buffer:
         dtype: element type.
         scope: ``global`` (memory), ``register`` (promoted to registers), ``shared``, or a backend's own.
         strides: elements between neighbours per dimension; None means row-major and compact.
+        stride_align: ``(dimension, factor, offset)`` each: once the shape is final, the stride of the dimension
+            is rounded up to ``offset`` modulo ``factor`` (elements). Lowering makes explicit strides of it.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Buffer:
     dtype: str
     scope: str = "global"
     strides: tuple[Expr, ...] | None = None
+    stride_align: tuple[tuple[int, int, int], ...] = ()
 
     @staticmethod
     def make(name: str, shape: Sequence[ExprLike], dtype: str, scope: str = "global") -> Buffer:
@@ -145,6 +148,19 @@ class Evaluate(Stmt):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class TensorCall(Stmt):
+    """One tensor intrinsic applied to parts of buffers: ``operands`` are its parameters, in order.
+
+    The dimensions of a region that are longer than one element are those of the parameter that are, in order.
+    Walking enters what the call means (``ir.tensor_intrinsics.expand``), so whoever analyses a program by
+    walking it sees loops, loads and stores; rewriting treats the call as a leaf with regions.
+    """
+
+    intrinsic: TensorIntrinsic
+    operands: tuple[Region, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Annotate(Stmt):
     """A hint on ``body`` that never changes meaning."""
 
@@ -236,6 +252,43 @@ class PrimFunc:
         return to_text(self)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class OperandSpec:
+    """What an instruction wants of one operand.
+
+    Attributes:
+        scopes: memories it may live in; none means any.
+        strides: elements between neighbours in each dimension of the parameter, None where any number will
+            do; None as a whole means row-major and compact.
+        alignment: what the address of its first element, in bytes, must be a multiple of.
+    """
+
+    scopes: tuple[str, ...] = ()
+    strides: tuple[int | None, ...] | None = None
+    alignment: int = 1
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class TensorIntrinsic:
+    """What one instruction of some hardware computes, as data.
+
+    Attributes:
+        name: unique; how programs, traces and implementations refer to it.
+        semantic: its meaning: one perfect nest of loops of constant extent around one store, every dimension
+            of a parameter indexed by a loop of its own. Sums of floats may be taken in any order.
+        operands: what it wants of each parameter of ``semantic``.
+        requires: names of target features that must all be there (``Target.has``).
+    """
+
+    name: str
+    semantic: PrimFunc
+    operands: tuple[OperandSpec, ...]
+    requires: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"TensorIntrinsic({self.name})"
+
+
 def seq(stmts: Sequence[Stmt]) -> Stmt:
     """One statement for several: flattened, a single one stays itself."""
     flat: list[Stmt] = []
@@ -245,7 +298,7 @@ def seq(stmts: Sequence[Stmt]) -> Stmt:
 
 
 def child_stmts(stmt: Stmt) -> Iterator[Stmt]:
-    """The statements directly inside ``stmt``."""
+    """The statements directly inside ``stmt``; in a tensor call, the loops that it stands for."""
     if isinstance(stmt, For | Alloc | Annotate):
         yield stmt.body
     elif isinstance(stmt, Block):
@@ -258,3 +311,7 @@ def child_stmts(stmt: Stmt) -> Iterator[Stmt]:
             yield stmt.orelse
     elif isinstance(stmt, Seq):
         yield from stmt.stmts
+    elif isinstance(stmt, TensorCall):
+        from tilewright.ir.tensor_intrinsics import expand
+
+        yield expand(stmt)

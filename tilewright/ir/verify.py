@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final, NoReturn
 
-from tilewright.errors import VerifyError
+from tilewright.errors import IntrinsicError, VerifyError
 from tilewright.ir import dtype as dt
 from tilewright.ir.expr import BinOp, Call, Cmp, Const, Expr, Load, Reduce, Select, Var
 from tilewright.ir.intrinsics import INTRINSICS
@@ -28,7 +28,9 @@ from tilewright.ir.stmt import (
     Seq,
     Stmt,
     Store,
+    TensorCall,
 )
+from tilewright.ir.tensor_intrinsics import check_operands, expand
 from tilewright.ir.visit import find_blocks
 
 _BITWISE: Final = frozenset(["and", "or", "xor"])
@@ -41,8 +43,8 @@ def verify(func: PrimFunc) -> None:
     loop or block and a block's body sees only its own iterators; buffers are parameters or allocated around
     their uses; ranks and dtypes agree; indices and extents are int64; block names are unique; inputs are not
     stored to; loops are of a known kind, vectorized ones of constant extent, parallel ones not nested;
-    intrinsics exist; and, once there are no blocks, register buffers have constant shapes and do not cross
-    the border of a parallel loop.
+    intrinsics exist, and tensor intrinsics get operands that they take; and, once there are no blocks,
+    register buffers have constant shapes and do not cross the border of a parallel loop.
     """
     _Verifier(func).run()
 
@@ -135,6 +137,8 @@ class _Verifier:
             self._stmt(s.body)
         elif isinstance(s, Evaluate):
             self._evaluate(s)
+        elif isinstance(s, TensorCall):
+            self._tensor_call(s)
         elif isinstance(s, Block):
             self._block(s)
         else:
@@ -200,13 +204,25 @@ class _Verifier:
         for r in region.ranges:
             self._index(r.extent, f"an extent of the region of '{region.buffer.name}'")
 
+    def _tensor_call(self, s: TensorCall) -> None:
+        for region in s.operands:
+            self._region(region)
+        try:
+            check_operands(s.intrinsic, s.operands)
+        except IntrinsicError as error:
+            self._fail(error.message)
+        self._stmt(expand(s))
+        self._at = s
+
     def _evaluate(self, s: Evaluate) -> None:
         e = s.value
         spec = INTRINSICS.get(e.name) if isinstance(e, Call) else None
         if spec is None or not spec.effect:
             self._fail("only effects are evaluated for themselves")
+        if len(e.children) != spec.arity:
+            self._fail(f"{spec.name} takes {spec.arity} operands, not {len(e.children)}")
         for operand in e.children:
-            self._expr(operand)
+            self._index(operand, f"an operand of {spec.name}")
 
     # -- expressions -----------------------------------------------------------------------------------------
 

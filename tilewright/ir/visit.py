@@ -23,6 +23,7 @@ from tilewright.ir.stmt import (
     Seq,
     Stmt,
     Store,
+    TensorCall,
     child_stmts,
     seq,
 )
@@ -88,7 +89,7 @@ def substitute_expr(e: Expr, mapping: Mapping[Expr, Expr]) -> Expr:
 
 
 def walk_stmt(s: Stmt) -> Iterator[Stmt]:
-    """``s`` and every statement inside, parents first."""
+    """``s`` and every statement inside, parents first; inside a tensor call, those that it stands for."""
     stack = [s]
     while stack:
         node = stack.pop()
@@ -136,7 +137,7 @@ def map_stmt(
     buffer: Callable[[Buffer], Buffer] = lambda b: b,
 ) -> Stmt:
     """Apply ``expr`` to every expression and ``buffer`` to every buffer named by a statement (Store, Alloc,
-    regions).
+    TensorCall, regions).
 
     Buffers inside Load expressions are ``expr``'s business.
     """
@@ -165,10 +166,14 @@ def map_stmt(
         return Annotate(s.key, s.value, map_stmt(s.body, expr, buffer))
     if isinstance(s, Evaluate):
         return Evaluate(expr(s.value))
-    assert isinstance(s, Block)
 
     def region(r: Region) -> Region:
         return Region(buffer(r.buffer), tuple(Range(expr(x.lo), expr(x.extent)) for x in r.ranges))
+
+    if isinstance(s, TensorCall):
+        operands = tuple(map(region, s.operands))
+        return s if operands == s.operands else TensorCall(s.intrinsic, operands)
+    assert isinstance(s, Block)
 
     return dataclasses.replace(
         s,

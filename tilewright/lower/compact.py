@@ -7,7 +7,21 @@ import dataclasses
 from tilewright.ir.bounds import Interval, interval, linear
 from tilewright.ir.expr import Expr, Load, Var, as_expr, load
 from tilewright.ir.simplify import simplify
-from tilewright.ir.stmt import Alloc, Buffer, Evaluate, For, If, PrimFunc, Seq, Stmt, Store, child_stmts
+from tilewright.ir.stmt import (
+    Alloc,
+    Buffer,
+    Evaluate,
+    For,
+    If,
+    PrimFunc,
+    Range,
+    Region,
+    Seq,
+    Stmt,
+    Store,
+    TensorCall,
+    child_stmts,
+)
 from tilewright.ir.visit import (
     const_int,
     free_vars,
@@ -81,10 +95,10 @@ def _common_scope(paths: list[Path]) -> tuple[Stmt, list[For]]:
             n += 1
         prefix = prefix[:n]
     for depth, stmt in enumerate(prefix):
-        if isinstance(stmt, For) and stmt.kind == "vectorized":
+        if isinstance(stmt, TensorCall) or (isinstance(stmt, For) and stmt.kind == "vectorized"):
             prefix = prefix[: depth + 1]
             break
-    while len(prefix) > 1 and isinstance(prefix[-1], Store | Evaluate):
+    while len(prefix) > 1 and isinstance(prefix[-1], Store | Evaluate | TensorCall):
         prefix.pop()
     place = prefix[-1]
     outer = prefix[:-1]
@@ -189,6 +203,14 @@ def _rebuild(
     def rewrite(e: Expr) -> Expr:
         return rewrite_expr(e, visit, memo)
 
+    def moved(region: Region) -> Region:
+        ranges = [Range(rewrite(r.lo), r.extent) for r in region.ranges]
+        if region.buffer not in fresh:
+            return Region(region.buffer, tuple(ranges))
+        lows = shift(region.buffer, tuple(r.lo for r in ranges))
+        extents = (r.extent for r in ranges)
+        return Region(fresh[region.buffer][0], tuple(map(Range, lows, extents)))
+
     def walk(node: Stmt) -> Stmt:
         if isinstance(node, Store):
             value = rewrite(node.value)
@@ -204,6 +226,8 @@ def _rebuild(
             result = If(rewrite(node.cond), walk(node.then), orelse)
         elif isinstance(node, Seq):
             result = Seq(tuple(walk(s) for s in node.stmts))
+        elif isinstance(node, TensorCall):
+            result = TensorCall(node.intrinsic, tuple(map(moved, node.operands)))
         else:
             result = map_stmt(node, rewrite)
         for buffer in places.get(node, ()):
