@@ -31,7 +31,8 @@ from tilewright.ops.window import Layout, Window, arrange, pad_spatial, windowed
 
 
 # ----------------------------------------------------------------------------------------------------- matmul
-def _matmul_infer(ctx: OpContext) -> list[TensorType]:
+def matmul_infer(ctx: OpContext) -> list[TensorType]:
+    """The product's type; rejects operands that do not fit."""
     a, b = ctx.input(0), ctx.input(1)
     if a.rank < 2 or b.rank < 2:
         ctx.fail("matmul takes matrices (or stacks of them)")
@@ -46,7 +47,7 @@ def _matmul_infer(ctx: OpContext) -> list[TensorType]:
     return [TensorType((*batch, a.shape[-2], b.shape[-1]), a.dtype)]
 
 
-def _narrowed(total: te.Tensor, dtype: str) -> te.Tensor:
+def narrowed(total: te.Tensor, dtype: str) -> te.Tensor:
     """``total`` in the operator's dtype, after sums of 16-bit floats were kept in float32."""
     if total.dtype == dtype:
         return total
@@ -55,7 +56,7 @@ def _narrowed(total: te.Tensor, dtype: str) -> te.Tensor:
 
 def _matmul_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
     a, b = inputs
-    shape = _matmul_infer(ctx)[0].shape
+    shape = matmul_infer(ctx)[0].shape
     wide = accumulator_dtype(a.dtype)
 
     def body(*i: Expr) -> Expr:
@@ -68,7 +69,7 @@ def _matmul_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
 
         return reduced("sum", [a.shape[-1]], term, wide)
 
-    return [_narrowed(te.compute(shape, body, "matmul"), a.dtype)]
+    return [narrowed(te.compute(shape, body, "matmul"), a.dtype)]
 
 
 def _matmul_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
@@ -82,7 +83,7 @@ register(
     OpDef(
         "matmul",
         FusionKind.contraction,
-        infer=_matmul_infer,
+        infer=matmul_infer,
         compute=_matmul_compute,
         reference=_matmul_numpy,
     )
@@ -90,7 +91,7 @@ register(
 
 
 # ------------------------------------------------------------------------------------------------------- conv
-class _Conv(NamedTuple):
+class Conv(NamedTuple):
     """A convolution's sizes: ``ci`` and ``co`` channels in all, ``groups`` of them, windows and layouts."""
 
     layout: Layout
@@ -112,7 +113,8 @@ def _check_operands(ctx: OpContext, name: str) -> tuple[TensorType, TensorType]:
     return x, w
 
 
-def _conv(ctx: OpContext) -> _Conv:
+def conv_sizes(ctx: OpContext) -> Conv:
+    """What a convolution's operands and attributes say; rejects those that do not fit."""
     x, w = _check_operands(ctx, "conv")
     last, groups = bool(ctx.attr("channels_last", False)), int(ctx.attr("groups", 1))
     layout = Layout.of(ctx, x.rank)
@@ -126,7 +128,7 @@ def _conv(ctx: OpContext) -> _Conv:
             f"({per_group} input channels a group, {co} output channels)"
         )
     _check_bias(ctx, co)
-    return _Conv(
+    return Conv(
         layout,
         last,
         groups,
@@ -147,28 +149,30 @@ def _check_bias(ctx: OpContext, channels: int) -> None:
             ctx.fail(f"the bias must hold {channels} numbers of the data's type, not {bias}")
 
 
-def _add_bias(total: te.Tensor, bias: te.Tensor | None, channel: int, dtype: str) -> te.Tensor:
+def add_bias(total: te.Tensor, bias: te.Tensor | None, channel: int, dtype: str) -> te.Tensor:
+    """``total`` plus the bias (if there is one) along dimension ``channel``, in the operator's dtype."""
     if bias is None:
-        return _narrowed(total, dtype)
+        return narrowed(total, dtype)
     wide = total.dtype
     return te.compute(
         total.shape, lambda *i: (total[i] + bias[i[channel]].astype(wide)).astype(dtype), "bias"
     )
 
 
-def _conv_infer(ctx: OpContext) -> list[TensorType]:
-    x, conv = ctx.input(0), _conv(ctx)
+def conv_infer(ctx: OpContext) -> list[TensorType]:
+    """The convolution's type; rejects operands that do not fit."""
+    x, conv = ctx.input(0), conv_sizes(ctx)
     spatial = [windowed(ctx, x.shape[d], w) for d, w in zip(conv.layout.spatial, conv.windows, strict=True)]
     return [TensorType(arrange(conv.last, x.shape[0], as_expr(conv.co), spatial), x.dtype)]
 
 
 def _conv_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
     x, weight = inputs[0], inputs[1]
-    conv, dtype = _conv(ctx), x.dtype
+    conv, dtype = conv_sizes(ctx), x.dtype
     wide, last, groups = accumulator_dtype(dtype), conv.last, conv.groups
     rank = len(conv.windows)
     padded = pad_spatial(x, conv.layout, conv.windows, 0.0)
-    shape = _conv_infer(ctx)[0].shape
+    shape = conv_infer(ctx)[0].shape
     per_group = conv.ci // groups
     out_per_group = conv.co // groups
 
@@ -193,7 +197,7 @@ def _conv_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
 
     name = "conv" if groups == 1 else "depthwise_conv" if per_group == 1 else "grouped_conv"
     bias = inputs[2] if len(inputs) > 2 else None
-    return [_add_bias(te.compute(shape, body, name), bias, len(shape) - 1 if last else 1, dtype)]
+    return [add_bias(te.compute(shape, body, name), bias, len(shape) - 1 if last else 1, dtype)]
 
 
 def _conv_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
@@ -201,7 +205,7 @@ def _conv_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
     itself.
     """
     x, weight = inputs[0], inputs[1]
-    conv = _conv(ctx)
+    conv = conv_sizes(ctx)
     dtype = x.dtype
     wide = np.float32 if is_half(dtype.name) else dtype
     x, weight = x.astype(wide, copy=False), weight.astype(wide, copy=False)
@@ -232,5 +236,5 @@ def _conv_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
 
 
 register(
-    OpDef("conv", FusionKind.contraction, infer=_conv_infer, compute=_conv_compute, reference=_conv_numpy)
+    OpDef("conv", FusionKind.contraction, infer=conv_infer, compute=_conv_compute, reference=_conv_numpy)
 )

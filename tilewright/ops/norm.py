@@ -41,13 +41,14 @@ def _float_input(ctx: OpContext) -> TensorType:
 
 
 # --------------------------------------------------------------------------------------- layer norm, rms norm
-def _trailing_axes(ctx: OpContext, rank: int) -> list[int]:
+def trailing_axes(ctx: OpContext, rank: int) -> list[int]:
+    """The axes that are normalised: ``axis`` and all behind it."""
     return list(range(axis_of(ctx, ctx.attr("axis", -1), rank), rank))
 
 
 def _trailing_infer(ctx: OpContext) -> list[TensorType]:
     x = _float_input(ctx)
-    _trailing_axes(ctx, x.rank)
+    trailing_axes(ctx, x.rank)
     for index in (1, 2):
         if ctx.has_input(index):
             operand = ctx.input(index)
@@ -59,7 +60,7 @@ def _trailing_infer(ctx: OpContext) -> list[TensorType]:
 def _layer_norm_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
     """Mean, then the mean of squared deviations (two passes: no cancellation), then one elementwise stage."""
     x = inputs[0]
-    axes, wide = _trailing_axes(ctx, x.ndim), accumulator_dtype(x.dtype)
+    axes, wide = trailing_axes(ctx, x.ndim), accumulator_dtype(x.dtype)
     inverse = const(1.0, wide) / product([x.shape[a] for a in axes]).astype(wide)
     total = reduce_tensor(x, axes, "sum", "sum", element=lambda e: e.astype(wide), dtype=wide)
     mean = te.compute(total.shape, lambda *i: total[i] * inverse, "mean")
@@ -69,12 +70,12 @@ def _layer_norm_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
 
     centred = te.compute(x.shape, lambda *i: x[i].astype(wide) - mean[at(i)], "centred")
     squares = reduce_tensor(centred, axes, "sum", "square_sum", element=lambda e: e * e)
-    return [_scaled(ctx, inputs, centred, squares, inverse, at, "layer_norm")]
+    return [scaled(ctx, inputs, centred, squares, inverse, at, "layer_norm")]
 
 
 def _rms_norm_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
     x = inputs[0]
-    axes, wide = _trailing_axes(ctx, x.ndim), accumulator_dtype(x.dtype)
+    axes, wide = trailing_axes(ctx, x.ndim), accumulator_dtype(x.dtype)
     inverse = const(1.0, wide) / product([x.shape[a] for a in axes]).astype(wide)
     squares = reduce_tensor(
         x, axes, "sum", "square_sum", element=lambda e: e.astype(wide) * e.astype(wide), dtype=wide
@@ -83,10 +84,10 @@ def _rms_norm_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
     def at(i: Sequence[Expr]) -> tuple[Expr, ...]:
         return tuple(as_expr(0) if n in axes else e for n, e in enumerate(i))
 
-    return [_scaled(ctx, inputs, x, squares, inverse, at, "rms_norm")]
+    return [scaled(ctx, inputs, x, squares, inverse, at, "rms_norm")]
 
 
-def _scaled(
+def scaled(
     ctx: OpContext,
     inputs: Operands,
     value: te.Tensor,
@@ -118,7 +119,7 @@ def _scaled(
 def _trailing_numpy(centre: bool) -> Any:
     def reference(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
         x = inputs[0]
-        axes = tuple(_trailing_axes(ctx, x.ndim))
+        axes = tuple(trailing_axes(ctx, x.ndim))
         wide = _wide(x)
         if centre:
             wide = wide - wide.mean(axis=axes, keepdims=True)

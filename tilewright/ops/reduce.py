@@ -32,7 +32,7 @@ from tilewright.ops.common import (
 #: Running sums along axes up to this length are computed one by one.
 _SHORT_AXIS: Final = 32
 #: attribute ``op`` of the reduce operator -> reduction of the IR.
-_TE_OPS: Final = {"sum": "sum", "mean": "sum", "max": "max", "min": "min", "prod": "prod"}
+TE_OPS: Final = {"sum": "sum", "mean": "sum", "max": "max", "min": "min", "prod": "prod"}
 _NUMPY: Final[dict[str, Callable[..., Any]]] = {
     "sum": np.sum,
     "mean": np.mean,
@@ -43,7 +43,7 @@ _NUMPY: Final[dict[str, Callable[..., Any]]] = {
 
 
 # ----------------------------------------------------------------------------------------------------- reduce
-def _axes(ctx: OpContext) -> tuple[int, ...]:
+def reduced_axes(ctx: OpContext) -> tuple[int, ...]:
     """The reduced axes, from the front; all of them when none are given."""
     rank = ctx.input(0).rank
     axes = ctx.arg("axes")
@@ -105,39 +105,50 @@ def reduce_tensor(
 def _reduce_infer(ctx: OpContext) -> list[TensorType]:
     x = ctx.input(0)
     op = ctx.attr("op")
-    if op not in _TE_OPS:
-        ctx.fail(f"there is no reduction '{op}' (there are {', '.join(_TE_OPS)})")
+    if op not in TE_OPS:
+        ctx.fail(f"there is no reduction '{op}' (there are {', '.join(TE_OPS)})")
     if x.dtype == "bool" and op not in ("max", "min"):
         ctx.fail(f"reduction '{op}' is not defined for bool")
-    return [TensorType(reduced_shape(x.shape, _axes(ctx), bool(ctx.attr("keepdims", True))), x.dtype)]
+    return [TensorType(reduced_shape(x.shape, reduced_axes(ctx), bool(ctx.attr("keepdims", True))), x.dtype)]
 
 
 def _reduce_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
-    x, op, axes, keepdims = inputs[0], ctx.attr("op"), _axes(ctx), bool(ctx.attr("keepdims", True))
+    x, op, axes, keepdims = inputs[0], ctx.attr("op"), reduced_axes(ctx), bool(ctx.attr("keepdims", True))
     if not axes:
         return [te.compute(x.shape, lambda *i: x[i], op)]
-    dtype = x.dtype
-    # Booleans have no minimum or maximum of their own; sums of 16-bit floats are kept in float32.
-    wide = "uint8" if dtype == "bool" else accumulator_dtype(dtype) if op != "max" and op != "min" else dtype
-    total = reduce_tensor(x, axes, _TE_OPS[op], op, keepdims, lambda e: e.astype(wide), wide)
-    if op == "mean":
-        count = product([x.shape[a] for a in axes])
+    wide = reduction_dtype(op, x.dtype)
+    total = reduce_tensor(x, axes, TE_OPS[op], op, keepdims, lambda e: e.astype(wide), wide)
+    return [finish_reduce(ctx, total, x)]
+
+
+def reduction_dtype(op: str, dtype: str) -> str:
+    """In what a reduction is kept: booleans have no minimum or maximum of their own; sums of 16-bit floats
+    are kept in float32.
+    """
+    if dtype == "bool":
+        return "uint8"
+    return dtype if op in ("max", "min") else accumulator_dtype(dtype)
+
+
+def finish_reduce(ctx: OpContext, total: te.Tensor, x: te.Tensor) -> te.Tensor:
+    """The result of a reduce operator from the reduction of ``x`` in :func:`reduction_dtype`."""
+    wide, dtype = total.dtype, x.dtype
+    if ctx.attr("op") == "mean":
+        count = product([x.shape[a] for a in reduced_axes(ctx)])
         if dt.is_float(wide):
             inverse = const(1.0, wide) / count.astype(wide)
-            scaled = te.compute(total.shape, lambda *i: (total[i] * inverse).astype(dtype), "scale")
-        else:
-            scaled = te.compute(total.shape, lambda *i: total[i] // count.astype(wide), "scale")
-        return [scaled]
+            return te.compute(total.shape, lambda *i: (total[i] * inverse).astype(dtype), "scale")
+        return te.compute(total.shape, lambda *i: total[i] // count.astype(wide), "scale")
     if wide == dtype:
-        return [total]
+        return total
     if dtype == "bool":
-        return [te.compute(total.shape, lambda *i: total[i].ne(0), "narrow")]
-    return [te.compute(total.shape, lambda *i: total[i].astype(dtype), "narrow")]
+        return te.compute(total.shape, lambda *i: total[i].ne(0), "narrow")
+    return te.compute(total.shape, lambda *i: total[i].astype(dtype), "narrow")
 
 
 def _reduce_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
     x, op = inputs[0], ctx.attr("op")
-    axes, keepdims = _axes(ctx), bool(ctx.attr("keepdims", True))
+    axes, keepdims = reduced_axes(ctx), bool(ctx.attr("keepdims", True))
     wide = x.astype(np.float32) if is_half(x.dtype.name) else x
     with np.errstate(all="ignore"):
         if op in ("max", "min") and wide.dtype != np.bool_:
@@ -161,7 +172,7 @@ def _reduce_symbolic(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
         "max": maximum,
         "min": minimum,
     }
-    op, axes = ctx.attr("op"), _axes(ctx)
+    op, axes = ctx.attr("op"), reduced_axes(ctx)
     keep = bool(ctx.attr("keepdims", True))
     ufunc = np.frompyfunc(functions["sum" if op == "mean" else op], 2, 1)
     start = {"sum": 0, "mean": 0, "prod": 1}.get(op)
