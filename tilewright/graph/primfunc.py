@@ -169,4 +169,8 @@ def _embed(tensor: te.Tensor, literals: Mapping[te.Tensor, Const]) -> None:
 
     assert tensor.body is not None
     tensor.body = rewrite_expr(tensor.body, visit)
+    if tensor.update is not None:
+        indices = tuple(rewrite_expr(i, visit) for i in tensor.update.indices)
+        value = rewrite_expr(tensor.update.value, visit)
+        tensor.update = dataclasses.replace(tensor.update, indices=indices, value=value)
     tensor.sources = tuple(s for s in tensor.sources if s not in literals)

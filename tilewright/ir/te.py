@@ -5,11 +5,13 @@
     C = te.compute((M, N), lambda i, j: te.reduce("sum", (K,), lambda k: A[i, k] * B[k, j]), "C")
     f = te.primfunc("matmul", [A, B], [C], const_inputs=[B])
 
-``primfunc`` turns the tensors into a loop program with one block per ``compute``.
+``primfunc`` turns the tensors into a loop program with one block per ``compute``. ``update`` makes tensors
+whose elements are overwritten at computed places, as a scatter does.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable, Sequence
 
@@ -20,13 +22,28 @@ from tilewright.ir.stmt import Alloc, Block, Buffer, For, IterVar, PrimFunc, Stm
 from tilewright.ir.visit import const_int, rewrite_expr, substitute_expr, walk_expr
 
 
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Update:
+    """Writes to elements of a tensor after its body has given it its first values.
+
+    For every point of ``axes`` (extents ``extents``, kinds ``spatial`` or ``reduce``) the element ``indices``
+    becomes ``value``.
+    """
+
+    axes: tuple[Var, ...]
+    extents: tuple[Expr, ...]
+    kinds: tuple[str, ...]
+    indices: tuple[Expr, ...]
+    value: Expr
+
+
 class Tensor:
     """A named array given by an expression over its indices, or a placeholder (``body`` None).
 
-    ``sources`` are the tensors that the body reads.
+    ``sources`` are the tensors that the body and the ``update`` read.
     """
 
-    __slots__ = ("axes", "body", "buffer", "sources")
+    __slots__ = ("axes", "body", "buffer", "sources", "update")
 
     def __init__(
         self,
@@ -34,11 +51,13 @@ class Tensor:
         axes: tuple[Var, ...] = (),
         body: Expr | None = None,
         sources: tuple[Tensor, ...] = (),
+        update: Update | None = None,
     ) -> None:
         self.buffer = buffer
         self.axes = axes
         self.body = body
         self.sources = sources
+        self.update = update
 
     @property
     def shape(self) -> tuple[Expr, ...]:
@@ -98,6 +117,36 @@ def compute(shape: Sequence[ExprLike], fn: Callable[..., ExprLike], name: str) -
     return Tensor(Buffer.make(name, dims, body.dtype), axes, body, sources)
 
 
+def update(
+    start: Tensor,
+    loops: Sequence[tuple[ExprLike, str]],
+    fn: Callable[..., tuple[Sequence[ExprLike], Expr]],
+) -> Tensor:
+    """``start`` with elements written anew: a scatter, or a recurrence along an axis.
+
+    For every point ``p`` of ``loops`` (extent and kind of each, outermost first), in row-major order,
+    ``fn(state, *p)`` gives the indices of an element and its new value, which may read ``state``, the tensor
+    as it is by then. Points that differ in a ``spatial`` loop must write different elements and must not read
+    each other's; ``reduce`` loops run in order. ``start`` must be computed, and is consumed.
+
+    Where ``fn`` combines the element with something by one of + * max min, points may be taken in any order.
+    """
+    if start.body is None or start.update is not None:
+        raise ValueError(f"'{start.name}' is an input or already updated; copy it with compute first")
+    dims = tuple(as_expr(extent) for extent, _ in loops)
+    axes = tuple(_axis(f"u{n}", dim) for n, dim in enumerate(dims))
+    state = Tensor(start.buffer)
+    outer, _reading.tensors = _reading.tensors, {}
+    try:
+        indices, value = fn(state, *axes)
+        _reading.tensors.pop(state, None)
+        sources = tuple(dict.fromkeys((*start.sources, *_reading.tensors)))
+    finally:
+        _reading.tensors = outer
+    written = Update(axes, dims, tuple(k for _, k in loops), tuple(as_expr(i) for i in indices), value)
+    return Tensor(start.buffer, start.axes, start.body, sources, written)
+
+
 def reduce(op: str, extents: Sequence[ExprLike], fn: Callable[..., ExprLike]) -> Expr:
     """``op`` (sum prod max min) of ``fn(*r)`` over all ``r`` below ``extents``; must be the whole body of a
     compute.
@@ -127,7 +176,7 @@ def primfunc(
     """
     stages = _stages(outputs, set(inputs))
     renamed = _unique_buffers([*inputs, *stages])
-    body = seq([_nest(stage, renamed) for stage in stages])
+    body = seq([nest for stage in stages for nest in _nests(stage, renamed)])
     for stage in reversed(stages):
         if stage not in outputs:
             body = Alloc(renamed[stage.buffer], body)
@@ -168,12 +217,18 @@ def _unique_buffers(tensors: Sequence[Tensor]) -> dict[Buffer, Buffer]:
         while name in taken:
             name, n = f"{tensor.name}_{n}", n + 1
         taken.add(name)
+        if tensor.update is not None:
+            taken.add(_start_name(name))  # of the block that comes before the update's
         renamed[tensor.buffer] = tensor.buffer if name == tensor.name else tensor.buffer.with_(name=name)
     return renamed
 
 
-def _nest(stage: Tensor, renamed: dict[Buffer, Buffer]) -> Stmt:
-    """The loops and the block of one compute."""
+def _start_name(name: str) -> str:
+    return f"{name}_start"
+
+
+def _nests(stage: Tensor, renamed: dict[Buffer, Buffer]) -> list[Stmt]:
+    """The loops and the block of one compute, then those of its update."""
     assert stage.body is not None
     buffer = renamed[stage.buffer]
 
@@ -186,29 +241,46 @@ def _nest(stage: Tensor, renamed: dict[Buffer, Buffer]) -> Stmt:
     if isinstance(value, Reduce) and any(const_int(e) == 0 for e in value.extents):
         value = ex.reduce_identity(value.op, buffer.dtype)  # no instance would run, so none would initialise
     reduction = value if isinstance(value, Reduce) else None
-    dims = list(zip(stage.axes, stage.shape, strict=True))
-    kinds = ["spatial"] * len(dims)
-    if reduction is not None:
-        dims += list(zip(reduction.axes, reduction.extents, strict=True))
-        kinds += ["reduce"] * len(reduction.axes)
+    dims = [(axis, extent, "spatial") for axis, extent in zip(stage.axes, stage.shape, strict=True)]
+    update = stage.update
+    name = buffer.name if update is None else _start_name(buffer.name)
+    if reduction is None:
+        nests = [_nest(name, buffer, dims, stage.axes, value)]
+    else:
+        dims += [(a, e, "reduce") for a, e in zip(reduction.axes, reduction.extents, strict=True)]
+        first = ex.reduce_identity(reduction.op, buffer.dtype)
+        own = ex.load(buffer, stage.axes)
+        total = ex.binop(ex.REDUCE_OPS[reduction.op], own, reduction.value)
+        nests = [_nest(name, buffer, dims, stage.axes, total, first)]
+    if update is not None:
+        dims = list(zip(update.axes, update.extents, update.kinds, strict=True))
+        indices = [rewrite_expr(i, visit) for i in update.indices]
+        nests.append(_nest(buffer.name, buffer, dims, indices, rewrite_expr(update.value, visit)))
+    return nests
+
+
+def _nest(
+    name: str,
+    buffer: Buffer,
+    dims: Sequence[tuple[Var, Expr, str]],
+    indices: Sequence[Expr],
+    value: Expr,
+    first: Expr | None = None,
+) -> Stmt:
+    """Loops over ``dims`` (axis, extent, kind) round a block that stores ``value``; ``first`` is its init."""
     loops: list[Var] = []
     iters: list[IterVar] = []
     mapping: dict[Expr, Expr] = {}
-    for (axis, extent), kind in zip(dims, kinds, strict=True):
+    for axis, extent, kind in dims:
         loop, var = _axis(axis.name, extent), _axis(f"v{axis.name}", extent)
         loops.append(loop)
         iters.append(IterVar(var, extent, kind, loop))
         mapping[axis] = var
-    indices = tuple(mapping[a] for a in stage.axes)
-    init: Stmt | None = None
-    if reduction is None:
-        update = Store(buffer, indices, substitute_expr(value, mapping))
-    else:
-        init = Store(buffer, indices, ex.reduce_identity(reduction.op, buffer.dtype))
-        term = substitute_expr(reduction.value, mapping)
-        update = Store(buffer, indices, ex.binop(ex.REDUCE_OPS[reduction.op], ex.load(buffer, indices), term))
-    reads, writes = block_regions(update, init)
-    nest: Stmt = Block(buffer.name, tuple(iters), reads, writes, update, init)
-    for loop, (_, extent) in reversed(list(zip(loops, dims, strict=True))):
+    place = tuple(substitute_expr(i, mapping) for i in indices)
+    store = Store(buffer, place, substitute_expr(value, mapping))
+    init = None if first is None else Store(buffer, place, first)
+    reads, writes = block_regions(store, init)
+    nest: Stmt = Block(name, tuple(iters), reads, writes, store, init)
+    for loop, (_, extent, _) in reversed(list(zip(loops, dims, strict=True))):
         nest = For(loop, extent, nest)
     return nest

@@ -15,7 +15,8 @@ from tilewright.ir.visit import const_int
 from tilewright.ops.common import Operands, axis_of, broadcast_dim, format_shape
 
 
-def _check_indices(ctx: OpContext, index: int) -> TensorType:
+def check_indices(ctx: OpContext, index: int) -> TensorType:
+    """The type of input ``index``, which must be integers."""
     kind = ctx.input(index)
     if not dt.is_int(kind.dtype):
         ctx.fail(f"indices must be integers, not {kind.dtype}")
@@ -33,14 +34,15 @@ def position(value: Expr, dim: Expr) -> Expr:
     return minimum(maximum(e, 0), dim - 1)
 
 
-def _positions_numpy(indices: np.ndarray, size: int) -> np.ndarray:
+def positions_numpy(indices: np.ndarray, size: int) -> np.ndarray:
+    """:func:`position` of an array."""
     wide = indices.astype(np.int64)
     return np.clip(np.where(wide < 0, wide + size, wide), 0, max(size - 1, 0))
 
 
 # ----------------------------------------------------------------------------------------------------- gather
 def _gather_infer(ctx: OpContext) -> list[TensorType]:
-    x, indices = ctx.input(0), _check_indices(ctx, 1)
+    x, indices = ctx.input(0), check_indices(ctx, 1)
     axis = axis_of(ctx, ctx.attr("axis", 0), x.rank)
     known, size = ctx.consts[1], const_int(x.shape[axis])
     if (
@@ -73,7 +75,7 @@ def _gather_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
 def _gather_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
     x, indices = inputs
     axis = ctx.attr("axis", 0)
-    return [np.asarray(np.take(x, _positions_numpy(indices, x.shape[axis]), axis=axis))]
+    return [np.asarray(np.take(x, positions_numpy(indices, x.shape[axis]), axis=axis))]
 
 
 def _gather_symbolic(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
@@ -98,7 +100,7 @@ register(
 
 # -------------------------------------------------------------------------------------------- gather_elements
 def _elements_infer(ctx: OpContext) -> list[TensorType]:
-    x, indices = ctx.input(0), _check_indices(ctx, 1)
+    x, indices = ctx.input(0), check_indices(ctx, 1)
     if x.rank != indices.rank:
         ctx.fail("gather_elements takes data and indices of one rank")
     axis_of(ctx, ctx.attr("axis", 0), x.rank)
@@ -119,7 +121,7 @@ def _elements_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
     x, indices = inputs
     axis = axis_of(ctx, ctx.attr("axis", 0), x.ndim)
     where = list(np.indices(indices.shape, sparse=True))
-    where[axis] = _positions_numpy(indices, x.shape[axis])
+    where[axis] = positions_numpy(indices, x.shape[axis])
     return [x[tuple(where)]]
 
 
@@ -136,7 +138,7 @@ register(
 
 # -------------------------------------------------------------------------------------------------- gather_nd
 def _nd_infer(ctx: OpContext) -> list[TensorType]:
-    x, indices = ctx.input(0), _check_indices(ctx, 1)
+    x, indices = ctx.input(0), check_indices(ctx, 1)
     batch = int(ctx.attr("batch_dims", 0))
     depth = const_int(indices.shape[-1]) if indices.rank else None
     if depth is None or not 0 <= batch < min(x.rank, indices.rank) or batch + depth > x.rank:
@@ -167,11 +169,55 @@ def _nd_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
     batch, depth = int(ctx.attr("batch_dims", 0)), indices.shape[-1]
     outer = indices.shape[:-1]
     where: list[Any] = list(np.indices(outer, sparse=True))[:batch]
-    where += [_positions_numpy(indices[..., d], x.shape[batch + d]) for d in range(depth)]
+    where += [positions_numpy(indices[..., d], x.shape[batch + d]) for d in range(depth)]
     return [x[tuple(where)] if where else np.broadcast_to(x, (*outer, *x.shape)).copy()]
 
 
 register(OpDef("gather_nd", FusionKind.injective, infer=_nd_infer, compute=_nd_compute, reference=_nd_numpy))
+
+
+# ------------------------------------------------------------------------------------------- reverse_sequence
+def _reverse_infer(ctx: OpContext) -> list[TensorType]:
+    x, lengths = ctx.input(0), check_indices(ctx, 1)
+    time, batch = int(ctx.attr("time_axis", 0)), int(ctx.attr("batch_axis", 1))
+    if x.rank < 2 or lengths.rank != 1 or {time, batch} != {0, 1}:
+        ctx.fail("reverse_sequence takes time and batch as the first two dimensions and a length a sample")
+    return [x]
+
+
+def _reverse_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
+    """The first ``lengths[b]`` steps of each sample in reverse order, the rest as they are."""
+    x, lengths = inputs
+    time, batch = int(ctx.attr("time_axis", 0)), int(ctx.attr("batch_axis", 1))
+
+    def body(*i: Expr) -> Expr:
+        length = minimum(maximum(lengths[i[batch]].astype("int64"), 0), x.shape[time])
+        at = select(i[time] < length, length - 1 - i[time], i[time])
+        return x[(*i[:time], at, *i[time + 1 :])]
+
+    return [te.compute(x.shape, body, "reverse_sequence")]
+
+
+def _reverse_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
+    x, lengths = inputs
+    time, batch = int(ctx.attr("time_axis", 0)), int(ctx.attr("batch_axis", 1))
+    steps = np.arange(x.shape[time]).reshape(-1, 1) if time == 0 else np.arange(x.shape[time])
+    ends = np.clip(lengths.astype(np.int64), 0, x.shape[time])
+    ends = ends if batch == 1 else ends.reshape(-1, 1)
+    at = np.where(steps < ends, ends - 1 - steps, steps)
+    samples = np.arange(x.shape[batch])
+    return [x[at, samples] if time == 0 else x[samples[:, None], at]]
+
+
+register(
+    OpDef(
+        "reverse_sequence",
+        FusionKind.injective,
+        infer=_reverse_infer,
+        compute=_reverse_compute,
+        reference=_reverse_numpy,
+    )
+)
 
 
 # ------------------------------------------------------------------------------------------------------ range

@@ -62,7 +62,10 @@ def _combines_lanes(tree: Tree, block: Block, var: Var) -> bool:
 
     An initialisation still in the block does no harm: lowering takes it out of all reduce loops.
     """
-    return var not in binding_vars(block, "spatial") and reduction_op(tree.store(block)) is not None
+    store = tree.store(block)
+    driven = {it.var for it in block.iters if var in free_vars(it.binding)}
+    moves = any(free_vars(index) & driven for index in store.indices)
+    return not moves and var not in binding_vars(block, "spatial") and reduction_op(store) is not None
 
 
 def _require_own_elements(tree: Tree, loop: For, block: Block, what: str) -> None:

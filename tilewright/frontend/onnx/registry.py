@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from tilewright.graph.graph import Value
 
 #: Opsets of ai.onnx whose operator definitions are known here.
-MIN_OPSET: Final = 7
+MIN_OPSET: Final = 1
 MAX_OPSET: Final = 28
 
 Handler: TypeAlias = "Callable[[NodeContext], Value | Sequence[Value | None]]"

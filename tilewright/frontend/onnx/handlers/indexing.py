@@ -1,4 +1,4 @@
-"""Reading at computed positions, and triangles."""
+"""Reading and writing at computed positions, and triangles."""
 
 from __future__ import annotations
 
@@ -30,3 +30,36 @@ def trilu(ctx: NodeContext) -> Value:
     """A triangle of each matrix; the diagonal's offset is a constant input."""
     k = int(ctx.scalar(1, "the diagonal of Trilu")) if ctx.has(1) else 0
     return ctx.op("trilu", ctx.x, upper=bool(ctx.attr("upper", 1)), k=k)
+
+
+def _reduction(ctx: NodeContext) -> str:
+    return str(ctx.attr("reduction", "none"))
+
+
+@onnx_op("Scatter", 9, 11)
+@onnx_op("ScatterElements", 11, 13, 16, 18)
+def scatter_elements(ctx: NodeContext) -> Value:
+    """Single elements along ``axis``; ``reduction`` (opset 16) combines them with those there."""
+    axis = ctx.axis(ctx.x.rank, 0)
+    operands = (ctx.value(n) for n in range(3))
+    return ctx.op("scatter_elements", *operands, axis=axis, reduction=_reduction(ctx))
+
+
+@onnx_op("ScatterND", 11, 13, 16, 18)
+def scatter_nd(ctx: NodeContext) -> Value:
+    """Slices at index tuples; ``reduction`` (opset 16) combines them with those there."""
+    return ctx.op("scatter_nd", *(ctx.value(n) for n in range(3)), reduction=_reduction(ctx))
+
+
+@onnx_op("TensorScatter", 24)
+def tensor_scatter(ctx: NodeContext) -> Value:
+    """New keys or values into a cache, from each sample's position on."""
+    axis, mode = ctx.axis(ctx.x.rank, -2), str(ctx.attr("mode", "linear"))
+    return ctx.op("tensor_scatter", ctx.value(0), ctx.value(1), ctx.optional(2), axis=axis, mode=mode)
+
+
+@onnx_op("ReverseSequence", 10, 28)
+def reverse_sequence(ctx: NodeContext) -> Value:
+    """Each sample's own number of steps, backwards."""
+    axes = {"time_axis": int(ctx.attr("time_axis", 0)), "batch_axis": int(ctx.attr("batch_axis", 1))}
+    return ctx.op("reverse_sequence", ctx.value(0), ctx.value(1), **axes)

@@ -15,7 +15,7 @@ from tilewright.ir import dtype as dt
 
 #: ONNX operator -> (our operator, versions of the definition): same operands, no attributes.
 _PLAIN: Final[dict[str, tuple[str, tuple[int, ...]]]] = {
-    "Abs": ("abs", (6, 13)),
+    "Abs": ("abs", (1, 6, 13)),
     "Acos": ("acos", (7, 22)),
     "Acosh": ("acosh", (9, 22)),
     "Add": ("add", (7, 13, 14)),
@@ -28,39 +28,39 @@ _PLAIN: Final[dict[str, tuple[str, tuple[int, ...]]]] = {
     "BitwiseNot": ("bitwise_not", (18,)),
     "BitwiseOr": ("bitwise_or", (18,)),
     "BitwiseXor": ("bitwise_xor", (18,)),
-    "Ceil": ("ceil", (6, 13)),
+    "Ceil": ("ceil", (1, 6, 13)),
     "Cos": ("cos", (7, 22)),
     "Cosh": ("cosh", (9, 22)),
     "Div": ("div", (7, 13, 14)),
     "Equal": ("equal", (7, 11, 13, 19)),
     "Erf": ("erf", (9, 13)),
-    "Exp": ("exp", (6, 13)),
-    "Floor": ("floor", (6, 13)),
+    "Exp": ("exp", (1, 6, 13)),
+    "Floor": ("floor", (1, 6, 13)),
     "HardSwish": ("hard_swish", (14, 22)),
     "Identity": ("identity", (1, 13, 14, 16, 19, 21, 23, 24, 25)),
     "IsNaN": ("isnan", (9, 13, 20)),
     "Less": ("less", (7, 9, 13)),
     "LessOrEqual": ("less_equal", (12, 16)),
-    "Log": ("log", (6, 13)),
+    "Log": ("log", (1, 6, 13)),
     "Mish": ("mish", (18, 22)),
     "Mul": ("mul", (7, 13, 14)),
-    "Neg": ("neg", (6, 13)),
+    "Neg": ("neg", (1, 6, 13)),
     "Not": ("not", (1,)),
     "Or": ("or", (7,)),
     "PRelu": ("prelu", (7, 9, 16)),
-    "Reciprocal": ("reciprocal", (6, 13)),
-    "Relu": ("relu", (6, 13, 14)),
+    "Reciprocal": ("reciprocal", (1, 6, 13)),
+    "Relu": ("relu", (1, 6, 13, 14)),
     "Round": ("round", (11, 22)),
-    "Sigmoid": ("sigmoid", (6, 13)),
+    "Sigmoid": ("sigmoid", (1, 6, 13)),
     "Sign": ("sign", (9, 13)),
     "Sin": ("sin", (7, 22)),
     "Sinh": ("sinh", (9, 22)),
     "Softplus": ("softplus", (1, 22)),
     "Softsign": ("softsign", (1, 22)),
-    "Sqrt": ("sqrt", (6, 13)),
+    "Sqrt": ("sqrt", (1, 6, 13)),
     "Sub": ("sub", (7, 13, 14)),
     "Tan": ("tan", (7, 22)),
-    "Tanh": ("tanh", (6, 13)),
+    "Tanh": ("tanh", (1, 6, 13)),
     "Where": ("where", (9, 16)),
     "Xor": ("xor", (7,)),
 }
@@ -68,10 +68,10 @@ _PLAIN: Final[dict[str, tuple[str, tuple[int, ...]]]] = {
 #: ONNX operator -> (our operator, versions, attributes with their defaults).
 _WITH_ATTRS: Final[dict[str, tuple[str, tuple[int, ...], dict[str, Any]]]] = {
     "Celu": ("celu", (12, 28), {"alpha": 1.0}),
-    "Elu": ("elu", (6, 22), {"alpha": 1.0}),
+    "Elu": ("elu", (1, 6, 22), {"alpha": 1.0}),
     "Gelu": ("gelu", (20,), {"approximate": "none"}),
-    "HardSigmoid": ("hard_sigmoid", (6, 22), {"alpha": 0.2, "beta": 0.5}),
-    "LeakyRelu": ("leaky_relu", (6, 16), {"alpha": 0.01}),
+    "HardSigmoid": ("hard_sigmoid", (1, 6, 22), {"alpha": 0.2, "beta": 0.5}),
+    "LeakyRelu": ("leaky_relu", (1, 6, 16), {"alpha": 0.01}),
     "Selu": ("selu", (6, 22), {"alpha": 1.67326319217681884765625, "gamma": 1.05070102214813232421875}),
     "Swish": ("silu", (24,), {"alpha": 1.0}),
     "ThresholdedRelu": ("thresholded_relu", (10, 22), {"alpha": 1.0}),
@@ -79,9 +79,9 @@ _WITH_ATTRS: Final[dict[str, tuple[str, tuple[int, ...], dict[str, Any]]]] = {
 
 #: ONNX operator -> (our binary operator, versions): any number of operands.
 _VARIADIC: Final[dict[str, tuple[str, tuple[int, ...]]]] = {
-    "Max": ("maximum", (6, 8, 12, 13)),
-    "Min": ("minimum", (6, 8, 12, 13)),
-    "Sum": ("add", (6, 8, 13)),
+    "Max": ("maximum", (1, 6, 8, 12, 13)),
+    "Min": ("minimum", (1, 6, 8, 12, 13)),
+    "Sum": ("add", (1, 6, 8, 13)),
 }
 
 
@@ -93,7 +93,9 @@ def _with_attrs(op: str, defaults: dict[str, Any]) -> Callable[[NodeContext], Va
     return lambda ctx: ctx.op(op, ctx.x, **{name: ctx.attr(name, value) for name, value in defaults.items()})
 
 
-def _variadic(op: str) -> Callable[[NodeContext], Value]:
+def variadic(op: str) -> Callable[[NodeContext], Value]:
+    """A handler that combines all operands by the binary operator ``op``."""
+
     def handler(ctx: NodeContext) -> Value:
         result = ctx.x
         for index in range(1, len(ctx.inputs)):
@@ -108,7 +110,7 @@ for _type, (_op, _versions) in _PLAIN.items():
 for _type, (_op, _versions, _defaults) in _WITH_ATTRS.items():
     onnx_op(_type, *_versions)(_with_attrs(_op, _defaults))
 for _type, (_op, _versions) in _VARIADIC.items():
-    onnx_op(_type, *_versions)(_variadic(_op))
+    onnx_op(_type, *_versions)(variadic(_op))
 
 
 @onnx_op("Greater", 7, 9, 13)
@@ -123,10 +125,10 @@ def greater_or_equal(ctx: NodeContext) -> Value:
     return ctx.op("less_equal", ctx.value(1), ctx.value(0))
 
 
-@onnx_op("Mean", 6, 8, 13)
+@onnx_op("Mean", 1, 6, 8, 13)
 def mean(ctx: NodeContext) -> Value:
     """The elementwise mean of the operands."""
-    total = _variadic("add")(ctx)
+    total = variadic("add")(ctx)
     return ctx.op("div", total, ctx.like(len(ctx.inputs), total))
 
 
@@ -165,7 +167,7 @@ def bit_shift(ctx: NodeContext) -> Value:
     return ctx.op("shift_left" if direction == "LEFT" else "shift_right", ctx.value(0), ctx.value(1))
 
 
-@onnx_op("Clip", 6)
+@onnx_op("Clip", 1, 6)
 def clip_6(ctx: NodeContext) -> Value:
     """Bounds as attributes; the defaults are float32's range and bound nothing."""
     return _clip(ctx, *(_bound(ctx, ctx.attr(n, None)) for n in ("min", "max")))
@@ -217,16 +219,17 @@ def shrink(ctx: NodeContext) -> Value:
 @onnx_op("Cast", 6, 9, 13, 19, 21, 23, 24, 25, 28)
 def cast(ctx: NodeContext) -> Value:
     """To an element type by number (by name in old models)."""
-    return _cast(ctx, dtype_name(int(ctx.attr("to")), "the result of a Cast", ctx.where))
+    return cast_to(ctx, dtype_name(int(ctx.attr("to")), "the result of a Cast", ctx.where))
 
 
 @onnx_op("CastLike", 15, 19, 21, 23, 24, 25)
 def cast_like(ctx: NodeContext) -> Value:
     """To the element type of the second input."""
-    return _cast(ctx, ctx.value(1).dtype)
+    return cast_to(ctx, ctx.value(1).dtype)
 
 
-def _cast(ctx: NodeContext, to: str) -> Value:
+def cast_to(ctx: NodeContext, to: str) -> Value:
+    """The first input in dtype ``to``."""
     for dtype in (ctx.x.dtype, to):
         if dt.bits(dtype) < 8 or dtype.startswith("float8"):
             ctx.unsupported(f"casting from {ctx.x.dtype} to {to} is not supported")

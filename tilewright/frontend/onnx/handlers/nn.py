@@ -35,7 +35,7 @@ def vector_matmul(ctx: NodeContext, a: Value, b: Value) -> Value:
     return ctx.reshape(result, dims)
 
 
-@onnx_op("Gemm", 7, 9, 11, 13)
+@onnx_op("Gemm", 1, 6, 7, 9, 11, 13)
 def gemm(ctx: NodeContext) -> Value:
     """``alpha * op(A) @ op(B) + beta * C``."""
     a, b = ctx.value(0), ctx.value(1)

@@ -16,10 +16,10 @@ def batch_normalization(ctx: NodeContext) -> Value | Sequence[Value]:
     """With the statistics given for each channel or, in training mode, those of the data."""
     if ctx.since < 9 and not ctx.attr("spatial", 1):
         ctx.unsupported("statistics for each position (spatial=0) are not supported")
+    if not ctx.attr("training_mode", 0):
+        return inference_batch_norm(ctx)
     epsilon = float(ctx.attr("epsilon", 1e-5))
     x, scale, bias, mean, variance = (ctx.value(n) for n in range(5))
-    if not ctx.attr("training_mode", 0):
-        return ctx.op("batch_norm", x, scale, bias, mean, variance, epsilon=epsilon)
     axes = (0, *range(2, x.rank))
     shape = [as_expr(1), x.shape[1], *[as_expr(1)] * (x.rank - 2)]
     centre = ctx.op("reduce", x, op="mean", axes=axes, keepdims=False)
@@ -30,12 +30,17 @@ def batch_normalization(ctx: NodeContext) -> Value | Sequence[Value]:
     return [y, _running(ctx, mean, centre, momentum), _running(ctx, variance, spread, momentum)]
 
 
+def inference_batch_norm(ctx: NodeContext) -> Value:
+    """With given statistics."""
+    return ctx.op("batch_norm", *(ctx.value(n) for n in range(5)), epsilon=float(ctx.attr("epsilon", 1e-5)))
+
+
 def _running(ctx: NodeContext, old: Value, new: Value, momentum: float) -> Value:
     kept = ctx.op("mul", old, ctx.like(momentum, old))
     return ctx.op("add", kept, ctx.op("mul", new, ctx.like(1.0 - momentum, new)))
 
 
-@onnx_op("InstanceNormalization", 6, 22)
+@onnx_op("InstanceNormalization", 1, 6, 22)
 def instance_normalization(ctx: NodeContext) -> Value:
     """Each channel of each sample by its own statistics."""
     x, scale, bias = (ctx.value(n) for n in range(3))

@@ -83,6 +83,11 @@ def dropout(ctx: NodeContext) -> list[Value | None]:
     """Inference: the identity, and a mask of ones."""
     if ctx.since >= 12 and ctx.has(2) and bool(ctx.scalar(2, "training_mode")):
         ctx.unsupported("training mode is not supported")
+    return inference_dropout(ctx)
+
+
+def inference_dropout(ctx: NodeContext) -> list[Value | None]:
+    """The identity and, where the model reads it, a mask of ones."""
     mask = None
     if ctx.wants_output(1):
         one = ctx.constant(1, "bool" if ctx.since >= 10 else ctx.x.dtype)
