@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tilewright.errors import TilewrightError
     from tilewright.graph import Graph
     from tilewright.scheduling import Workbench
+    from tilewright.scheduling import Workbench as schedule  # noqa: N813
     from tilewright.target import Target
 
 _HOME = {
@@ -39,6 +40,9 @@ _HOME = {
     "load": "tilewright.api",
 }
 
+#: Subpackages that are public as they are; ``schedule`` can be called.
+_PACKAGES = frozenset(["schedule"])
+
 __all__ = [
     "Graph",
     "Model",
@@ -50,10 +54,13 @@ __all__ = [
     "check",
     "compile",
     "load",
+    "schedule",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return importlib.import_module(f"tilewright.{name}")
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module 'tilewright' has no attribute '{name}'")
@@ -63,4 +70,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+    return sorted([*globals(), *_HOME, *_PACKAGES])

@@ -1,6 +1,6 @@
 """Scheduling by hand: a Workbench is a Schedule that can check and time itself.
 
-    sch = tw.Workbench(func) ...primitives...
+    sch = tw.schedule(func)  # ... then primitives
     sch.show()              # the program as it is now
     sch.check()             # equal to the unscheduled function on random data?
     print(sch.bench())      # how fast, and how far from the machine's limits

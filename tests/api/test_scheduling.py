@@ -39,7 +39,7 @@ def test_tutorial_keeps_its_meaning_at_every_step() -> None:
 
 
 def test_check_finds_a_wrong_program() -> None:
-    sch = tw.Workbench(scale())
+    sch = tw.schedule(scale())
     sch.check()
 
     def wrong(stmt: object) -> Store | None:
@@ -53,7 +53,7 @@ def test_check_finds_a_wrong_program() -> None:
 
 
 def test_bench_counts_work_and_compares_with_the_machine() -> None:
-    sch = tw.Workbench(scale(4096))
+    sch = tw.schedule(scale(4096))
     (i,) = sch.get_loops(sch.get_block("y"))
     _, lane = sch.split(i, [None, 8])
     sch.vectorize(lane)
@@ -66,7 +66,7 @@ def test_bench_counts_work_and_compares_with_the_machine() -> None:
 
 
 def test_native_functions_check_their_arguments() -> None:
-    sch = tw.Workbench(scale())
+    sch = tw.schedule(scale())
     run = NativeFunction(sch, sch.target)
     x = np.arange(40, dtype=np.float32)
     np.testing.assert_array_equal(run(x)[0], 2 * x)
@@ -80,7 +80,7 @@ def test_symbolic_functions_need_sizes() -> None:
     n = Var("n", lo=1)
     x = te.placeholder((n,), "float32", "x")
     y = te.compute((n,), lambda i: load(x.buffer, [i]) + 1.0, "y")
-    sch = tw.Workbench(te.primfunc("f", [x], [y], dims=[n]))
+    sch = tw.schedule(te.primfunc("f", [x], [y], dims=[n]))
     with pytest.raises(ShapeError, match="symbolic"):
         sch.check()
     with pytest.raises(ShapeError, match="symbolic"):

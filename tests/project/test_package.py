@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_public_names_are_few_and_all_there():
-    assert 8 <= len(tw.__all__) <= 12
-    assert set(tw._HOME) == set(tw.__all__)
+    assert 8 <= len(tw.__all__) <= 14
+    assert {*tw._HOME, *tw._PACKAGES} == set(tw.__all__)
     for name in tw.__all__:
         assert getattr(tw, name) is not None
         assert name in dir(tw)

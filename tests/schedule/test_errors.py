@@ -81,6 +81,11 @@ CASES: list[tuple[str, Callable[[], Schedule], Callable[[Schedule], object]]] = 
         lambda: after(matmul(), lambda s: s.unroll(loop(s, "C", 0))),
         lambda s: s.split(loop(s, "C", 0), [None, 2]),
     ),
+    (
+        "split: the factors multiply to more than 140737488355328 iterations",
+        lambda: Schedule(matmul()),
+        lambda s: s.split(loop(s, "C", 0), [1 << 24, None, 1 << 24]),
+    ),
     # fuse
     ("fuse: no loops are given", lambda: Schedule(matmul()), lambda s: s.fuse()),
     (
@@ -125,6 +130,16 @@ CASES: list[tuple[str, Callable[[], Schedule], Callable[[Schedule], object]]] = 
         lambda s: s.reorder(loop(s, "y", 1), loop(s, "y", 0)),
     ),
     # parallel, vectorize, unroll
+    (
+        "unroll: loop 'i0_1' has more than 65536 iterations",
+        lambda: after(matmul(), lambda s: s.split(loop(s, "C", 0), [None, 1 << 17])),
+        lambda s: s.unroll(loop(s, "C", 1)),
+    ),
+    (
+        "vectorize: loop 'r0_1' has more than 65536 iterations",
+        lambda: after(matmul(), lambda s: s.split(loop(s, "C", 2), [None, 1 << 17])),
+        lambda s: s.vectorize(loop(s, "C", 3)),
+    ),
     (
         "parallel: loop 'r0' drives the reduction of block 'C'",
         lambda: Schedule(matmul()),

@@ -1,5 +1,3 @@
-import json
-
 import pytest
 
 from tests.schedule.programs import assert_same, conv, matmul, softmax
@@ -45,7 +43,6 @@ def test_json_round_trip() -> None:
     trace = Trace.from_json(text)
     assert trace == sch.trace
     assert trace.to_json() == text
-    assert json.loads(text)["version"] == 1
     assert structural_equal(trace.apply(conv(size=(7, 13), channels=(5, 20))).func, sch.func)
 
 
@@ -92,24 +89,7 @@ def test_symbolic_factors_are_recorded_as_text() -> None:
     assert_same(func, again, {"n": 12})
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("no json", "not a trace"),
-        ("[]", "not a trace"),
-        ('{"version": 9, "instructions": []}', "version 9"),
-        ('{"version": 1, "instructions": [["explode", [], {}, []]]}', "unknown instructions: explode"),
-    ],
-)
-def test_text_that_is_no_trace(text: str, message: str) -> None:
-    with pytest.raises(ScheduleError, match=message):
-        Trace.from_json(text)
-
-
-def test_replay_names_the_line_that_does_not_fit() -> None:
-    trace = Trace().then(Instruction("parallel", ("l7",), {}, ()))
-    with pytest.raises(ScheduleError, match="line 1: 'l7' is not defined"):
-        trace.apply(matmul())
+def test_replay_names_what_does_not_fit() -> None:
     loops = Trace(
         (
             Instruction("get_block", (), {"name": "C"}, ("b0",)),

@@ -14,6 +14,8 @@ _OPS: dict[type[ast.operator], str] = {
     ast.FloorDiv: "floordiv",
     ast.Mod: "mod",
 }
+#: Longer text is not read: it would nest deeper than Python's own parser goes.
+MAX_TEXT = 500
 _SYMBOLS = {"add": " + ", "sub": " - ", "mul": "*", "floordiv": "//", "mod": "%"}
 
 
@@ -21,9 +23,11 @@ def parse_exprs(text: str, scope: Mapping[str, Expr]) -> tuple[Expr, ...]:
     """Comma-separated expressions over the variables of ``scope`` by ``+ - * // %``. Raises ValueError on
     anything else.
     """
+    if len(text) > MAX_TEXT:
+        raise ValueError(f"index arithmetic of {len(text)} characters")
     try:
         tree = ast.parse(f"({text.strip()},)", mode="eval").body
-    except SyntaxError as error:
+    except (SyntaxError, RecursionError) as error:
         raise ValueError(f"not index arithmetic: {text!r}") from error
     if not isinstance(tree, ast.Tuple):
         raise ValueError(f"not index arithmetic: {text!r}")

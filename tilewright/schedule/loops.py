@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Sequence
 
 from tilewright.ir.expr import TRUE, Expr, Var, as_expr, ceildiv
@@ -14,6 +15,12 @@ from tilewright.schedule.dependence import require_independent, require_no_recur
 from tilewright.schedule.diagnostics import failure
 from tilewright.schedule.itermap import determined_vars
 from tilewright.schedule.state import LoopRef, Tree, binding_vars, find_loop, loop_var, rebind, replace
+from tilewright.schedule.threads import require_launches
+
+#: Iterations that a split may make of a loop; indices are int64.
+MAX_ITERATIONS = 1 << 47
+#: Iterations of a loop whose code is written out once for each, or whose lanes are.
+MAX_WRITTEN_OUT = 1 << 16
 
 
 def split(
@@ -67,6 +74,13 @@ def _split_extents(tree: Tree, loop: For, factors: Sequence[int | Expr | None]) 
                 loop,
                 hint="factors are loop extents, at least 1",
             )
+    if math.prod(f for f in map(_constant, factors) if f is not None) > MAX_ITERATIONS:
+        raise failure(
+            tree,
+            f"split: the factors multiply to more than {MAX_ITERATIONS} iterations",
+            loop,
+            hint="no index would reach that far",
+        )
     product = simplify(_product([as_expr(f) for f in factors if f is not None]))
     if inferred:
         rest = simplify(ceildiv(loop.extent, product))
@@ -80,6 +94,10 @@ def _split_extents(tree: Tree, loop: For, factors: Sequence[int | Expr | None]) 
             hint="let one factor be None; it is then inferred by rounding up",
         )
     return [as_expr(f) for f in factors if f is not None]
+
+
+def _constant(factor: int | Expr | None) -> int | None:
+    return const_int(factor) if isinstance(factor, Expr) else factor
 
 
 def fuse(func: PrimFunc, loops: Sequence[LoopRef]) -> tuple[PrimFunc, LoopRef]:
@@ -158,7 +176,9 @@ def reorder(func: PrimFunc, loops: Sequence[LoopRef]) -> PrimFunc:
     body: Stmt = chain[-1].body
     for loop in reversed(order):
         body = dataclasses.replace(loop, body=body)
-    return replace(tree, {chain[0]: body})
+    func = replace(tree, {chain[0]: body})
+    require_launches(Tree(func), "reorder")
+    return func
 
 
 def _require_reorderable(tree: Tree, chain: list[For], order: list[For]) -> None:
@@ -235,6 +255,7 @@ def vectorize(func: PrimFunc, loop: LoopRef) -> PrimFunc:
             target,
             hint="split off an inner loop of constant extent first",
         )
+    _require_short(tree, target, "vectorize")
     if not isinstance(target.body, Block):
         raise failure(
             tree,
@@ -258,7 +279,18 @@ def unroll(func: PrimFunc, loop: LoopRef) -> PrimFunc:
             target,
             hint="split off an inner loop of constant extent first",
         )
+    _require_short(tree, target, "unroll")
     return _with_kind(tree, target, "unrolled")
+
+
+def _require_short(tree: Tree, loop: For, primitive: str) -> None:
+    if (const_int(loop.extent) or 1) > MAX_WRITTEN_OUT:
+        raise failure(
+            tree,
+            f"{primitive}: loop '{loop.var.name}' has more than {MAX_WRITTEN_OUT} iterations",
+            loop,
+            hint="split off a short inner loop first",
+        )
 
 
 def _known_when_compiling(tree: Tree, extent: Expr) -> bool:

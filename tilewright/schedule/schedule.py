@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from tilewright.errors import ScheduleError
-from tilewright.ir.expr import Expr
+from tilewright.ir.expr import Expr, conjuncts
 from tilewright.ir.simplify import simplify
 from tilewright.ir.stmt import Attr, PrimFunc
 from tilewright.ir.visit import const_int, free_vars
@@ -133,6 +133,15 @@ class Schedule:
         func, parts = loops.split(self.func, loop, [self._factor(f) for f in factors])
         self._record("split", [loop], {"factors": factors}, func, parts)
         return parts
+
+    def tile(
+        self,
+        nest: Sequence[LoopRef],
+        factors: Sequence[_tile.Factor | Sequence[_tile.Factor]],
+        structure: str | None = None,
+    ) -> list[list[LoopRef]]:
+        """See :func:`tilewright.schedule.tile.tile`. The trace has its splits and its reordering."""
+        return _tile.tile(self, nest, factors, structure)
 
     def fuse(self, *nest: LoopRef) -> LoopRef:
         """See :func:`tilewright.schedule.loops.fuse`."""

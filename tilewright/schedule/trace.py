@@ -1,8 +1,8 @@
 """Traces: a schedule as the linear program of the primitives that made it.
 
 A trace names its blocks ``b0 b1 ...`` and its loops ``l0 l1 ...``, so it applies to any function whose blocks
-have the names it
-mentions: the one it was recorded on, or the same operator in another shape.
+have the names it mentions: the one it was recorded on, or the same operator in another shape. Its stored form
+is ``trace_format``'s.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from tilewright.ir.stmt import PrimFunc
 from tilewright.schedule.arith_text import format_arith
 from tilewright.schedule.index_map import IndexMap
 from tilewright.schedule.state import BlockRef, LoopRef
+from tilewright.schedule.trace_format import VERSION, check_instructions, is_plain, read_rows
 
 if TYPE_CHECKING:
     from tilewright.schedule.schedule import Schedule
-
-VERSION = 1
 
 #: Names of instructions; each is a method of Schedule that takes the inputs, then the attributes by keyword.
 INSTRUCTIONS = frozenset(
@@ -34,6 +33,10 @@ INSTRUCTIONS = frozenset(
         "set_scope", "decompose_reduction", "rfactor", "transform_layout", "annotate",
     ]
 )  # fmt: skip
+
+
+#: Instructions that return a list of handles, however many.
+_LISTS = frozenset(["get_loops", "split", "pad"])
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -53,17 +56,21 @@ class Instruction:
     outputs: tuple[str, ...]
 
     def __str__(self) -> str:
-        arguments = [*self.inputs, *(f"{key}={value!r}" for key, value in self.attrs.items())]
+        arguments = [*self.inputs, *(f"{key}={decode(key, value)!r}" for key, value in self.attrs.items())]
         call = f"sch.{self.name}({', '.join(arguments)})"
         if not self.outputs:
             return call
-        comma = "," if len(self.outputs) == 1 and self.name in ("get_loops", "split") else ""
+        comma = "," if len(self.outputs) == 1 and self.name in _LISTS else ""
         return f"{', '.join(self.outputs)}{comma} = {call}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Trace:
-    """A sequence of instructions. Printed, it is Python that runs where ``sch`` is a Schedule."""
+    """A sequence of instructions. Printed, it is Python that runs where ``sch`` is a Schedule.
+
+    Traces and their instructions are values: whoever changes one (other factors, another block) makes a new
+    one with ``dataclasses.replace``; replaying checks everything again.
+    """
 
     instructions: tuple[Instruction, ...] = ()
 
@@ -78,26 +85,20 @@ class Trace:
         return Trace((*self.instructions, instruction))
 
     def to_json(self) -> str:
-        """``{"version": 1, "instructions": [[name, inputs, attrs, outputs], ...]}``."""
+        """The stored form, which :meth:`from_json` reads, as this release writes it."""
         rows = [[i.name, list(i.inputs), dict(i.attrs), list(i.outputs)] for i in self.instructions]
         return json.dumps({"version": VERSION, "instructions": rows}, separators=(",", ":"))
 
     @staticmethod
     def from_json(text: str) -> Trace:
-        """The trace that :meth:`to_json` wrote. Raises ScheduleError when the text is not one."""
-        try:
-            data = json.loads(text)
-            version, rows = data["version"], data["instructions"]
-            instructions = tuple(
-                Instruction(name, tuple(ins), dict(attrs), tuple(outs)) for name, ins, attrs, outs in rows
-            )
-        except (ValueError, KeyError, TypeError) as error:
-            raise ScheduleError(f"not a trace: {error}") from None
-        if version != VERSION:
-            raise ScheduleError(f"trace of version {version}; this release reads version {VERSION}")
-        unknown = sorted({i.name for i in instructions} - INSTRUCTIONS)
-        if unknown:
-            raise ScheduleError(f"trace with unknown instructions: {', '.join(unknown)}")
+        """The trace that :meth:`to_json` wrote, of this or an older version.
+
+        Raises ScheduleError when the text is not one: malformed, newer, with unknown instructions, handles
+        that nothing returned, or arguments of wrong types.
+        """
+        rows = read_rows(text)
+        instructions = tuple(Instruction(name, tuple(i), attrs, tuple(o)) for name, i, attrs, o in rows)
+        check_instructions(instructions, INSTRUCTIONS)
         return Trace(instructions)
 
     def decisions(self) -> dict[str, int | None]:
@@ -129,20 +130,16 @@ class Trace:
     def apply(self, func: PrimFunc) -> Schedule:
         """Replay on ``func``: a new Schedule after all instructions, decisions at their values.
 
-        Raises ScheduleError when a block is missing, a block has another number of loops than in the trace, a
-        decision has no value, or a primitive is not legal there.
+        Raises ScheduleError when the trace is not well-formed, a block is missing, a block has another number
+        of loops than in the trace, a decision has no value, or a primitive is not legal there.
         """
         from tilewright.schedule.schedule import Schedule
 
+        check_instructions(self.instructions, INSTRUCTIONS)
         sch = Schedule(func)
         handles: dict[str, BlockRef | LoopRef] = {}
         for step, instruction in enumerate(self.instructions):
-            try:
-                refs = [handles[name] for name in instruction.inputs]
-            except KeyError as error:
-                raise ScheduleError(
-                    f"trace line {step + 1}: {error} is not defined before '{instruction}'"
-                ) from None
+            refs = [handles[name] for name in instruction.inputs]
             attrs = {key: decode(key, value) for key, value in instruction.attrs.items()}
             result = getattr(sch, instruction.name)(*refs, **attrs)
             outputs = as_refs(result)
@@ -177,6 +174,8 @@ def encode(value: Any) -> Any:
         return [encode(v) for v in value]
     if isinstance(value, Mapping):
         return {str(k): encode(v) for k, v in value.items()}
+    if not is_plain(value):
+        raise ScheduleError(f"{value!r} cannot be recorded", hint="only numbers, text and lists can")
     return value
 
 
