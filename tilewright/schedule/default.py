@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
@@ -14,11 +15,30 @@ from tilewright.schedule.rules.analysis import BlockInfo, block_info, is_injecti
 from tilewright.schedule.rules.common import block_named, extent_of
 from tilewright.schedule.rules.injective import schedule_injective
 from tilewright.schedule.rules.inline import auto_inline
+from tilewright.schedule.rules.plain_loops import schedule_plainly
 from tilewright.schedule.schedule import BlockRef, Schedule
 from tilewright.target import Target
 
 #: Computing an element this often is still padding to whole vectors, not repeated work.
 MAX_REPEAT = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Structure:
+    """The choices that give a schedule its shape; what is left open in them are decisions.
+
+    Attributes:
+        whole: a rule for the function as a whole: ``chain``, ``rows``, or none of them (``blocks``); None
+            takes the first that is known to be good.
+        reductions: rules to try on each reduction, in this order; None: those known to be good.
+        row: which axis gives register tiles their rows, best first.
+        inline: which producers disappear into reductions: what pays (True), or none (False).
+    """
+
+    whole: str | None = None
+    reductions: tuple[str, ...] | None = None
+    row: int = 0
+    inline: bool = True
 
 
 def default_schedule(func: PrimFunc, target: Target) -> Schedule:
@@ -27,49 +47,40 @@ def default_schedule(func: PrimFunc, target: Target) -> Schedule:
     A rule that meets a program it cannot schedule leaves those blocks to the next one; in the end plain
     loops are always legal.
     """
-    sch = Schedule(func)
-    auto_inline(sch)
-    chain = unrolled_chain.find_chain(sch)
-    if chain is not None:
-        whole = _attempt(sch, partial(unrolled_chain.schedule_chain, chain=chain, target=target))
-        if whole is not None:
-            return whole
+    return compose(Schedule(func), target, Structure())
+
+
+def compose(sch: Schedule, target: Target, structure: Structure) -> Schedule:
+    """Apply the rules that ``structure`` names to ``sch``, a schedule without instructions yet.
+
+    Raises ScheduleError when a rule named for the whole function does not apply.
+    """
+    auto_inline(sch, into_reductions=structure.inline)
+    if structure.whole in (None, "chain"):
+        chain = unrolled_chain.find_chain(sch)
+        if chain is not None:
+            whole = _attempt(sch, partial(unrolled_chain.schedule_chain, chain=chain, target=target))
+            if whole is not None:
+                return whole
+        if structure.whole == "chain":
+            raise ScheduleError(f"'{sch.func.name}' is not a chain of small transforms")
     refs = [BlockRef(b.name) for b in find_blocks(sch.func.body)]
-    infos = [block_info(block_named(sch, r.name)) for r in refs]
-    known = [i for i in infos if i is not None]
-    consts = func.attr("const_params", ())
-    tiled = any(i.reduce and multi_level_tiling.applies(i, consts) for i in known)
-    lanes = any(i.reduce and lane_reduction.applies(i, target) for i in known)
-    reductions = [i for i in known if i.reduce]
-    by_tiles = all(_prefers_tile(i, target) for i in reductions) and (
-        len(reductions) == 1 or all(map(row_reduction.is_short, reductions))
-    )
-    if (
-        not tiled
-        and not lanes
-        and not by_tiles
-        and len(known) == len(infos)
-        and len(func.outputs) == 1
-        and row_reduction.applies(known)
-    ):
-        rows = _attempt(sch, partial(row_reduction.schedule_rows, refs=refs, target=target))
+    infos = {ref: block_info(block_named(sch, ref.name)) for ref in refs}
+    known = [info for info in infos.values() if info is not None]
+    if structure.whole == "rows" or (structure.whole is None and _by_rows(sch, known, len(refs), target)):
+        rows = None
+        if len(known) == len(refs) and len(sch.func.outputs) == 1:
+            rows = _attempt(sch, partial(row_reduction.schedule_rows, refs=refs, target=target))
         if rows is not None and not _repeats_work(sch, rows):
             return rows
-    original = {r.name for r in refs}
+        if structure.whole == "rows":
+            raise ScheduleError(f"'{sch.func.name}' does not go row by row")
+    original = {ref.name for ref in refs}
     done: set[str] = set()
-    for ref, info in zip(refs, infos, strict=True):
+    for ref, info in infos.items():
         if info is None or not info.reduce:
             continue
-        scheduled: Schedule | None = None
-        tile = partial(multi_level_tiling.tile_reduction, ref=ref, target=target)
-        if multi_level_tiling.applies(info, consts):
-            scheduled = _attempt(sch, tile)
-        if scheduled is None and lane_reduction.applies(info, target):
-            scheduled = _attempt(sch, partial(lane_reduction.split_lanes, ref=ref, target=target))
-        if scheduled is None and _prefers_tile(info, target):
-            scheduled = _attempt(sch, tile)
-        if scheduled is None:
-            scheduled = _attempt(sch, partial(row_reduction.schedule_rows, refs=[ref], target=target))
+        scheduled = _reduction(sch, ref, info, target, structure)
         if scheduled is not None:
             sch = scheduled
             done |= {
@@ -81,7 +92,51 @@ def default_schedule(func: PrimFunc, target: Target) -> Schedule:
         if block.name not in done and is_injective(block):
             rule = partial(schedule_injective, ref=BlockRef(block.name), target=target)
             sch = _attempt(sch, rule) or _attempt(sch, partial(rule, tiled=False)) or sch
-    return sch
+    return schedule_plainly(sch, target)
+
+
+def _by_rows(sch: Schedule, known: list[BlockInfo], blocks: int, target: Target) -> bool:
+    """Whether the function is best computed row by row as a whole."""
+    consts = sch.func.attr("const_params", ())
+    reductions = [info for info in known if info.reduce]
+    tiled = any(multi_level_tiling.applies(info, consts) for info in reductions)
+    lanes = any(lane_reduction.applies(info, target) for info in reductions)
+    by_tiles = all(_prefers_tile(i, target) for i in reductions) and (
+        len(reductions) == 1 or all(map(row_reduction.is_short, reductions))
+    )
+    if tiled or lanes or by_tiles or len(known) < blocks or len(sch.func.outputs) != 1:
+        return False
+    return row_reduction.applies(known)
+
+
+def reduction_rules(info: BlockInfo, func: PrimFunc, target: Target) -> list[str]:
+    """The rules known to be good for a reduction, best first."""
+    consts = func.attr("const_params", ())
+    rules = []
+    if multi_level_tiling.applies(info, consts):
+        rules.append("tile")
+    if lane_reduction.applies(info, target):
+        rules.append("lanes")
+    if _prefers_tile(info, target) and "tile" not in rules:
+        rules.append("tile")
+    return [*rules, "rows"]
+
+
+def _reduction(
+    sch: Schedule, ref: BlockRef, info: BlockInfo, target: Target, structure: Structure
+) -> Schedule | None:
+    """``sch`` with the reduction ``ref`` scheduled by the first rule that can."""
+    known = reduction_rules(info, sch.func, target)
+    steps: dict[str, Callable[[Schedule], None]] = {
+        "tile": partial(multi_level_tiling.tile_reduction, ref=ref, target=target, row=structure.row),
+        "lanes": partial(lane_reduction.split_lanes, ref=ref, target=target),
+        "rows": partial(row_reduction.schedule_rows, refs=[ref], target=target),
+    }
+    for name in known if structure.reductions is None else structure.reductions:
+        scheduled = _attempt(sch, steps[name])
+        if scheduled is not None:
+            return scheduled
+    return None
 
 
 def _prefers_tile(info: BlockInfo, target: Target) -> bool:
@@ -91,6 +146,8 @@ def _prefers_tile(info: BlockInfo, target: Target) -> bool:
 
 def _repeats_work(before: Schedule, after: Schedule) -> bool:
     """Whether a block runs much more often than it did: rows that overlap compute what they share again."""
+    if after.symbolic:
+        return False
     was, now = _runs(before), _runs(after)
     return any(now[name] > MAX_REPEAT * runs for name, runs in was.items() if name in now)
 

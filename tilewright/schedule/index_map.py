@@ -23,6 +23,9 @@ class IndexMap:
     """Where the element at indices ``inputs`` of a buffer lies in another layout: at ``outputs``, expressions
     over ``inputs``.
 
+    Dimensions may first be filled up with zeros: a dimension with an entry in ``multiples`` to a multiple of
+    it (``k:16,n -> n, k`` as text). These zeros are elements as others are and may be read.
+
     The expressions use ``+ * // %`` with constants or decisions. Dimensions that ``//`` and ``%`` split are
     padded up to whole tiles; distinct elements must stay distinct (:meth:`is_injective`). Two maps are equal
     when their texts are.
@@ -30,6 +33,7 @@ class IndexMap:
 
     inputs: tuple[Var, ...]
     outputs: tuple[Expr, ...]
+    multiples: tuple[Expr | None, ...] = ()
 
     @staticmethod
     def of(fn: Callable[..., Sequence[ExprLike]], rank: int) -> IndexMap:
@@ -40,7 +44,7 @@ class IndexMap:
         return IndexMap(variables, tuple(as_expr(e) for e in fn(*variables)))
 
     @staticmethod
-    def tile(rank: int, dim: int, factor: int, order: Sequence[int] | None = None) -> IndexMap:
+    def tile(rank: int, dim: int, factor: int | Expr, order: Sequence[int] | None = None) -> IndexMap:
         """Split dimension ``dim`` into ``(i // factor, i % factor)``, then permute the ``rank + 1``
         dimensions by ``order``.
 
@@ -62,19 +66,41 @@ class IndexMap:
         meaning. Raises ScheduleError on anything else.
         """
         left, arrow, right = text.partition("->")
-        names = [name.strip() for name in left.split(",")]
+        dims = [tuple(part.strip() for part in dim.partition(":")) for dim in left.split(",")]
+        names = [name for name, _, _ in dims]
         if not arrow or not all(name.isidentifier() for name in names) or len(set(names)) < len(names):
             raise _bad_text(text)
         inputs = {name: Var(name, lo=0) for name in names}
         try:
+            multiples = tuple(parse_exprs(m, scope or {})[0] if colon else None for _, colon, m in dims)
             outputs = parse_exprs(right, {**(scope or {}), **inputs})
-        except ValueError:
+        except (ValueError, IndexError):
             raise _bad_text(text) from None
-        return IndexMap(tuple(inputs.values()), outputs)
+        if not all(m is None or prove(m >= 1) for m in multiples):
+            raise _bad_text(text)
+        return IndexMap(tuple(inputs.values()), outputs, multiples if any(multiples) else ())
 
     def __str__(self) -> str:
         outputs = ", ".join(map(format_arith, self.outputs))
-        return f"{','.join(v.name for v in self.inputs)} -> {outputs}"
+        return f"{','.join(map(self._input_text, self.inputs))} -> {outputs}"
+
+    def _input_text(self, var: Var) -> str:
+        multiple = self._multiple(var)
+        return var.name if multiple is None else f"{var.name}:{format_arith(multiple)}"
+
+    def _multiple(self, var: Var) -> Expr | None:
+        return self.multiples[self.inputs.index(var)] if self.multiples else None
+
+    def filled(self, dims: Sequence[ExprLike]) -> list[Expr]:
+        """The shape ``dims`` after filling dimensions up to their multiples."""
+        return [
+            as_expr(dim) if m is None else simplify(ceildiv(as_expr(dim), m) * m)
+            for dim, m in zip(dims, self.multiples or [None] * len(dims), strict=True)
+        ]
+
+    def is_filling(self) -> bool:
+        """Whether the map only fills dimensions up and leaves every element at its indices."""
+        return bool(self.multiples) and self.outputs == self.inputs
 
     def __repr__(self) -> str:
         return f"IndexMap.parse({str(self)!r})"
@@ -94,7 +120,7 @@ class IndexMap:
         """The shape in the new layout of an array of shape ``dims``, padding included. Raises ScheduleError
         on other forms.
         """
-        extents = dict(zip(self.inputs, map(as_expr, dims), strict=True))
+        extents = dict(zip(self.inputs, self.filled(dims), strict=True))
         return tuple(simplify(self._extent(e, extents)) for e in self.outputs)
 
     def _extent(self, e: Expr, extents: Mapping[Var, Expr]) -> Expr:
@@ -123,7 +149,7 @@ class IndexMap:
         """Whether distinct elements of an array of shape ``dims`` certainly stay distinct."""
         bounded: dict[Expr, Expr] = {}
         extents: dict[Var, Expr] = {}
-        for var, dim in zip(self.inputs, map(as_expr, dims), strict=True):
+        for var, dim in zip(self.inputs, self.filled(dims), strict=True):
             size = const_int(dim)
             fresh = Var(var.name, lo=0, hi=None if size is None else max(size - 1, 0))
             bounded[var], extents[fresh] = fresh, dim
@@ -133,6 +159,9 @@ class IndexMap:
 
     def apply(self, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """``array`` in the new layout, C-contiguous, padding zero."""
+        sizes = [const_int(size) or 0 for size in self.filled(array.shape)]
+        if tuple(sizes) != array.shape:
+            array = np.pad(array, [(0, size - old) for size, old in zip(sizes, array.shape, strict=True)])
         shape = tuple(int(s.value) for s in self.shape(array.shape) if isinstance(s, Const))
         tiled = self._apply_by_tiles(array, shape)
         if tiled is not None:

@@ -12,7 +12,12 @@ from tilewright.ir.simplify import simplify
 from tilewright.ir.stmt import Attr, PrimFunc
 from tilewright.ir.visit import const_int, free_vars
 from tilewright.schedule import annotate as _annotate
+from tilewright.schedule import bind as _bind
+from tilewright.schedule import blockize as _blockize
 from tilewright.schedule import cache, compute_location, inline, layout, loops, reduction
+from tilewright.schedule import storage_align as _storage_align
+from tilewright.schedule import tensorize as _tensorize
+from tilewright.schedule import tile as _tile
 from tilewright.schedule.arith_text import parse_exprs
 from tilewright.schedule.decisions import Decision, make_decision, scope_of
 from tilewright.schedule.index_map import IndexMap
@@ -36,6 +41,7 @@ class Schedule:
         func: the function as it is now (immutable; primitives replace it).
         trace: the primitives applied so far.
         decisions: by name, in the order in which they were made.
+        constraints: conditions on open decisions that a good choice meets (:meth:`require`).
     """
 
     def __init__(self, func: PrimFunc, symbolic: bool = False) -> None:
@@ -44,6 +50,7 @@ class Schedule:
         self.symbolic = symbolic
         self.trace = Trace()
         self.decisions: dict[str, Decision] = {}
+        self.constraints: tuple[Expr, ...] = ()
         self._names: dict[BlockRef | LoopRef, str] = {}
         self._count = {"b": 0, "l": 0}
 
@@ -53,9 +60,15 @@ class Schedule:
     def copy(self) -> Schedule:
         """A schedule in the same state that goes its own way; handles are valid in both."""
         other = Schedule(self.func, self.symbolic)
-        other.decisions = dict(self.decisions)
+        other.decisions, other.constraints = dict(self.decisions), self.constraints
         other.trace, other._names, other._count = self.trace, dict(self._names), dict(self._count)
         return other
+
+    def adopt(self, other: Schedule) -> None:
+        """Become what ``other``, a copy of this schedule, is now: for steps that are done all or not at all."""
+        self.func, self.trace = other.func, other.trace
+        self.decisions, self.constraints = dict(other.decisions), other.constraints
+        self._names, self._count = dict(other._names), dict(other._count)
 
     def show(self) -> None:
         """Print the function as text IR."""
@@ -106,6 +119,19 @@ class Schedule:
         self.decisions[name] = decision
         self._record("decide", [], {"name": name, "domain": decision.domain, "value": value}, self.func)
         return decision.symbol
+
+    def require(self, condition: Expr) -> None:
+        """Ask of open decisions that ``condition`` (bool) holds: candidates for which it does not are left
+        out of a search. It says nothing about what is legal, so a schedule without open decisions ignores it.
+
+        Raises ScheduleError for a condition over anything but decisions.
+        """
+        unknown = free_vars(condition) - {d.symbol for d in self.decisions.values()}
+        if unknown:
+            names = ", ".join(sorted(v.name for v in unknown))
+            raise ScheduleError(f"require: {condition!r} is over {names}, not only over decisions")
+        if self.symbolic:
+            self.constraints = (*self.constraints, *conjuncts(condition))
 
     def scope(self) -> dict[str, Expr]:
         """What names in the text of factors and layouts mean: run-time dimensions and decisions."""
@@ -165,6 +191,14 @@ class Schedule:
         """See :func:`tilewright.schedule.loops.unroll`."""
         self._record("unroll", [loop], {}, loops.unroll(self.func, loop))
 
+    def bind(self, loop: LoopRef, axis: str) -> None:
+        """See :func:`tilewright.schedule.bind.bind`."""
+        self._record("bind", [loop], {"axis": axis}, _bind.bind(self.func, loop, axis))
+
+    def virtual_thread(self, loop: LoopRef) -> None:
+        """See :func:`tilewright.schedule.bind.virtual_thread`."""
+        self._record("virtual_thread", [loop], {}, _bind.virtual_thread(self.func, loop))
+
     # -- where a block is computed ---------------------------------------------------------------------------
 
     def compute_at(self, block: BlockRef, loop: LoopRef) -> None:
@@ -206,6 +240,11 @@ class Schedule:
         """See :func:`tilewright.schedule.cache.set_scope`."""
         self._record("set_scope", [block], {"scope": scope}, cache.set_scope(self.func, block, scope))
 
+    def storage_align(self, block: BlockRef, dim: int, factor: int, offset: int) -> None:
+        """See :func:`tilewright.schedule.storage_align.storage_align`."""
+        func = _storage_align.storage_align(self.func, block, dim, factor, offset)
+        self._record("storage_align", [block], {"dim": dim, "factor": factor, "offset": offset}, func)
+
     def transform_layout(
         self, block: BlockRef, role: Literal["read", "write"], index: int, index_map: IndexMap | str
     ) -> None:
@@ -231,6 +270,19 @@ class Schedule:
         self._record("rfactor", [loop], {"axis": axis}, func, [partial])
         return partial
 
+    # -- instructions ----------------------------------------------------------------------------------------
+
+    def blockize(self, loop: LoopRef) -> BlockRef:
+        """See :func:`tilewright.schedule.blockize.blockize`."""
+        func, block = _blockize.blockize(self.func, loop)
+        self._record("blockize", [loop], {}, func, [block])
+        return block
+
+    def tensorize(self, ref: BlockRef | LoopRef, intrinsic: str) -> None:
+        """See :func:`tilewright.schedule.tensorize.tensorize`."""
+        func = _tensorize.tensorize(self.func, ref, intrinsic)
+        self._record("tensorize", [ref], {"intrinsic": intrinsic}, func)
+
     # -- hints -----------------------------------------------------------------------------------------------
 
     def annotate(self, ref: BlockRef | LoopRef, key: str, value: Attr) -> None:
@@ -250,6 +302,7 @@ class Schedule:
         outputs: Sequence[BlockRef | LoopRef] = (),
     ) -> None:
         """Note a primitive that turned ``self.func`` into ``func``, and make ``func`` current."""
+        _tensorize.require_valid_calls(func, name)
         encoded = {key: encode(value) for key, value in attrs.items()}
         names = tuple(self._name_of(ref) for ref in inputs)
         results = tuple(self._new_name(ref) for ref in outputs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+from tilewright.errors import ScheduleError
 from tilewright.ir import dtype as dt
 from tilewright.ir.bounds import linear
 from tilewright.ir.expr import BinOp, Call, Cast, Const, Expr, Load, Select, Var, as_expr
@@ -57,12 +58,12 @@ class BlockInfo:
         return [it.var for it in self.block.iters if it.kind == "reduce"]
 
     def extent(self, var: Var) -> int:
-        """Constant extent of an iterator. Raises ValueError when it is symbolic."""
+        """Constant extent of an iterator. Raises ScheduleError when it is symbolic."""
         for it in self.block.iters:
             if it.var is var:
                 value = const_int(it.extent)
                 if value is None:
-                    raise ValueError(f"extent of '{var.name}' is not constant")
+                    raise ScheduleError(f"the extent of '{var.name}' is not constant")
                 return value
         raise KeyError(var.name)
 

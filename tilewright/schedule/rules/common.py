@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+
 from tilewright.errors import ScheduleError
-from tilewright.ir.expr import Var
+from tilewright.ir.expr import Expr, Var, as_expr
+from tilewright.ir.simplify import simplify
 from tilewright.ir.stmt import Block, Buffer, For
-from tilewright.ir.visit import const_int, find_blocks, free_vars, walk_stmt
+from tilewright.ir.visit import const_int, find_blocks, free_vars, substitute_expr, walk_stmt
 from tilewright.schedule.schedule import BlockRef, LoopRef, Schedule
 from tilewright.target import Target
 
@@ -26,12 +30,18 @@ def block_named(sch: Schedule, name: str) -> Block:
 
 def extent_of(sch: Schedule, loop: LoopRef) -> int:
     """Constant extent of a loop. Raises ScheduleError when it is symbolic or gone."""
+    extent = const_int(loop_of(sch, loop).extent)
+    if extent is None:
+        raise ScheduleError(f"loop '{loop.var.name}' has no constant extent")
+    return extent
+
+
+def loop_of(sch: Schedule, loop: LoopRef) -> For:
+    """The loop of a handle. Raises ScheduleError when it is gone."""
     for stmt in walk_stmt(sch.func.body):
         if isinstance(stmt, For) and stmt.var is loop.var:
-            extent = const_int(stmt.extent)
-            if extent is not None:
-                return extent
-    raise ScheduleError(f"loop '{loop.var.name}' has no constant extent")
+            return stmt
+    raise ScheduleError(f"there is no loop '{loop.var.name}'")
 
 
 def loops_by_iter(sch: Schedule, ref: BlockRef, below: LoopRef | None = None) -> dict[Var, LoopRef]:
@@ -49,7 +59,7 @@ def loops_by_iter(sch: Schedule, ref: BlockRef, below: LoopRef | None = None) ->
         moving = [v for v in free_vars(it.binding) if v in by_var]
         if len(moving) > 1:
             raise ScheduleError(f"iterator '{it.var.name}' of '{ref.name}' is moved by several loops")
-        if moving and extent_of(sch, by_var[moving[0]]) > 1:
+        if moving and const_int(loop_of(sch, by_var[moving[0]]).extent) != 1:
             found[it.var] = by_var[moving[0]]
     return found
 
@@ -60,12 +70,43 @@ def read_index(sch: Schedule, ref: BlockRef, buffer: Buffer) -> int:
     return list(names).index(buffer.name)
 
 
+def pick(sch: Schedule, ref: BlockRef, what: str, domain: Iterable[int], default: int) -> int | Expr:
+    """``default``, or in a symbolic schedule an open decision ``<block>_<what>`` over ``domain``, if that
+    leaves a choice."""
+    if not sch.symbolic or {*domain} <= {default}:
+        return default
+    stem = re.sub(r"\W", "_", f"{ref.name}_{what}")
+    stem = stem if stem.isidentifier() else f"b_{stem}"
+    name, n = stem, 1
+    while name in sch.scope():
+        name, n = f"{stem}_{n}", n + 1
+    return sch.decide(name, sorted({*domain, default}), default)
+
+
+def at_default(sch: Schedule, e: Expr) -> int:
+    """The value of ``e`` where every open decision has its default."""
+    values = sch.trace.decisions()
+    mapping = {d.symbol: as_expr(values[name] or 1) for name, d in sch.decisions.items()}
+    return const_int(simplify(substitute_expr(e, mapping))) or 1
+
+
+def powers(least: int, most: int) -> list[int]:
+    """``least``, its doubles up to ``most``, and ``most``."""
+    found = []
+    while least < most:
+        found.append(least)
+        least *= 2
+    return [*found, most]
+
+
 def parallelize(sch: Schedule, loop: LoopRef, flops: int, target: Target) -> None:
     """Run ``loop`` on threads when there is enough work, in chunks that are worth claiming."""
-    extent = extent_of(sch, loop)
-    if extent < 2 or flops < PARALLEL_FLOPS:
+    extent = const_int(loop_of(sch, loop).extent)
+    if flops < PARALLEL_FLOPS or extent == 1:
         return
     sch.parallel(loop)
+    if extent is None:
+        return  # over open decisions: the backend chooses the chunks
     wanted = max(extent * CHUNK_FLOPS // max(flops, 1), 1)
     # A few claims per core, so that one that is slow or interrupted does not keep the others waiting.
     fair = max(extent // (CHUNKS_PER_CORE * max(target.cores, 2)), 1)

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from tilewright.errors import ScheduleError
 from tilewright.ir import dtype as dt
+from tilewright.ir.visit import const_int
 from tilewright.schedule.rules.analysis import block_info
-from tilewright.schedule.rules.common import block_named, extent_of, loops_by_iter, parallelize
+from tilewright.schedule.rules.common import (
+    block_named,
+    extent_of,
+    loop_of,
+    loops_by_iter,
+    parallelize,
+    pick,
+    powers,
+)
 from tilewright.schedule.rules.transpose import find_transposition, schedule_transposition
 from tilewright.schedule.schedule import BlockRef, LoopRef, Schedule
 from tilewright.target import Target
 
 #: Elements that one iteration of the parallel loop should at least write when there is only one loop.
 CHUNK = 2048
+#: Shortest vectors that are considered.
+MIN_LANES = 4
 
 
 def schedule_injective(sch: Schedule, ref: BlockRef, target: Target, tiled: bool = True) -> None:
@@ -43,22 +54,31 @@ def schedule_injective(sch: Schedule, ref: BlockRef, target: Target, tiled: bool
     work = max(info.flops(), info.bytes_touched()) * 4
     inner = order[-1]
     outer = order[:-1]
-    if not outer and extent_of(sch, inner) >= 2 * CHUNK:
-        chunk, inner = sch.split(inner, [None, CHUNK])
+    extent = extent_of(sch, inner)
+    if not outer and extent >= 2 * CHUNK:
+        size = pick(sch, ref, "chunk", powers(512, min(extent, 1 << 16)), CHUNK)
+        chunk, inner = sch.split(inner, [None, size])
         outer = [chunk]
     if outer:
         fused = sch.fuse(*outer) if len(outer) > 1 else outer[0]
         parallelize(sch, fused, work, target)
-    vectorize_inner(sch, inner, lanes)
+    vectorize_inner(sch, ref, inner, lanes)
 
 
-def vectorize_inner(sch: Schedule, loop: LoopRef, lanes: int) -> None:
-    """Vectorize ``loop`` in chunks of ``lanes``; one that is shorter becomes a vector of its own length."""
-    extent = extent_of(sch, loop)
+def vectorize_inner(sch: Schedule, ref: BlockRef, loop: LoopRef, lanes: int) -> None:
+    """Vectorize ``loop`` of block ``ref`` in chunks of ``lanes``; one that is shorter becomes a vector of its
+    own length. Several vectors in a row may be unrolled."""
+    extent = const_int(loop_of(sch, loop).extent)
     if extent == 1:
         return
-    if extent <= lanes:
+    if extent is not None and extent <= lanes:
         sch.vectorize(loop)
         return
-    _, lane = sch.split(loop, [None, lanes])
+    width = pick(sch, ref, "lanes", powers(min(MIN_LANES, lanes), lanes), lanes)
+    unroll = pick(sch, ref, "unroll", (1, 2, 4, 8), 1)
+    if unroll == 1:
+        _, lane = sch.split(loop, [None, width])
+    else:
+        _, several, lane = sch.split(loop, [None, unroll, width])
+        sch.unroll(several)
     sch.vectorize(lane)

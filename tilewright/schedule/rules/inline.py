@@ -16,12 +16,12 @@ MANY_READS = 4
 FEW_USES = 6
 
 
-def auto_inline(sch: Schedule) -> None:
+def auto_inline(sch: Schedule, into_reductions: bool = True) -> None:
     """Inline injective blocks into their consumers where that does not repeat work or spoil access patterns.
 
-    Into an injective consumer: always when it is the only one, else only pure copies. Into a reduction:
-        padding and copies whose
-    vector axis stays contiguous; arithmetic only when each element is used once.
+    Into an injective consumer: always when it is the only one, else only pure copies. Into a reduction (if
+    ``into_reductions``): padding and copies whose vector axis stays contiguous; arithmetic only when each
+    element is used once.
     """
     for name in [b.name for b in find_blocks(sch.func.body)]:
         block = block_named(sch, name)  # as it is now: what was inlined into it counts
@@ -32,6 +32,8 @@ def auto_inline(sch: Schedule) -> None:
         if not names:
             continue
         consumers = [b for b in find_blocks(sch.func.body) if b.name in names]
+        if not into_reductions and not all(map(is_injective, consumers)):
+            continue
         if all(_worth(block, consumer, len(names)) for consumer in consumers):
             try:
                 sch.compute_inline(ref)

@@ -14,20 +14,25 @@ from collections.abc import Collection
 
 from tilewright.errors import ScheduleError
 from tilewright.ir import dtype as dt
-from tilewright.ir.expr import Var
+from tilewright.ir.bounds import interval
+from tilewright.ir.expr import Expr, Var, as_expr
 from tilewright.ir.stmt import Buffer
 from tilewright.ir.visit import free_vars
 from tilewright.schedule.index_map import IndexMap
 from tilewright.schedule.rules.analysis import Access, BlockInfo, block_info, is_injective, reads_elementwise
 from tilewright.schedule.rules.common import (
+    at_default,
     block_named,
     extent_of,
+    loop_of,
     loops_by_iter,
     parallelize,
+    pick,
+    powers,
     read_index,
 )
 from tilewright.schedule.rules.injective import schedule_injective
-from tilewright.schedule.rules.tiles import SHORTEST_BITS, Tile, TileProblem, choose_tile
+from tilewright.schedule.rules.tiles import SHORTEST_BITS, OpenTile, TileProblem, pick_tile
 from tilewright.schedule.schedule import BlockRef, LoopRef, Schedule
 from tilewright.target import Target
 
@@ -83,26 +88,47 @@ def _reuse(info: BlockInfo, access: Access) -> int:
     return info.points([v for v in info.spatial if access.stride(v) == 0])
 
 
-def _axes(info: BlockInfo) -> _Axes | None:
-    vector = next((v for v in info.spatial if info.out.stride(v) == 1 and info.extent(v) > 1), None)
+def row_axes(info: BlockInfo) -> int:
+    """How many axes could give a tile its rows."""
+    return len(_row_candidates(info))
+
+
+def _axes(info: BlockInfo, choice: int = 0) -> _Axes | None:
+    """The axes of a tile; ``choice`` counts the rows' candidates, best first."""
+    vector = _vector_axis(info)
     if vector is None:
         return None
+    rows = _row_candidates(info)
+    row = rows[min(choice, len(rows) - 1)] if rows else None
+    return _Axes(vector, row, SHORTEST_BITS // max(dt.bits(info.store.buffer.dtype), 8))
+
+
+def _vector_axis(info: BlockInfo) -> Var | None:
+    return next((v for v in info.spatial if info.out.stride(v) == 1 and info.extent(v) > 1), None)
+
+
+def _row_candidates(info: BlockInfo) -> list[Var]:
+    """Axes for a tile's rows, best first: those that share an operand's vectors, long ones, inner ones."""
+    vector = _vector_axis(info)
+    if vector is None:
+        return []
     others = [v for v in info.spatial if v is not vector and info.extent(v) > 1]
     sharing = [v for v in others if any(a.stride(vector) != 0 and a.stride(v) == 0 for a in info.loads)]
     candidates = sharing or others
     wide = [v for v in candidates if info.extent(v) >= 4]
-    row = wide[-1] if wide else max(candidates, key=info.extent, default=None)
-    return _Axes(vector, row, SHORTEST_BITS // max(dt.bits(info.store.buffer.dtype), 8))
+    if wide:
+        return wide[::-1]
+    return sorted(candidates, key=info.extent, reverse=True)
 
 
-def tile_reduction(sch: Schedule, ref: BlockRef, target: Target) -> None:
-    """Schedule the reduction block ``ref`` and its elementwise consumer. Raises ScheduleError where a step
-    is not legal."""
+def tile_reduction(sch: Schedule, ref: BlockRef, target: Target, row: int = 0) -> None:
+    """Schedule the reduction block ``ref`` and its elementwise consumer; ``row`` chooses among
+    :func:`row_axes`. Raises ScheduleError where a step is not legal."""
     info = block_info(block_named(sch, ref.name))
-    assert info is not None
-    axes = _axes(info)
-    assert axes is not None
-    tile = _choose(info, axes, target)
+    axes = None if info is None else _axes(info, row)
+    if info is None or axes is None:
+        raise ScheduleError(f"'{ref.name}' has no vector axis")
+    tile = pick_tile(sch, ref, _problem(info, axes), target)
     write_back = _write_back(sch, ref, info)
     packed = _pack_weights(sch, ref, info, axes, tile.width)
     _pack_operands(sch, ref, info, axes, packed, target)
@@ -112,7 +138,7 @@ def tile_reduction(sch: Schedule, ref: BlockRef, target: Target) -> None:
     _tile_accumulation(sch, ref, inner, info, axes, tile)
 
 
-def _choose(info: BlockInfo, axes: _Axes, target: Target) -> Tile:
+def _problem(info: BlockInfo, axes: _Axes) -> TileProblem:
     row = axes.row
     streams = [a for a in info.loads if row is not None and a.stride(row) not in (0, None)]
     scalar = [a for a in streams if _is_scalar(a, axes)]
@@ -121,7 +147,7 @@ def _choose(info: BlockInfo, axes: _Axes, target: Target) -> Tile:
         row_stride = max(abs(a.stride(row) or 0) * dt.nbytes(a.buffer.dtype) for a in scalar)
     shared = all(_is_scalar(a, axes) for a in streams)
     runs = [a.run(axes.vector) for a in info.loads if _is_scalar(a, axes)]
-    problem = TileProblem(
+    return TileProblem(
         rows=1 if row is None else info.extent(row),
         columns=info.extent(axes.vector),
         bits=dt.bits(info.store.buffer.dtype),
@@ -131,7 +157,6 @@ def _choose(info: BlockInfo, axes: _Axes, target: Target) -> Tile:
         outer=info.points([v for v in info.spatial if v not in (row, axes.vector)]),
         run=math.gcd(*runs),
     )
-    return choose_tile(problem, target)
 
 
 def _write_back(sch: Schedule, ref: BlockRef, info: BlockInfo) -> BlockRef:
@@ -147,7 +172,7 @@ def _write_back(sch: Schedule, ref: BlockRef, info: BlockInfo) -> BlockRef:
     return sch.cache_write(ref, "register")
 
 
-def _pack_weights(sch: Schedule, ref: BlockRef, info: BlockInfo, axes: _Axes, width: int) -> set[str]:
+def _pack_weights(sch: Schedule, ref: BlockRef, info: BlockInfo, axes: _Axes, width: int | Expr) -> set[str]:
     """Re-lay constant vector operands into panels as wide as the tile, padded: contiguous, aligned, never
     masked. Returns their names."""
     const_params = set(sch.func.attr("const_params", ()))
@@ -162,7 +187,7 @@ def _pack_weights(sch: Schedule, ref: BlockRef, info: BlockInfo, axes: _Axes, wi
             continue
         dim = _vector_dim(access, axes)
         size = access.buffer.static_shape
-        if dim is None or size is None or (size[dim] == width and access.stride(axes.vector) == 1):
+        if dim is None or size is None or (width == size[dim] and access.stride(axes.vector) == 1):
             continue
         packed.add(name)
         rank = len(size)
@@ -213,7 +238,7 @@ def _tile_write_back(
     ref: BlockRef,
     info: BlockInfo,
     axes: _Axes,
-    tile: Tile,
+    tile: OpenTile,
     target: Target,
 ) -> LoopRef:
     """Tile the write-back's loops; returns the loop below which one tile is computed."""
@@ -228,6 +253,7 @@ def _tile_write_back(
             pairs = zip(access.indices, info.store.indices, strict=True)
             role.update({a: b for a, b in pairs if isinstance(a, Var) and isinstance(b, Var)})
     outer: list[LoopRef] = []
+    row_outer: LoopRef | None = None
     row_inner: list[LoopRef] = []
     columns: tuple[LoopRef, LoopRef, LoopRef] | None = None
     for var in consumer.spatial:
@@ -239,7 +265,6 @@ def _tile_write_back(
             columns = (panel, vector, lane)
         elif axes.row is not None and role.get(var) is axes.row:
             row_outer, row = sch.split(loop, [None, tile.rows])
-            outer.append(row_outer)
             row_inner.append(row)
         else:
             outer.append(loop)
@@ -247,18 +272,41 @@ def _tile_write_back(
         raise ScheduleError(f"'{write_back.name}' does not move along the vector axis of '{info.block.name}'")
     panel, vector, lane = columns
     panel_bytes = sum(_bytes(a) for a in info.loads if not _is_scalar(a, axes))
-    if panel_bytes > target.l2_bytes // 2:
-        outer.insert(0, panel)  # one panel of weights stays in cache while all rows pass
-    else:
-        outer.append(panel)
-    sch.reorder(*outer, *row_inner, vector, lane)
+    large = panel_bytes > target.l2_bytes // 2
+    serial: list[LoopRef] = []
+    if sch.symbolic:
+        panel, row_outer, serial = _open_blocks(sch, ref, panel, row_outer, large)
+    rows = [row_outer] if row_outer is not None else []
+    # One panel of weights stays in cache while all rows pass, or all weights do.
+    outer = [panel, *outer, *rows] if large or serial else [*outer, *rows, panel]
+    sch.reorder(*outer, *serial, *row_inner, vector, lane)
     fused = sch.fuse(*outer) if len(outer) > 1 else outer[0]
     flops = 2 * info.points(info.spatial + info.reduce)
     parallelize(sch, fused, flops, target)
     for loop in [*row_inner, vector]:
         sch.unroll(loop)
     sch.vectorize(lane)
-    return fused
+    return serial[-1] if serial else fused
+
+
+def _open_blocks(
+    sch: Schedule, ref: BlockRef, panel: LoopRef, row: LoopRef | None, large: bool
+) -> tuple[LoopRef, LoopRef | None, list[LoopRef]]:
+    """Blocks of tiles, of open sizes: one thread computes ``panels`` times ``row_tiles`` tiles one after the
+    other, so that they share what they read. Returns the loops over blocks and those inside one."""
+    panels = loop_of(sch, panel).extent
+    most = min(interval(panels).hi or 1, 64)
+    usual = 1 if large else min(at_default(sch, panels), most)
+    size = as_expr(pick(sch, ref, "panels", powers(1, most), usual))
+    sch.require((size <= panels) | size.eq(1))
+    panel, inner_panel = sch.split(panel, [None, size])
+    if row is None:
+        return panel, None, [inner_panel]
+    rows = loop_of(sch, row).extent
+    size = as_expr(pick(sch, ref, "row_tiles", powers(1, min(interval(rows).hi or 1, 32)), 1))
+    sch.require((size <= rows) | size.eq(1))
+    row, inner_row = sch.split(row, [None, size])
+    return panel, row, [inner_panel, inner_row]
 
 
 def _bytes(access: Access) -> int:
@@ -267,7 +315,7 @@ def _bytes(access: Access) -> int:
 
 
 def _tile_accumulation(
-    sch: Schedule, ref: BlockRef, inner: LoopRef, info: BlockInfo, axes: _Axes, tile: Tile
+    sch: Schedule, ref: BlockRef, inner: LoopRef, info: BlockInfo, axes: _Axes, tile: OpenTile
 ) -> None:
     """Order the accumulation's loops: reduce loops outside, the unrolled register tile inside."""
     loops = loops_by_iter(sch, ref, below=inner)

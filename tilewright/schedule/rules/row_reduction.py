@@ -5,9 +5,18 @@ from __future__ import annotations
 
 from tilewright.errors import ScheduleError
 from tilewright.ir import dtype as dt
-from tilewright.ir.expr import Var
+from tilewright.ir.expr import Expr, Var, as_expr
+from tilewright.ir.visit import const_int
 from tilewright.schedule.rules.analysis import BlockInfo, block_info
-from tilewright.schedule.rules.common import block_named, extent_of, loops_by_iter, parallelize
+from tilewright.schedule.rules.common import (
+    block_named,
+    extent_of,
+    loop_of,
+    loops_by_iter,
+    parallelize,
+    pick,
+    powers,
+)
 from tilewright.schedule.rules.injective import vectorize_inner
 from tilewright.schedule.schedule import BlockRef, LoopRef, Schedule
 from tilewright.target import Target
@@ -51,7 +60,8 @@ def schedule_rows(sch: Schedule, refs: list[BlockRef], target: Target) -> None:
     flops = sum(i.flops() for i in infos) * 4
     last = refs[-1]
     before = refs[:-1]
-    partial = _factor(sch, last, None, target) if infos[-1].reduce else None
+    factored = _factor(sch, last, None, target) if infos[-1].reduce else None
+    partial, lanes = factored if factored is not None else (None, 0)
     if partial is not None:
         before = [*before, partial]
     loops = sch.get_loops(last)
@@ -65,9 +75,9 @@ def schedule_rows(sch: Schedule, refs: list[BlockRef], target: Target) -> None:
             sch.compute_at(ref, outer)
     for ref in [*before, last]:
         if ref == partial:
-            _vectorize_partial(sch, ref, outer, target)
+            _vectorize_partial(sch, ref, outer, lanes)
         elif ref == last and partial is not None:
-            _vectorize_final(sch, ref, outer, target)
+            _vectorize_final(sch, ref, outer, lanes)
         else:
             _schedule_row_block(sch, ref, outer, target)
 
@@ -89,19 +99,22 @@ def _schedule_row_block(sch: Schedule, ref: BlockRef, outer: LoopRef | None, tar
         loops = loops_by_iter(sch, ref, below=outer)
         inner = [loops[v] for v in info.spatial if v in loops]
         if inner:
-            vectorize_inner(sch, inner[-1], _lanes(info, target))
+            vectorize_inner(sch, ref, inner[-1], _lanes(info, target))
         return
-    partial = _factor(sch, ref, outer, target)
-    if partial is not None:
-        _vectorize_partial(sch, partial, outer, target)
-        _vectorize_final(sch, ref, outer, target)
+    factored = _factor(sch, ref, outer, target)
+    if factored is not None:
+        partial, lanes = factored
+        _vectorize_partial(sch, partial, outer, lanes)
+        _vectorize_final(sch, ref, outer, lanes)
     else:
         _vectorize_short(sch, ref, outer, target)
 
 
-def _factor(sch: Schedule, ref: BlockRef, outer: LoopRef | None, target: Target) -> BlockRef | None:
-    """Split a long contiguous reduction over lanes; the block of partial results, or None where it is too
-    short."""
+def _factor(
+    sch: Schedule, ref: BlockRef, outer: LoopRef | None, target: Target
+) -> tuple[BlockRef, int | Expr] | None:
+    """Split a long contiguous reduction over lanes; the block of partial results and the length of its
+    vectors, or None where it is too short."""
     info = _info(sch, ref)
     lanes = _lanes(info, target)
     loops = loops_by_iter(sch, ref, below=outer)
@@ -117,43 +130,47 @@ def _factor(sch: Schedule, ref: BlockRef, outer: LoopRef | None, target: Target)
         lanes //= 2
     if extent < 2 * lanes:
         return None
-    width = lanes * (ACCUMULATORS if extent >= 4 * lanes * ACCUMULATORS else 1)
-    _, part = sch.split(loops[contiguous], [None, width])
+    many = ACCUMULATORS if extent >= 4 * lanes * ACCUMULATORS else 1
+    accumulators = pick(sch, ref, "accumulators", [n for n in (1, 2, 4, 8) if n * lanes <= extent], many)
+    vector = pick(sch, ref, "lanes", powers(MIN_LANES, lanes), lanes)
+    _, part = sch.split(loops[contiguous], [None, as_expr(vector) * accumulators])
     partial = sch.rfactor(part, len(info.store.indices))
     sch.set_scope(partial, "register")
-    return partial
+    return partial, vector if sch.symbolic else _lanes(info, target)
 
 
-def _vectorize_partial(sch: Schedule, partial: BlockRef, outer: LoopRef | None, target: Target) -> None:
+def _vectorize_partial(
+    sch: Schedule, partial: BlockRef, outer: LoopRef | None, lanes: int | Expr
+) -> None:
     """The lanes of the partial result are the vector; the long loop stays outside it."""
     info = _info(sch, partial)
-    lanes = _lanes(info, target)
     loops = loops_by_iter(sch, partial, below=outer)
     lane_var = next(v for v in info.spatial if v in loops and info.out.stride(v) == 1)
     lane = loops[lane_var]
     reduce_loops = [loops[v] for v in info.reduce if v in loops]
     if reduce_loops:
         sch.reorder(*reduce_loops, lane)
-    if extent_of(sch, lane) > lanes:
-        many, lane = sch.split(lane, [None, lanes])
-        sch.unroll(many)
-    sch.vectorize(lane)
+    _vectorize_by(sch, lane, lanes)
     if reduce_loops:
         sch.decompose_reduction(partial, reduce_loops[0])
 
 
-def _vectorize_final(sch: Schedule, ref: BlockRef, outer: LoopRef | None, target: Target) -> None:
+def _vectorize_by(sch: Schedule, loop: LoopRef, lanes: int | Expr) -> None:
+    """Unrolled vectors of ``lanes``; one vector where the loop is no longer."""
+    extent = const_int(loop_of(sch, loop).extent)
+    if extent is None or not isinstance(lanes, int) or extent > lanes:
+        many, loop = sch.split(loop, [None, lanes])
+        sch.unroll(many)
+    sch.vectorize(loop)
+
+
+def _vectorize_final(sch: Schedule, ref: BlockRef, outer: LoopRef | None, lanes: int | Expr) -> None:
     """Combine the lanes by horizontal reductions."""
     info = _info(sch, ref)
     loops = loops_by_iter(sch, ref, below=outer)
     for var in info.reduce:
         if var in loops:
-            loop = loops[var]
-            lanes = _lanes(info, target)
-            if extent_of(sch, loop) > lanes:
-                many, loop = sch.split(loop, [None, lanes])
-                sch.unroll(many)
-            sch.vectorize(loop)
+            _vectorize_by(sch, loops[var], lanes)
 
 
 def _vectorize_short(sch: Schedule, ref: BlockRef, outer: LoopRef | None, target: Target) -> None:
@@ -166,4 +183,4 @@ def _vectorize_short(sch: Schedule, ref: BlockRef, outer: LoopRef | None, target
     order = [loops[v] for v in info.spatial + info.reduce if v in loops and v is not axis]
     if order:
         sch.reorder(*order, loops[axis])
-    vectorize_inner(sch, loops[axis], _lanes(info, target))
+    vectorize_inner(sch, ref, loops[axis], _lanes(info, target))

@@ -5,11 +5,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import TypeVar
 
+from tilewright.ir.expr import Expr, as_expr
+from tilewright.schedule.rules.common import pick, powers
+from tilewright.schedule.schedule import BlockRef, Schedule
 from tilewright.target import Target
 
 #: Bits of the shortest vectors that are considered.
 SHORTEST_BITS = 128
+#: Vectors side by side in a tile, at most.
+MAX_VECTORS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +62,41 @@ class Tile:
         return self.vectors * self.lanes
 
 
+@dataclasses.dataclass(frozen=True)
+class OpenTile:
+    """A :class:`Tile` whose sizes may be open decisions."""
+
+    rows: int | Expr
+    vectors: int | Expr
+    lanes: int | Expr
+
+    @property
+    def width(self) -> int | Expr:
+        """Elements of one row of the tile."""
+        return self.vectors * self.lanes
+
+
+def pick_tile(sch: Schedule, ref: BlockRef, problem: TileProblem, target: Target) -> OpenTile:
+    """The tile of block ``ref``: the estimated best, or open where decisions are."""
+    best = choose_tile(problem, target)
+    widest = target.lanes(problem.bits)
+    narrowest = min(SHORTEST_BITS // problem.bits, widest)
+    lanes = pick(sch, ref, "lanes", powers(narrowest, widest), best.lanes)
+    most = min(-(-problem.columns // narrowest), MAX_VECTORS)
+    vectors = pick(sch, ref, "vectors", range(1, most + 1), best.vectors)
+    rows = pick(sch, ref, "rows", range(1, min(problem.rows, max_rows(problem, target)) + 1), best.rows)
+    tile = OpenTile(rows, vectors, lanes)
+    if sch.symbolic:
+        need = register_need(as_expr(rows), as_expr(vectors), problem)
+        sch.require(need <= target.vector_registers - 1)
+        # Whole vectors outside of the tensor are work for nothing.
+        sch.require(as_expr(tile.width) < problem.columns + lanes)
+        if problem.run:
+            width, run = as_expr(tile.width), as_expr(problem.run)
+            sch.require((run % lanes).eq(0) & ((run % width).eq(0) | (width % run).eq(0)))
+    return tile
+
+
 def choose_tile(problem: TileProblem, target: Target) -> Tile:
     """The tile with the least estimated time.
 
@@ -68,7 +109,7 @@ def choose_tile(problem: TileProblem, target: Target) -> Tile:
     lanes = target.lanes(problem.bits)
     while lanes * problem.bits >= SHORTEST_BITS:
         vectors_all = math.ceil(problem.columns / lanes)
-        for vectors in range(1, min(vectors_all, 8) + 1):
+        for vectors in range(1, min(vectors_all, MAX_VECTORS) + 1):
             if not problem.fits(lanes, vectors):
                 continue
             for rows in range(1, min(problem.rows, max_rows(problem, target)) + 1):
@@ -86,7 +127,10 @@ def choose_tile(problem: TileProblem, target: Target) -> Tile:
     return best[1]
 
 
-def register_need(rows: int, vectors: int, problem: TileProblem) -> int:
+Size = TypeVar("Size", int, Expr)
+
+
+def register_need(rows: Size, vectors: Size, problem: TileProblem) -> Size:
     """Vector registers a reduction step keeps alive."""
     if problem.shared_vector:
         return rows * vectors + vectors + 1

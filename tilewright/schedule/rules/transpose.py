@@ -16,7 +16,14 @@ from tilewright.ir.expr import Expr, Var
 from tilewright.ir.simplify import simplify
 from tilewright.ir.visit import const_int, free_vars
 from tilewright.schedule.rules.analysis import Access, BlockInfo, block_info, is_injective
-from tilewright.schedule.rules.common import block_named, extent_of, loops_by_iter, parallelize, read_index
+from tilewright.schedule.rules.common import (
+    block_named,
+    extent_of,
+    loops_by_iter,
+    parallelize,
+    pick,
+    read_index,
+)
 from tilewright.schedule.schedule import BlockRef, LoopRef, Schedule
 from tilewright.target import Target
 
@@ -110,14 +117,14 @@ def schedule_transposition(sch: Schedule, ref: BlockRef, plan: Transposition, ta
     copies = [sch.cache_read(ref, read_index(sch, ref, a.buffer), "register") for a in plan.operands]
     size = LINE * 8 // dt.bits(info.store.buffer.dtype)
     columns, rows = info.extent(plan.column), info.extent(plan.row)
-    high = max(min(size, columns) // plan.height, 1)
-    wide = max(min(size, rows) // plan.width, 1)
+    high = pick(sch, ref, "high", (1, 2, 4, 8), max(min(size, columns) // plan.height, 1))
+    wide = pick(sch, ref, "wide", (1, 2, 4, 8), max(min(size, rows) // plan.width, 1))
     panel, high_tile, lane = sch.split(loops[plan.column], [None, high, plan.height])
     stripe, wide_tile, step = sch.split(loops[plan.row], [None, wide, plan.width])
     walk = [panel, stripe] if rows >= LONG_ROWS * columns else [stripe, panel]
     sch.reorder(*others, *walk, wide_tile, high_tile, step, lane)
     outer = [*others, walk[0]]
-    if _iterations(sch, outer) < 4 * target.cores:
+    if not sch.symbolic and _iterations(sch, outer) < 4 * target.cores:
         outer.append(walk[1])
     fused = sch.fuse(*outer) if len(outer) > 1 else outer[0]
     # Memory-bound work: count bytes as operations so that large copies go to threads.

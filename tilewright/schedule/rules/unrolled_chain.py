@@ -20,8 +20,15 @@ from tilewright.ir.expr import BinOp, Cmp, Const, Expr, Select, Var
 from tilewright.ir.visit import const_int, free_vars, walk_expr
 from tilewright.schedule.index_map import IndexMap
 from tilewright.schedule.rules.analysis import BlockInfo, block_info, is_injective
-from tilewright.schedule.rules.common import block_named, extent_of, loops_by_iter, parallelize
-from tilewright.schedule.rules.tiles import Tile, TileProblem, choose_tile
+from tilewright.schedule.rules.common import (
+    block_named,
+    extent_of,
+    loops_by_iter,
+    parallelize,
+    pick,
+    powers,
+)
+from tilewright.schedule.rules.tiles import OpenTile, Tile, TileProblem, choose_tile, pick_tile
 from tilewright.schedule.schedule import BlockRef, LoopRef, Schedule
 from tilewright.target import Target
 
@@ -153,7 +160,7 @@ def _tile_output(sch: Schedule, chain: Chain, target: Target) -> tuple[LoopRef, 
     if vector is None or not short:
         raise ScheduleError(f"'{info.block.name}' is not made of tiles")
     chunk, lane = sch.split(vector, [None, target.lanes(dt.bits(info.store.buffer.dtype))])
-    blocks, inside = _split_block(sch, outer, target)
+    blocks, inside = _split_block(sch, chain.after[-1], outer, target)
     sch.reorder(*blocks, *inside, chunk, *short, lane)
     block = sch.fuse(*blocks) if len(blocks) > 1 else blocks[0]
     for loop in short:
@@ -162,7 +169,9 @@ def _tile_output(sch: Schedule, chain: Chain, target: Target) -> tuple[LoopRef, 
     return block, chunk
 
 
-def _split_block(sch: Schedule, outer: list[LoopRef], target: Target) -> tuple[list[LoopRef], list[LoopRef]]:
+def _split_block(
+    sch: Schedule, ref: BlockRef, outer: list[LoopRef], target: Target
+) -> tuple[list[LoopRef], list[LoopRef]]:
     """The loops over tiles, outermost first, as loops over blocks and loops inside a block."""
     total = math.prod(extent_of(sch, loop) for loop in outer)
     wanted = min(max(total // max(target.cores, 1), BLOCK_TILES // 2), BLOCK_TILES)
@@ -175,7 +184,9 @@ def _split_block(sch: Schedule, outer: list[LoopRef], target: Target) -> tuple[l
         if place == len(outer) - 1:
             part = count  # whole lines: where their borders are is known when compiling
         if part < count or place == 0:
-            blocks, rest = sch.split(loop, [None, part])
+            whole_lines = place == len(outer) - 1
+            size_of_block = part if whole_lines else pick(sch, ref, "lines", powers(1, count), part)
+            blocks, rest = sch.split(loop, [None, size_of_block])
             return [*outer[:place], blocks], [rest, *inside]
         inside.insert(0, loop)
         size *= count
@@ -254,10 +265,12 @@ def _tile_contraction(sch: Schedule, ref: BlockRef, stored: BlockRef, below: Loo
         depth=info.points(info.reduce),
         outer=math.prod(extent_of(sch, loops[v]) for v in [*batch, *rows[:-1]]),
     )
-    tile = choose_tile(problem, target)
+    tile = pick_tile(sch, ref, problem, target)
     lines = 1
-    if len(rows) > 1 and tile.rows == problem.rows:
-        lines, tile = _several_lines(problem, tile, extent_of(sch, loops[rows[-2]]), target)
+    if isinstance(tile.rows, int) and len(rows) > 1 and tile.rows == problem.rows:
+        best = choose_tile(problem, target)
+        lines, wider = _several_lines(problem, best, extent_of(sch, loops[rows[-2]]), target)
+        tile = OpenTile(wider.rows, wider.vectors, wider.lanes)
     name = weights[0].buffer
     if name.name in sch.func.attr("const_params", ()):
         _pack(sch, ref, info, weights[0].indices.index(same[vector]), tile.width)
@@ -287,7 +300,7 @@ def _several_lines(problem: TileProblem, tile: Tile, lines: int, target: Target)
     return best
 
 
-def _pack(sch: Schedule, ref: BlockRef, info: BlockInfo, dim: int, width: int) -> None:
+def _pack(sch: Schedule, ref: BlockRef, info: BlockInfo, dim: int, width: int | Expr) -> None:
     buffer = next(a.buffer for a in info.loads if a.buffer.name in sch.func.attr("const_params", ()))
     rank = len(buffer.shape)
     names = list(dict.fromkeys(r.buffer.name for r in block_named(sch, ref.name).reads))
@@ -296,7 +309,7 @@ def _pack(sch: Schedule, ref: BlockRef, info: BlockInfo, dim: int, width: int) -
     sch.transform_layout(ref, "read", names.index(buffer.name), IndexMap.tile(rank, dim, width, order))
 
 
-def _accumulate(sch: Schedule, ref: BlockRef, below: LoopRef, tile: Tile) -> None:
+def _accumulate(sch: Schedule, ref: BlockRef, below: LoopRef, tile: OpenTile) -> None:
     info = _info(sch, ref)
     loops = loops_by_iter(sch, ref, below=below)
     spatial = [v for v in info.spatial if v in loops]

@@ -1,0 +1,514 @@
+"""What a scheduled program is like, as numbers that a cost model learns from.
+
+Features are expressions over the open decisions of a schedule, derived from its loops, bindings and accesses
+alone: they serve any rule's sketch and any function. On a bound schedule the same derivation gives constants,
+so a candidate's features can be checked against its program's.
+
+A function is described by its *main* block, the one with most work, by sums over the other blocks, and by
+totals. Sizes are base-2 logarithms, so that ratios are differences. The levels of a block's loop nest are:
+
+    micro   the innermost loops that are unrolled or vectorized: what stays in registers
+    inner   micro and the loop around it: what the first-level cache should hold
+    task    everything inside the innermost parallel loop (or GPU block): the work of one thread
+    all     the whole nest
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilewright.errors import ScheduleError
+from tilewright.ir import dtype as dt
+from tilewright.ir.bounds import affine
+from tilewright.ir.expr import BinOp, Call, Cmp, Expr, Load, Select, as_expr, call, cast, maximum, minimum
+from tilewright.ir.intrinsics import flops_of
+from tilewright.ir.simplify import prove, simplify
+from tilewright.ir.stmt import Alloc, Block, Buffer, For, PrimFunc, Store
+from tilewright.ir.visit import (
+    const_int,
+    loads_of,
+    rewrite_expr,
+    stores_of,
+    substitute_expr,
+    uses,
+    walk_expr,
+)
+from tilewright.schedule.columns import compile_columns
+from tilewright.schedule.region import relax
+from tilewright.schedule.state import Tree
+from tilewright.target import Target
+
+#: Loads of the main block that are described one by one, in the order of the expression; its store too.
+LOADS: Final = 4
+LEVELS: Final = ("micro", "inner", "task", "all")
+#: Depths at which the arithmetic intensity is sampled, from the innermost iteration to the whole nest.
+CURVE: Final = 6
+#: Iterators of the main block that are described one by one, by kind: the longest first.
+ITERS: Final = 3
+_ACCESS: Final = ("bytes", *LEVELS, "stride", "run", "reuse")
+_OPS: Final = ("add", "mul", "div", "minmax", "call")
+
+FEATURES: Final[tuple[str, ...]] = (
+    "flops", "program_flops", "points", "steps", "param_bytes", "intensity", "element_bytes", "blocks",
+    "reductions",
+    *(f"spatial_{n}" for n in range(ITERS)), *(f"reduce_{n}" for n in range(ITERS)),
+    *(f"ops_{name}" for name in _OPS),
+    "executed", "waste", *(f"waste_{n}" for n in range(ITERS)), "lanes", "lane_fill", "lanes_reduce",
+    "unrolled", "micro_points", "micro_steps", "inner_extent", "inner_reduces", "task_steps", "depth",
+    "iterations",
+    "accumulators", "registers", "register_fill", "micro_loads", "micro_broadcasts", "micro_gathers",
+    "micro_stores", "loads_per_op", "code",
+    *(f"{access}_{what}" for access in ("store", *(f"load{n}" for n in range(LOADS))) for what in _ACCESS),
+    *(f"footprint_{level}" for level in LEVELS), "l1_fill", "l2_fill", "l3_fill", "temporary_bytes",
+    "register_bytes", "shared_bytes", "packed_bytes",
+    *(f"intensity_{n}" for n in range(CURVE)), "ridge",
+    "items", "items_per_core", "imbalance", "flops_per_item", "bytes_per_item",
+    "threads", "thread_blocks", "virtual_threads",
+    "other_flops", "other_bytes", "other_iterations", "other_waste",
+)  # fmt: skip
+
+
+def features_of(func: PrimFunc, target: Target) -> NDArray[np.float32]:
+    """``[len(FEATURES)]``: the features of a bound schedule's function.
+
+    Raises ScheduleError when its sizes are not constant.
+    """
+    exprs = feature_exprs(func, target)
+    values = compile_columns([exprs[name] for name in FEATURES], [])(np.empty((1, 0), np.int64))
+    return np.asarray(values[0], np.float32)
+
+
+def feature_exprs(func: PrimFunc, target: Target) -> dict[str, Expr]:
+    """Every feature by name, float64 over the open decisions of ``func``.
+
+    Raises ScheduleError for a function without blocks.
+    """
+    tree = Tree(func)
+    if not tree.blocks:
+        raise ScheduleError(f"'{func.name}' has no blocks to describe")
+    nests = [Nest.of(tree, block) for block in tree.blocks.values()]
+    # The first of equals; sums start in blocks of their own that do no arithmetic.
+    main = max(nests, key=lambda nest: (nest.static_flops, nest.static_points))
+    found = {name: as_expr(0.0, "float64") for name in FEATURES}
+    found.update(_workload(tree, main, nests))
+    found.update(_tiles(main, target))
+    found.update(_micro(main, target))
+    found.update(_accesses(main))
+    found.update(_memory(tree, main, target))
+    found.update(_parallel(main, target))
+    found.update(_others([nest for nest in nests if nest is not main]))
+    assert len(found) == len(FEATURES), found.keys() ^ set(FEATURES)
+    return found
+
+
+# -- expressions ---------------------------------------------------------------------------------------------
+
+
+def _float(e: Expr) -> Expr:
+    return e if dt.is_float(e.dtype) else cast("float64", e)
+
+
+def _log(e: Expr | int | float) -> Expr:
+    """``log2(max(e, 1))``."""
+    return call("log2", [maximum(_float(as_expr(e, None if isinstance(e, Expr) else "float64")), 1.0)])
+
+
+def _ratio(a: Expr | int, b: Expr | int) -> Expr:
+    return _as_float(a) / maximum(_as_float(b), 1.0)
+
+
+def _as_float(e: Expr | int) -> Expr:
+    return _float(e) if isinstance(e, Expr) else as_expr(float(e), "float64")
+
+
+def _log_ratio(a: Expr | int, b: Expr | int) -> Expr:
+    """``log2(a / b)`` of positive numbers."""
+    return call("log2", [maximum(_ratio(a, b), 2.0**-40)])
+
+
+def _any(loops: Sequence[For]) -> Expr:
+    """1 where one of the loops runs more than once, else 0."""
+    return _as_float(minimum(_product([loop.extent for loop in loops]) - 1, 1))
+
+
+def _product(extents: Sequence[Expr]) -> Expr:
+    total: Expr = as_expr(1)
+    for extent in extents:
+        total = total * extent
+    return total
+
+
+def _sum(terms: Sequence[Expr]) -> Expr:
+    total: Expr = as_expr(0)
+    for term in terms:
+        total = total + term
+    return total
+
+
+# -- a block and its loops -----------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Access:
+    """A load or store of a block, with its index over the loops outside."""
+
+    buffer: Buffer
+    indices: tuple[Expr, ...]
+    over_loops: tuple[Expr, ...]
+
+    def touched(self, loops: Sequence[For]) -> list[Expr]:
+        """Elements per dimension that are touched while ``loops`` run."""
+        extents = {loop.var: loop.extent for loop in loops}
+        found: list[Expr] = []
+        for index, dim in zip(self.over_loops, self.buffer.shape, strict=True):
+            r = relax(index, extents)
+            found.append(dim if r is None else minimum(r.extent, dim))
+        return found
+
+    def bytes(self, loops: Sequence[For]) -> Expr:
+        """Bytes of the distinct elements touched while ``loops`` run."""
+        return _product(self.touched(loops)) * dt.nbytes(self.buffer.dtype)
+
+    def stride(self, loop: For) -> Expr:
+        """Elements between what neighbouring iterations of ``loop`` touch; -1 where it is not one number."""
+        total: Expr = as_expr(0)
+        for index, step in zip(self.over_loops, self.buffer.row_major_strides(), strict=True):
+            form = affine(index, {loop.var})
+            if form is None or any(atom is not loop.var for atom in form.terms):
+                return as_expr(-1)
+            total = total + form.terms.get(loop.var, as_expr(0)) * step
+        return simplify(total)
+
+
+def _unwrapped(index: Expr, tile: Sequence[For]) -> Expr:
+    """``index`` without quotients and remainders that do not wrap around within a tile (a packed operand's):
+    there ``(lo + r) % d`` is ``r`` and ``(lo + r) // d`` is ``lo // d``.
+    """
+    extents = {loop.var: loop.extent for loop in tile}
+
+    def rewritten(node: Expr) -> Expr | None:
+        if not isinstance(node, BinOp) or node.op not in ("floordiv", "mod") or uses(node.b, set(extents)):
+            return None
+        whole = simplify(node.a)
+        r = relax(whole, extents) if uses(whole, set(extents)) else None
+        if r is None or not prove((r.lo % node.b).eq(0)) or not prove(r.extent <= node.b):
+            return None
+        return whole - r.lo if node.op == "mod" else r.lo // node.b
+
+    return simplify(rewrite_expr(index, rewritten))
+
+
+@dataclasses.dataclass(frozen=True)
+class Nest:
+    """A block, the loops around it (outermost first), and where its levels begin among them."""
+
+    block: Block
+    loops: tuple[For, ...]
+    starts: dict[str, int]
+    store: Access
+    loads: tuple[Access, ...]
+    values: tuple[Expr, ...]
+
+    @staticmethod
+    def of(tree: Tree, block: Block) -> Nest:
+        loops = tuple(tree.loops_above(block))
+        micro = len(loops)
+        while micro and loops[micro - 1].kind in ("vectorized", "unrolled"):
+            micro -= 1
+        outside = [n for n, loop in enumerate(loops) if loop.kind == "parallel" or "blockIdx" in loop.kind]
+        task = outside[-1] + 1 if outside else 0
+        starts = {"micro": max(micro, task), "inner": max(micro - 1, task, 0), "task": task, "all": 0}
+        bindings: dict[Expr, Expr] = {it.var: it.binding for it in block.iters}
+
+        def access(buffer: Buffer, indices: tuple[Expr, ...]) -> Access:
+            over = tuple(
+                _unwrapped(simplify(substitute_expr(index, bindings)), loops[starts["micro"] :])
+                for index in indices
+            )
+            return Access(buffer, indices, over)
+
+        stores = list(stores_of(block.body))
+        found: dict[Expr, Access] = {}
+        for stmt in stores:
+            for node in loads_of(stmt.value):
+                if not _is_own(node, stmt):
+                    found.setdefault(node, access(node.buffer, node.indices))
+        store = access(stores[0].buffer, stores[0].indices)
+        values = tuple(s.value for s in stores)
+        return Nest(block, loops, starts, store, tuple(found.values()), values)
+
+    def level(self, name: str) -> tuple[For, ...]:
+        return self.loops[self.starts[name] :]
+
+    def count(self, loops: Sequence[For] | None = None) -> Expr:
+        """How often the loops (default: all) run their body."""
+        return _product([loop.extent for loop in (self.loops if loops is None else loops)])
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of one instance. Guards do not count: they come and go with sizes."""
+        return sum(_flops_of(value) for value in self.values)
+
+    @property
+    def points(self) -> Expr:
+        """Instances that the program needs."""
+        return _product([it.extent for it in self.block.iters])
+
+    @property
+    def static_points(self) -> int:
+        return _constant(self.points)
+
+    @property
+    def static_flops(self) -> int:
+        return self.flops * self.static_points
+
+    @property
+    def accesses(self) -> tuple[Access, ...]:
+        return (self.store, *self.loads)
+
+    def is_reduce(self, loop: For) -> bool:
+        from tilewright.schedule.state import binding_vars
+
+        return loop.var in binding_vars(self.block, "reduce")
+
+    def footprint(self, loops: Sequence[For]) -> Expr:
+        """Bytes of memory (registers left out) that the block touches while ``loops`` run."""
+        distinct: dict[Buffer, Expr] = {}
+        for access in self.accesses:
+            if access.buffer.scope == "register":
+                continue
+            mine = access.bytes(loops)
+            # Several accesses of one buffer mostly touch the same elements.
+            old = distinct.get(access.buffer)
+            distinct[access.buffer] = mine if old is None else maximum(old, mine)
+        return _sum(list(distinct.values()))
+
+
+def _is_own(node: Load, store: Store) -> bool:
+    return node.buffer is store.buffer and node.indices == store.indices
+
+
+def _flops_of(value: Expr) -> int:
+    """As ``flops_of``, without comparisons and selections."""
+    choices = [node for node in walk_expr(value) if isinstance(node, Cmp | Select)]
+    return flops_of(value) - sum(dt.is_float(node.a.dtype) for node in choices)
+
+
+def _constant(e: Expr) -> int:
+    """The value of a constant; 0 of what depends on a decision (only temporaries' and packed sizes do)."""
+    return const_int(simplify(e)) or 0
+
+
+# -- the groups of features ----------------------------------------------------------------------------------
+
+
+def _workload(tree: Tree, main: Nest, nests: Sequence[Nest]) -> dict[str, Expr]:
+    params = [p for p in tree.func.params if isinstance(p, Buffer)]
+    size = _sum([_product(list(p.shape)) * dt.nbytes(p.dtype) for p in params])
+    total = _sum([nest.points * nest.flops for nest in nests])
+    found = {
+        "flops": _log(main.points * main.flops),
+        "program_flops": _log(total),
+        "points": _log(_product([it.extent for it in main.block.iters if it.kind == "spatial"])),
+        "steps": _log(_product([it.extent for it in main.block.iters if it.kind == "reduce"])),
+        "param_bytes": _log(size),
+        "intensity": _log_ratio(total, size),
+        "element_bytes": _as_float(dt.nbytes(main.store.buffer.dtype)),
+        "blocks": _as_float(len(nests)),
+        "reductions": _as_float(sum(any(it.kind == "reduce" for it in n.block.iters) for n in nests)),
+    }
+    for kind in ("spatial", "reduce"):
+        extents = sorted((_constant(it.extent) for it in main.block.iters if it.kind == kind), reverse=True)
+        for n, extent in enumerate(extents[:ITERS]):
+            found[f"{kind}_{n}"] = _log(extent)
+    counts = _operations(main)
+    return {**found, **{f"ops_{name}": _as_float(count) for name, count in counts.items()}}
+
+
+def _operations(nest: Nest) -> dict[str, int]:
+    """Floating-point operations of one instance by kind."""
+    counts = dict.fromkeys(_OPS, 0)
+    for value in nest.values:
+        for node in walk_expr(value):
+            if isinstance(node, BinOp) and dt.is_float(node.dtype):
+                counts[{"sub": "add", "min": "minmax", "max": "minmax"}.get(node.op, node.op)] += 1
+            elif isinstance(node, Call):
+                counts["call"] += 1
+    return counts
+
+
+def _tiles(main: Nest, target: Target) -> dict[str, Expr]:
+    lanes = _product([s.extent for s in main.loops if s.kind == "vectorized"])
+    bits = dt.bits(main.store.buffer.dtype)
+    inner = main.loops[main.starts["inner"]] if main.starts["inner"] < main.starts["micro"] else None
+    micro, task = main.level("micro"), main.level("task")
+    found = {
+        "executed": _log(main.count()),
+        "waste": _log_ratio(main.count(), main.points),
+        "lanes": _log(lanes),
+        "lane_fill": _ratio(lanes * bits, target.vector_bits),
+        "lanes_reduce": _any([s for s in main.loops if s.kind == "vectorized" and main.is_reduce(s)]),
+        "unrolled": _log(_product([s.extent for s in main.loops if s.kind == "unrolled"])),
+        "micro_points": _log(_product([s.extent for s in micro if not main.is_reduce(s)])),
+        "micro_steps": _log(_product([s.extent for s in micro if main.is_reduce(s)])),
+        "inner_extent": _log(inner.extent if inner is not None else 1),
+        "inner_reduces": _any([inner] if inner is not None and main.is_reduce(inner) else []),
+        "task_steps": _log(_product([s.extent for s in task if main.is_reduce(s)])),
+        "depth": _as_float(len(main.loops)),
+        "iterations": _log(_product([s.extent for s in main.loops if s.kind != "vectorized"])),
+    }
+    extents = {loop.var: loop.extent for loop in main.loops}
+    spatial = [it for it in main.block.iters if it.kind == "spatial"]
+    spatial.sort(key=lambda it: _constant(it.extent), reverse=True)
+    for n, it in enumerate(spatial[:ITERS]):
+        reached = relax(simplify(it.binding), extents)
+        if reached is not None:
+            found[f"waste_{n}"] = _log_ratio(maximum(reached.extent, it.extent), it.extent)
+    return found
+
+
+def _micro(main: Nest, target: Target) -> dict[str, Expr]:
+    micro = main.level("micro")
+    lanes = _product([s.extent for s in micro if s.kind == "vectorized"])
+    vector = next((s for s in micro if s.kind == "vectorized"), None)
+    bits = dt.bits(main.store.buffer.dtype)
+    accumulators = _product([s.extent for s in micro if s is not vector and not main.is_reduce(s)])
+    per_register = max(target.vector_bits // bits, 1)
+    vectors: list[Expr] = []
+    broadcasts: list[Expr] = []
+    gathers: list[Expr] = []
+    live: list[Expr] = []
+    for access in main.loads:
+        distinct = _product(access.touched([s for s in micro if s is not vector]))
+        stride = as_expr(0) if vector is None else access.stride(vector)
+        known = const_int(stride)
+        if access.buffer.scope == "register":
+            continue
+        if known == 0:
+            broadcasts.append(distinct)
+        elif known == 1:
+            vectors.append(distinct)
+            live.append(distinct)
+        else:
+            gathers.append(distinct)
+            live.append(distinct)
+    registers = accumulators * ((lanes + per_register - 1) // per_register) + _sum(live)
+    operations = main.count([s for s in micro if s is not vector]) * max(main.flops, 1)
+    return {
+        "accumulators": _log(accumulators),
+        "registers": _log(registers),
+        "register_fill": _log_ratio(registers, target.vector_registers),
+        "micro_loads": _log(_sum(vectors)),
+        "micro_broadcasts": _log(_sum(broadcasts)),
+        "micro_gathers": _log(_sum(gathers)),
+        "micro_stores": _log(_product(main.store.touched([s for s in micro if s is not vector]))),
+        "loads_per_op": _log_ratio(_sum([*vectors, *broadcasts, *gathers]) + 1, operations),
+        "code": _log(operations * max(len(main.loads), 1)),
+    }
+
+
+def _accesses(main: Nest) -> dict[str, Expr]:
+    found: dict[str, Expr] = {}
+    vector = next((s for s in reversed(main.loops) if s.kind == "vectorized"), None)
+    named = [("store", main.store), *((f"load{n}", a) for n, a in enumerate(main.loads[:LOADS]))]
+    for name, access in named:
+        size = dt.nbytes(access.buffer.dtype)
+        found[f"{name}_bytes"] = _log(_product(list(access.buffer.shape)) * size)
+        for level in LEVELS:
+            found[f"{name}_{level}"] = _log(access.bytes(main.level(level)))
+        stride = as_expr(0) if vector is None else access.stride(vector)
+        known = const_int(stride)
+        # Contiguous 0, one element for all lanes -1, else how far apart.
+        if known is not None and known <= 0:
+            found[f"{name}_stride"] = as_expr(-1.0 if known == 0 else 8.0, "float64")
+        else:
+            found[f"{name}_stride"] = _log(maximum(stride, 1))
+        found[f"{name}_run"] = _log(_run(access, main.level("task")) * size)
+        touches = main.count(main.level("task"))
+        found[f"{name}_reuse"] = _log_ratio(touches * size, access.bytes(main.level("task")))
+    return found
+
+
+def _run(access: Access, loops: Sequence[For]) -> Expr:
+    """Elements in a row that lie next to each other in what ``loops`` touch."""
+    touched = access.touched(loops)
+    return touched[-1] if touched else as_expr(1)
+
+
+def _memory(tree: Tree, main: Nest, target: Target) -> dict[str, Expr]:
+    found: dict[str, Expr] = {}
+    sizes = {level: main.footprint(main.level(level)) for level in LEVELS}
+    for level, size in sizes.items():
+        found[f"footprint_{level}"] = _log(size)
+    found["l1_fill"] = _log_ratio(sizes["inner"], target.l1d_bytes)
+    found["l2_fill"] = _log_ratio(sizes["task"], target.l2_bytes)
+    found["l3_fill"] = _log_ratio(sizes["all"], target.l3_bytes)
+    by_scope: dict[str, list[Expr]] = {}
+    for stmt in tree.order:
+        if isinstance(stmt, Alloc):
+            by_scope.setdefault(stmt.buffer.scope, []).append(_allocated(tree, stmt.buffer))
+    found["temporary_bytes"] = _log(_sum(by_scope.get("global", [])))
+    found["register_bytes"] = _log(_sum(by_scope.get("register", [])))
+    found["shared_bytes"] = _log(_sum(by_scope.get("shared", [])))
+    laid = dict(tree.func.attr("param_layouts", {}))
+    packed = [p for p in tree.func.params if isinstance(p, Buffer) and p.name in laid]
+    found["packed_bytes"] = _log(_sum([_product(list(p.shape)) * dt.nbytes(p.dtype) for p in packed]))
+    loops = main.loops
+    for n in range(CURVE):
+        inside = loops[len(loops) - (len(loops) * n) // (CURVE - 1) :]
+        work = main.count(inside) * max(main.flops, 1)
+        found[f"intensity_{n}"] = _log_ratio(work, main.footprint(inside) + 1)
+    # Operations per byte from which on the machine computes more slowly than it loads.
+    ridge = 2 * target.fma_bits // 32 * 4
+    found["ridge"] = _log_ratio(main.count() * max(main.flops, 1), (sizes["all"] + 1) * ridge)
+    return found
+
+
+def _allocated(tree: Tree, buffer: Buffer) -> Expr:
+    """Bytes of a temporary that are live at once: what its writers fill within the loops shared with its
+    readers."""
+    writers, readers = tree.writers(buffer), tree.readers(buffer)
+    if not writers or not readers:
+        return as_expr(0)
+    nest = Nest.of(tree, writers[0])
+    shared = tree.common_loops(writers[0], readers[-1])
+    return nest.store.bytes(nest.loops[len(shared) :])
+
+
+def _parallel(main: Nest, target: Target) -> dict[str, Expr]:
+    def extent_of(part: str) -> Expr:
+        return _product([s.extent for s in main.loops if part in s.kind])
+
+    items = extent_of("parallel")
+    cores = max(target.cores, 1)
+    rounds = (items + cores - 1) // cores
+    task = main.level("task")
+    return {
+        "items": _log(items),
+        "items_per_core": _log_ratio(items, cores),
+        "imbalance": _log_ratio(rounds * cores, items),
+        "flops_per_item": _log(main.count(task) * max(main.flops, 1)),
+        "bytes_per_item": _log(main.footprint(task)),
+        "threads": _log(extent_of("threadIdx")),
+        "thread_blocks": _log(extent_of("blockIdx")),
+        "virtual_threads": _log(extent_of("virtual")),
+    }
+
+
+def _others(nests: Sequence[Nest]) -> dict[str, Expr]:
+    def scalar_iterations(nest: Nest) -> Expr:
+        return _product([s.extent for s in nest.loops if s.kind != "vectorized"])
+
+    return {
+        "other_flops": _log(_sum([nest.count() * nest.flops for nest in nests])),
+        "other_bytes": _log(_sum([nest.footprint(nest.loops) for nest in nests])),
+        "other_iterations": _log(_sum([scalar_iterations(nest) for nest in nests])),
+        "other_waste": _log_ratio(
+            _sum([nest.count() for nest in nests]) + 1, _sum([nest.points for nest in nests]) + 1
+        ),
+    }

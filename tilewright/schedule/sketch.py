@@ -1,0 +1,219 @@
+"""Sketches: schedules whose decisions are open, and populations of candidates for them.
+
+A candidate is a row of integers, one column for each decision. What a search asks of candidates is answered
+for whole arrays of them at once, from expressions over the decisions; only :meth:`Sketch.bind` replays the
+primitives.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilewright.errors import ScheduleError
+from tilewright.ir.expr import Expr
+from tilewright.ir.stmt import PrimFunc
+from tilewright.schedule.columns import Compiled, compile_columns
+from tilewright.schedule.features import FEATURES, feature_exprs
+from tilewright.schedule.schedule import Schedule
+from tilewright.target import Target
+
+Rows = NDArray[np.int64]
+
+#: Rounds in which :meth:`Sketch.sample` draws before it settles for fewer candidates.
+SAMPLE_ROUNDS = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Sketch:
+    """A structure of a schedule with open decisions.
+
+    Attributes:
+        name: what tells it from the other sketches of the function.
+        func: the unscheduled function.
+        schedule: the symbolic schedule.
+        target: what its limits are taken from.
+    """
+
+    name: str
+    func: PrimFunc
+    schedule: Schedule
+    target: Target
+
+    def __repr__(self) -> str:
+        return f"Sketch({self.name}, {len(self.columns)} decisions, {self.size} combinations)"
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """The decisions' names, in the order of the columns."""
+        return tuple(self.schedule.decisions)
+
+    @cached_property
+    def domains(self) -> tuple[Rows, ...]:
+        """The values of each decision, ascending."""
+        return tuple(np.array(d.domain, np.int64) for d in self.schedule.decisions.values())
+
+    @property
+    def size(self) -> int:
+        """How many combinations of values there are, valid or not."""
+        count = 1
+        for domain in self.domains:
+            count *= len(domain)
+        return count
+
+    @property
+    def constraints(self) -> tuple[Expr, ...]:
+        """Conditions over the decisions that a candidate must meet."""
+        return self.schedule.constraints
+
+    @cached_property
+    def default(self) -> Rows:
+        """``[1, decisions]``: the values that the rules themselves would take."""
+        values = self.schedule.trace.decisions()
+        return np.array([[values[name] for name in self.columns]], np.int64).reshape(1, len(self.columns))
+
+    # -- populations -----------------------------------------------------------------------------------------
+
+    def valid(self, rows: Rows) -> NDArray[np.bool_]:
+        """``[n]``: which candidates are in the domains and meet the constraints."""
+        rows = self._checked(rows)
+        ok = np.ones(len(rows), bool)
+        for column, domain in zip(rows.T, self.domains, strict=True):
+            place = np.minimum(np.searchsorted(domain, column), len(domain) - 1)
+            ok &= domain[place] == column
+        # Divisors are positive inside the domains; outside of them the conditions mean nothing.
+        safe = rows if ok.all() else np.where(ok[:, None], rows, self.default)
+        return ok & self._conditions(safe)
+
+    def sample(self, count: int, seed: int | np.random.Generator = 0) -> Rows:
+        """``[n, decisions]``, ``n <= count``: different valid candidates, uniformly drawn.
+
+        Fewer than ``count`` where there are no more, or none were found in many draws.
+        """
+        rng = np.random.default_rng(seed)
+        if self.size <= max(4 * count, 1024):
+            every = self.enumerate()
+            return every[rng.permutation(len(every))[:count]]
+        found = np.empty((0, len(self.columns)), np.int64)
+        for _ in range(SAMPLE_ROUNDS):
+            drawn = np.stack([rng.choice(domain, 2 * count + 64) for domain in self.domains], axis=1)
+            found = _distinct(np.concatenate([found, drawn[self.valid(drawn)]]))
+            if len(found) >= count:
+                break
+        return found[:count]
+
+    def enumerate(self) -> Rows:
+        """Every valid candidate, in lexical order. Raises ScheduleError when there are too many to list."""
+        if self.size > 1 << 22:
+            raise ScheduleError(f"sketch '{self.name}' has {self.size} combinations: too many to list")
+        grid = np.meshgrid(*self.domains, indexing="ij")
+        rows = np.stack([g.ravel() for g in grid], axis=1) if grid else np.empty((1, 0), np.int64)
+        return rows[self.valid(rows)]
+
+    def mutate(self, rows: Rows, seed: int | np.random.Generator = 0, tries: int = 8) -> Rows:
+        """``[n, decisions]``: each candidate with one or two decisions changed, to a neighbouring value or to
+        any; where no change is valid in ``tries`` attempts the candidate stays as it was."""
+        rows = self._checked(rows)
+        rng = np.random.default_rng(seed)
+        result = rows.copy()
+        todo = np.arange(len(rows))
+        for _ in range(tries if self.columns else 0):
+            if not len(todo):
+                break
+            trial = rows[todo]
+            for step in range(2):
+                moved = rng.random(len(todo)) < (1.0 if step == 0 else 0.3)
+                which = rng.integers(len(self.columns), size=len(todo))
+                for column, domain in enumerate(self.domains):
+                    mine = np.flatnonzero(moved & (which == column))
+                    trial[mine, column] = _stepped(trial[mine, column], domain, rng)
+            good = self.valid(trial) & (trial != rows[todo]).any(axis=1)
+            result[todo[good]] = trial[good]
+            todo = todo[~good]
+        return result
+
+    def crossover(self, a: Rows, b: Rows, seed: int | np.random.Generator = 0, tries: int = 4) -> Rows:
+        """``[n, decisions]``: for each pair of candidates a mix of their values; the first of the pair where
+        no mix is valid in ``tries`` attempts."""
+        a, b = self._checked(a), self._checked(b)
+        rng = np.random.default_rng(seed)
+        result = a.copy()
+        todo = np.arange(len(a))
+        for _ in range(tries):
+            if not len(todo):
+                break
+            trial = np.where(rng.random((len(todo), len(self.columns))) < 0.5, a[todo], b[todo])
+            good = self.valid(trial)
+            result[todo[good]] = trial[good]
+            todo = todo[~good]
+        return result
+
+    # -- what a candidate is ---------------------------------------------------------------------------------
+
+    def features(self, rows: Rows) -> NDArray[np.float32]:
+        """``[n, features]``: what the programs of valid candidates are like
+        (:mod:`tilewright.schedule.features`)."""
+        return self._features(self._checked(rows)).astype(np.float32)
+
+    def bind(self, row: Sequence[int] | Rows) -> Schedule:
+        """The schedule of one candidate: the primitives replayed with its values.
+
+        Raises ScheduleError when a value is outside of its domain.
+        """
+        values = [int(v) for v in np.asarray(row).reshape(-1)]
+        if len(values) != len(self.columns):
+            raise ScheduleError(f"sketch '{self.name}' has {len(self.columns)} decisions, not {len(values)}")
+        return self.schedule.trace.bind(dict(zip(self.columns, values, strict=True))).apply(self.func)
+
+    def row(self, decisions: Mapping[str, int]) -> Rows:
+        """``[decisions]``: a candidate from values by name. Raises ScheduleError where one is missing."""
+        missing = [name for name in self.columns if name not in decisions]
+        if missing:
+            raise ScheduleError(f"sketch '{self.name}' also decides {', '.join(missing)}")
+        return np.array([decisions[name] for name in self.columns], np.int64)
+
+    def _checked(self, rows: Rows) -> Rows:
+        rows = np.asarray(rows, np.int64)
+        if rows.ndim != 2 or rows.shape[1] != len(self.columns):
+            raise ScheduleError(
+                f"candidates of sketch '{self.name}' are rows of {len(self.columns)} integers, "
+                f"not {rows.shape}"
+            )
+        return rows
+
+    @cached_property
+    def _symbols(self) -> list[Expr]:
+        return [d.symbol for d in self.schedule.decisions.values()]
+
+    def _conditions(self, rows: Rows) -> NDArray[np.bool_]:
+        if not self.constraints:
+            return np.ones(len(rows), bool)
+        return np.asarray(self._compiled_constraints(rows).all(axis=1))
+
+    @cached_property
+    def _compiled_constraints(self) -> Compiled:
+        return compile_columns(self.constraints, self._symbols)
+
+    @cached_property
+    def _features(self) -> Compiled:
+        exprs = feature_exprs(self.schedule.func, self.target)
+        return compile_columns([exprs[name] for name in FEATURES], self._symbols)
+
+
+def _distinct(rows: Rows) -> Rows:
+    """Rows without repetitions, in order of their first appearance."""
+    _, first = np.unique(rows, axis=0, return_index=True)
+    return rows[np.sort(first)]
+
+
+def _stepped(values: Rows, domain: Rows, rng: np.random.Generator) -> Rows:
+    """Other members of ``domain``: mostly a neighbour, else any."""
+    place = np.searchsorted(domain, values)
+    near = place + rng.choice([-2, -1, 1, 2], size=len(values))
+    anywhere = rng.integers(len(domain), size=len(values))
+    chosen = np.where(rng.random(len(values)) < 0.6, near, anywhere)
+    return np.asarray(domain[np.clip(chosen, 0, len(domain) - 1)])
