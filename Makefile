@@ -32,8 +32,8 @@ test: $(VENV)/.dev  ## the default test suite
 test-slow: $(VENV)/.dev  ## the tests left out of the default suite
 	$(BIN)/python -m pytest -n $(JOBS) -m slow
 
-fuzz: $(VENV)/.dev  ## random kernels until one fails, which is then minimised
-	$(BIN)/python -m tests.kernels.fuzz --seeds "$$(date +%s):"
+fuzz: $(VENV)/.dev  ## random programs under random schedules until one fails, which is then minimised
+	$(BIN)/python -m tests.fuzz
 
 lint: $(VENV)/.dev  ## ruff, mypy and the import contracts
 	$(BIN)/ruff check .

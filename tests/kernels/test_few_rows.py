@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
-from tests.kernels.harness import check, prepare, slow_parts
-from tests.kernels.programs import Case
+from tests.fuzz.case import Case
+from tests.kernels.harness import TARGETS, check, prepare, slow_parts
 from tilewright.ir import te
 from tilewright.ir.expr import Expr
 from tilewright.target import Target
 
-TARGETS = ("x86-64-v3", "x86-64-v4")
 HOST = Target.host()
 
 
@@ -25,9 +23,7 @@ def product_with_keys(heads: int, rows: int, keys: int, depth: int) -> Case:
         return te.reduce("sum", (depth,), lambda r: q[h, i, r] * turned[h, r, j])
 
     func = te.primfunc("scores", [q, k], [te.compute((heads, rows, keys), body, "y")])
-    rng = np.random.default_rng(0)
-    arrays = tuple(rng.integers(0, 4, t.buffer.static_shape).astype(np.float32) for t in (q, k))
-    return Case(func, arrays, (True,), ())
+    return Case.integers(func)
 
 
 @pytest.mark.parametrize("target", TARGETS)

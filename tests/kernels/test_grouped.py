@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
-from tests.kernels.harness import check, prepare
-from tests.kernels.programs import Case
+from tests.fuzz.case import Case
+from tests.kernels.harness import TARGETS, check, prepare
 from tilewright.ir import te
 from tilewright.ir.expr import Expr, Load
 from tilewright.ir.stmt import For, PrimFunc
@@ -15,7 +14,6 @@ from tilewright.schedule.rules.analysis import block_info
 from tilewright.schedule.rules.tiles import TileProblem, choose_tile
 from tilewright.target import Target
 
-TARGETS = ("x86-64-v3", "x86-64-v4")
 HOST = Target.host()
 
 
@@ -29,9 +27,7 @@ def grouped_product(rows: int, groups: int, reads: int, run: int) -> Case:
         return te.reduce("sum", (reads,), lambda r: x[i, (j // run) * reads + r] * w[r, j])
 
     func = te.primfunc("grouped", [x, w], [te.compute((rows, groups * run), body, "y")], (w,))
-    rng = np.random.default_rng(0)
-    arrays = tuple(rng.integers(0, 4, t.buffer.static_shape).astype(np.float32) for t in (x, w))
-    return Case(func, arrays, (True,), ())
+    return Case.integers(func)
 
 
 def gathers(func: PrimFunc, name: str) -> bool:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 
+from tests.fuzz.campaign import RUNNABLE as TARGETS
+from tests.fuzz.case import Case, Draw
 from tests.kernels.harness import check, prepare
-from tests.kernels.programs import Case
-from tests.kernels.test_random import TARGETS
 from tilewright.backend import get_backend
 from tilewright.backend.llvm.asm import assembly, count_spills
 from tilewright.backend.llvm.emit import emit_kernel
@@ -28,18 +27,15 @@ Body = Callable[..., Expr]
 def case(inputs: list[te.Tensor], shape: tuple[int, ...], body: Body) -> Case:
     out = te.compute(shape, body, "out")
     func = te.primfunc("f", inputs, [out])
-    rng = np.random.default_rng(0)
-    arrays = []
+    draws = {}
     for tensor in inputs:
-        sizes = tuple(int(repr(s)) for s in tensor.shape)
         if tensor.dtype == "bool":
-            arrays.append(rng.integers(0, 2, sizes).astype(bool))
+            draws[tensor.name] = Draw(0, 2)
         elif dt.is_float(tensor.dtype):
-            arrays.append(rng.standard_normal(sizes).astype(dt.to_numpy(tensor.dtype)))
+            draws[tensor.name] = Draw(-3, 3, integers=False)
         else:
-            low = 0 if tensor.dtype.startswith("u") else -100
-            arrays.append(rng.integers(low, 100, sizes).astype(tensor.dtype))
-    return Case(func, tuple(arrays), (True,), ())
+            draws[tensor.name] = Draw(0 if tensor.dtype.startswith("u") else -100, 100)
+    return Case(func, draws, exact=(True,))
 
 
 def permuted(shape: tuple[int, ...], order: tuple[int, ...], dtype: str = "float32") -> Case:

@@ -17,12 +17,15 @@ from tests.lower.programs import (
     softmax,
     transpose_add,
 )
+from tilewright.ir import te
 from tilewright.ir.collapse import collapse_dims
+from tilewright.ir.expr import Var
 from tilewright.ir.interp import run
 from tilewright.ir.stmt import Alloc, Block, For, If, PrimFunc, Store
 from tilewright.ir.verify import verify
 from tilewright.ir.visit import const_int, free_vars, walk_stmt
 from tilewright.lower import PASSES, lower
+from tilewright.schedule import Schedule
 from tilewright.schedule.default import default_schedule
 from tilewright.target import Target
 
@@ -121,3 +124,16 @@ def test_meaningful_conditions_survive() -> None:
     got = run(lower(default_schedule(func, Target.parse("x86-64-v3")).func), inputs)[0]
     expected = np.array([row[: i + 1].sum() for i, row in enumerate(inputs[0])])
     np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_registers_of_unknown_number_live_in_memory() -> None:
+    n = Var("n", lo=1)
+    x = te.placeholder((4, n), "float32", "x")
+    y = te.compute((4, n), lambda i, j: x[i, j] * 2.0, "y")
+    sch = Schedule(te.primfunc("f", [x], [y], dims=[n]))
+    sch.cache_read(sch.get_block("y"), 0, "register")
+    result = lower(sch.func)
+    verify(result)
+    assert [s.buffer.scope for s in walk_stmt(result.body) if isinstance(s, Alloc)] == ["global"]
+    data = np.arange(12, dtype=np.float32).reshape(4, 3)
+    np.testing.assert_array_equal(run(result, [data])[0], data * 2)

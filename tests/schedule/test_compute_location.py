@@ -1,7 +1,7 @@
 import pytest
 
+from tests.fuzz.order import adversarial
 from tests.schedule.programs import assert_same, chain, conv, matmul_relu, softmax, symbolic
-from tests.schedule.random_programs import adversarial
 from tilewright.errors import ScheduleError
 from tilewright.ir import te
 from tilewright.ir.expr import TRUE, maximum

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from tests.fuzz.order import adversarial
 from tests.schedule.programs import assert_same, conv, integer_sum, matmul, matmul_relu, softmax, symbolic
-from tests.schedule.random_programs import adversarial
 from tilewright.errors import ScheduleError
 from tilewright.ir.parser import parse
 from tilewright.ir.printer import structural_equal

@@ -142,7 +142,10 @@ def _shrink(
         else:
             bases.append(simplify(hull[0] + hull[1]))
             extents.append(as_expr(hull[2] - hull[1] + 1))
-    return buffer.with_(shape=tuple(extents)), tuple(bases)
+    # How many registers it takes must be known when compiling.
+    open_size = buffer.scope == "register" and any(const_int(e) is None for e in extents)
+    scope = "global" if open_size else buffer.scope
+    return buffer.with_(shape=tuple(extents), scope=scope), tuple(bases)
 
 
 def _hull(indices: list[tuple[Path, Expr]], outside: set[Var]) -> tuple[Expr, int, int] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import prod
 
-from tests.kernels.programs import EXACT, ProgramGenerator, Stage, Value
+from tests.fuzz.programs import EXACT, ProgramGenerator, Stage, Value
 from tilewright.ir import dtype as dt
 from tilewright.ir import te
 from tilewright.ir.expr import (

@@ -12,20 +12,32 @@ from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from random import Random
 
-import numpy as np
-
+from tests.fuzz.case import STATIC, Case, Draw, Sizes
 from tilewright.ir import dtype as dt
 from tilewright.ir import te
-from tilewright.ir.expr import (
-    Expr,
-)
-from tilewright.ir.interp import run
-from tilewright.ir.stmt import PrimFunc
+from tilewright.ir.expr import Expr, Var
 
-_SIZES = (1, 1, 2, 2, 3, 3, 4, 5, 7, 8, 15, 16, 16, 17, 17, 31, 32, 33, 33, 48, 49)
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """How large programs are: sizes of dimensions to choose from, any others up to ``largest``; most elements
+    of a tensor, most iterations of a stage.
+    """
+
+    sizes: tuple[int, ...]
+    largest: int
+    elements: int
+    work: int
+
+
+#: Around the lengths of vectors and register tiles.
+KERNEL = Scale(
+    (1, 1, 2, 2, 3, 3, 4, 5, 7, 8, 15, 16, 16, 17, 17, 31, 32, 33, 33, 48, 49), 70, 30_000, 400_000
+)
+#: For many programs a second.
+SMALL = Scale((1, 2, 2, 3, 3, 4, 5, 7, 8, 9), 12, 600, 4_000)
+
 _DTYPES = ("float32",) * 10 + ("float64", "float64", "int32", "int32", "int64", "uint8", "int8", "float16")
-_MAX_ELEMENTS = 30_000
-_MAX_WORK = 400_000
 #: Integers up to here are exact in the type.
 EXACT = {"float16": 1 << 10, "float32": 1 << 23, "float64": 1 << 50}
 
@@ -45,42 +57,16 @@ class Value:
         return shape
 
     @property
+    def dims(self) -> tuple[Expr, ...]:
+        return self.tensor.shape
+
+    @property
     def dtype(self) -> str:
         return self.tensor.dtype
 
     @property
     def ndim(self) -> int:
         return self.tensor.ndim
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """A program, inputs for it, and which outputs are exact."""
-
-    func: PrimFunc
-    inputs: tuple[np.ndarray, ...]
-    exact: tuple[bool, ...]
-    sizes: tuple[int, ...]
-
-    def expected(self) -> list[np.ndarray]:
-        """What the unscheduled program computes."""
-        return run(self.func, self.inputs)
-
-    def check(self, results: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> None:
-        """Raise AssertionError where ``results`` differ from ``expected`` by more than rounding explains."""
-        for buffer, exact, actual, wanted in zip(
-            self.func.outputs, self.exact, results, expected, strict=True
-        ):
-            if exact or not dt.is_float(buffer.dtype):
-                np.testing.assert_array_equal(actual, wanted, err_msg=f"output '{buffer.name}'")
-                continue
-            a, b = actual.astype(np.float64), wanted.astype(np.float64)
-            finite = np.abs(b[np.isfinite(b)])
-            loose = 10 if buffer.dtype == "float16" else 1
-            scale = max(1.0, float(finite.max()) if finite.size else 1.0)
-            np.testing.assert_allclose(
-                a, b, rtol=2e-3 * loose, atol=2e-4 * loose * scale, err_msg=f"output '{buffer.name}'"
-            )
 
 
 Stage = Callable[["ProgramGenerator", Value], Value | None]
@@ -90,22 +76,18 @@ class ProgramGenerator:
     """One random program.
 
     Args:
-        seed: of all choices.
+        rng: of all choices.
         stages: how many operations to chain.
         choices: the operations, repeated by how often they shall come; each takes the generator and a tensor
             and gives the stage it added, or None.
-        sizes: other values for some of the drawn sizes, by the number of the draw (for minimising).
+        scale: how large it is.
     """
 
-    def __init__(
-        self, seed: int, stages: int, choices: Sequence[Stage], sizes: Mapping[int, int] | None = None
-    ) -> None:
-        self.rng = Random(seed)
-        self.data = np.random.default_rng(seed)
-        self.overrides = dict(sizes or {})
-        self.drawn: list[int] = []
+    def __init__(self, rng: Random, stages: int, choices: Sequence[Stage], scale: Scale = KERNEL) -> None:
+        self.rng = rng
+        self.scale = scale
         self.values: list[Value] = []
-        self.inputs: dict[te.Tensor, np.ndarray] = {}
+        self.inputs: dict[te.Tensor, Draw] = {}
         self.consts: list[te.Tensor] = []
         self.count = 0
         self.integers = self.rng.random() < 0.6
@@ -122,10 +104,8 @@ class ProgramGenerator:
 
     def size(self) -> int:
         """A dimension."""
-        value = self.rng.choice(_SIZES) if self.chance(0.9) else self.rng.randint(1, 70)
-        value = self.overrides.get(len(self.drawn), value)
-        self.drawn.append(value)
-        return value
+        scale = self.scale
+        return self.rng.choice(scale.sizes) if self.chance(0.9) else self.rng.randint(1, scale.largest)
 
     def name(self, stem: str = "t") -> str:
         self.count += 1
@@ -134,17 +114,14 @@ class ProgramGenerator:
     def fresh(self, shape: Sequence[int], dtype: str, const_p: float = 0.4) -> Value:
         """A new input."""
         tensor = te.placeholder(tuple(shape), dtype, self.name("x"))
-        exact = True
+        exact = not dt.is_float(dtype) or self.integers
         if dtype == "bool":
-            array = self.data.integers(0, 2, tuple(shape))
+            draw = Draw(0, 2)
         elif dt.is_int(dtype):
-            array = self.data.integers(-4 if dt.is_signed(dtype) else 0, 9, tuple(shape))
-        elif self.integers:
-            array = self.data.integers(-3, 4, tuple(shape))
+            draw = Draw(-4 if dt.is_signed(dtype) else 0, 9)
         else:
-            exact = False
-            array = self.data.uniform(-2, 2, tuple(shape))
-        self.inputs[tensor] = np.asarray(array).astype(dt.to_numpy(dtype))
+            draw = Draw(-3, 4) if self.integers else Draw(-2, 2, integers=False)
+        self.inputs[tensor] = draw
         if self.chance(const_p):
             self.consts.append(tensor)
         return Value(tensor, exact, 9.0)
@@ -153,7 +130,7 @@ class ProgramGenerator:
         """An input to start from."""
         while True:
             shape = tuple(self.size() for _ in range(self.rng.choice([1, 2, 2, 3, 3, 4])))
-            if prod(shape) <= _MAX_ELEMENTS:
+            if prod(shape) <= self.scale.elements:
                 break
         value = self.fresh(shape, self.rng.choice(_DTYPES), 0.1)
         self.values.append(value)
@@ -169,7 +146,7 @@ class ProgramGenerator:
         keep: bool = True,
     ) -> Value | None:
         """Add a stage; None when it is too large to interpret or its numbers are out of hand."""
-        if prod(shape) > _MAX_ELEMENTS or prod(shape) * work > _MAX_WORK:
+        if prod(shape) > self.scale.elements or prod(shape) * work > self.scale.work:
             return None
         tensor = te.compute(tuple(shape), body, self.name())
         if dt.is_float(tensor.dtype):
@@ -188,34 +165,43 @@ class ProgramGenerator:
         found = [v for v in self.values if v.shape == tuple(shape) and v.dtype == dtype]
         return self.rng.choice(found) if found and self.chance(0.4) else self.fresh(shape, dtype)
 
-    def case(self) -> Case:
-        """The program: what nothing reads is an output, sometimes an intermediate tensor is too."""
-        read = {s for v in self.values for s in v.tensor.sources}
-        pending = list(read)
-        while pending:
-            for source in pending.pop().sources:
-                if source not in read:
-                    read.add(source)
-                    pending.append(source)
+    def case(self) -> Case | None:
+        """The program; None when nothing is computed. What nothing reads is an output, sometimes an
+        intermediate tensor is too.
+        """
         made = [v for v in self.values if v.tensor.body is not None]
+        if not made:
+            return None
+        read = reached([v.tensor for v in self.values])
         outputs = [v for v in made if v.tensor not in read or self.chance(0.08)]
-        return self.subcase(outputs, {})
+        return make_case(self.rng, outputs, self.inputs, self.consts)
 
-    def subcase(self, outputs: Sequence[Value], cut: Mapping[te.Tensor, np.ndarray]) -> Case:
-        """The part of the program that computes ``outputs``, with some tensors given instead of computed."""
-        given = {**self.inputs, **cut}
-        needed: dict[te.Tensor, None] = {}
-        pending = [v.tensor for v in outputs]
-        seen = set(pending)
-        while pending:
-            for source in pending.pop().sources:
-                if source in given:
-                    needed[source] = None
-                elif source not in seen:
-                    seen.add(source)
-                    pending.append(source)
-        used = [t for t in given if t in needed]
-        func = te.primfunc(
-            "program", used, [v.tensor for v in outputs], [t for t in used if t in self.consts]
-        )
-        return Case(func, tuple(given[t] for t in used), tuple(v.exact for v in outputs), tuple(self.drawn))
+
+def reached(tensors: Sequence[te.Tensor]) -> set[te.Tensor]:
+    """Every tensor that ``tensors`` read, directly or not."""
+    found: set[te.Tensor] = set()
+    pending = list(tensors)
+    while pending:
+        for source in pending.pop().sources:
+            if source not in found:
+                found.add(source)
+                pending.append(source)
+    return found
+
+
+def make_case(
+    rng: Random,
+    outputs: Sequence[Value],
+    inputs: Mapping[te.Tensor, Draw],
+    consts: Sequence[te.Tensor],
+    dims: Sequence[Var] = (),
+    sizes: tuple[Sizes, ...] = STATIC,
+) -> Case:
+    """The program that computes ``outputs``; of ``inputs``, those that it reads."""
+    read = reached([v.tensor for v in outputs])
+    used = [t for t in inputs if t in read]
+    func = te.primfunc(
+        "program", used, [v.tensor for v in outputs], [t for t in used if t in consts], dims
+    )
+    draws = {t.name: inputs[t] for t in used}
+    return Case(func, draws, rng.getrandbits(31), tuple(v.exact for v in outputs), sizes)

@@ -1,0 +1,203 @@
+"""One seed of the fuzzer: a random program, random schedules of it, all checks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Sequence
+from random import Random
+
+from tests.fuzz.case import Case
+from tests.fuzz.checks import Failure, Oracle, check_schedule, collapsed, guarded
+from tests.fuzz.driver import Broken, Driver
+from tests.fuzz.operators import operator_case
+from tests.fuzz.primitives import random_schedule
+from tests.fuzz.programs import KERNEL, SMALL, ProgramGenerator
+from tests.fuzz.small import SmallProgram
+from tests.fuzz.stages import STAGES
+from tilewright.errors import ScheduleError
+from tilewright.schedule.default import default_schedule
+from tilewright.schedule.trace import Instruction
+from tilewright.target import Target
+
+HOST = Target.host()
+PRESETS = ("x86-64-v3", "x86-64-v4")
+#: Presets whose code runs here.
+RUNNABLE = [n for n in PRESETS if HOST.arch == "x86_64" and Target.parse(n).vector_bits <= HOST.vector_bits]
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """A failure and all that repeats it.
+
+    Attributes:
+        seed: of the campaign.
+        kind: of the program.
+        case: the program as it was scheduled.
+        rules: the target whose rules failed to schedule it, or None.
+        instructions: of the schedule that failed, or up to the primitive that broke.
+        symbolic: whether the schedule left its decisions open.
+        check_seed: of the checks.
+        native: the target whose machine code ran, or None.
+        failure: what was observed.
+    """
+
+    seed: int
+    kind: str
+    case: Case
+    rules: str | None
+    instructions: tuple[Instruction, ...]
+    symbolic: bool
+    check_seed: int
+    native: str | None
+    failure: Failure
+
+
+@dataclasses.dataclass
+class Report:
+    """What one seed, or many, did."""
+
+    programs: Counter[str] = dataclasses.field(default_factory=Counter)
+    schedules: Counter[str] = dataclasses.field(default_factory=Counter)
+    native: int = 0
+    accepted: Counter[str] = dataclasses.field(default_factory=Counter)
+    refused: Counter[str] = dataclasses.field(default_factory=Counter)
+    found: list[Found] = dataclasses.field(default_factory=list)
+
+    def add(self, other: Report) -> None:
+        self.programs += other.programs
+        self.schedules += other.schedules
+        self.native += other.native
+        self.accepted += other.accepted
+        self.refused += other.refused
+        self.found += other.found
+
+
+def _small(rng: Random) -> Case | None:
+    return SmallProgram(rng, symbolic=False).case()
+
+
+def _symbolic(rng: Random) -> Case | None:
+    return SmallProgram(rng, symbolic=True).case()
+
+
+def _model(rng: Random) -> Case | None:
+    return ProgramGenerator(rng, rng.randint(1, 4), STAGES, SMALL).case()
+
+
+def _kernel(rng: Random) -> Case | None:
+    return ProgramGenerator(rng, rng.randint(1, 5), STAGES, KERNEL).case()
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """Programs of one kind: how often, how they are made, what schedules them, which share runs natively."""
+
+    name: str
+    weight: int
+    make: Callable[[Random], Case | None]
+    schedules: int  # random ones; 0 for that of the rules
+    native: float
+
+
+KINDS: tuple[Kind, ...] = (
+    Kind("small", 40, _small, 3, 0.02),
+    Kind("symbolic", 14, _symbolic, 2, 0.0),
+    Kind("model", 18, _model, 3, 0.02),
+    Kind("operator", 18, operator_case, 3, 0.02),
+    Kind("rules", 4, _kernel, 0, 0.35),
+    Kind("rules, operator", 6, operator_case, 0, 0.2),
+)
+
+
+def run_seed(seed: int, kinds: Sequence[str] = (), native: bool = True) -> Report:
+    """A program of the seed (of one of ``kinds``, if given), its schedules, all checks on each."""
+    rng = Random(seed)
+    chosen = [k for k in KINDS if not kinds or k.name in kinds]
+    kind = rng.choices(chosen, [k.weight for k in chosen])[0]
+    report = Report()
+    case = kind.make(rng)
+    if case is None:
+        return report
+    report.programs[kind.name] += 1
+    oracle = Oracle(case)
+    for _ in range(kind.schedules):
+        target = "native" if native and rng.random() < kind.native else None
+        _random(seed, kind, oracle, Random(rng.getrandbits(62)), target, report)
+    if not kind.schedules:
+        target = rng.choice([*PRESETS, "native"])
+        runs = native and rng.random() < kind.native and target in [*RUNNABLE, "native"]
+        _rules(seed, kind, case, target, runs, report)
+    return report
+
+
+def _random(
+    seed: int, kind: Kind, oracle: Oracle, rng: Random, native: str | None, report: Report
+) -> None:
+    driver = Driver(oracle.case.func, rng, symbolic=rng.random() < 0.15)
+    check_seed = rng.getrandbits(31)
+    trace = None
+    try:
+        random_schedule(driver)
+        target = None if native is None else Target.parse(native)
+        report.schedules[kind.name] += check_schedule(oracle, driver.sch, check_seed, target)
+        report.native += native is not None
+    except Broken as broken:
+        trace, failure = broken.trace, Failure("primitive", broken.name, str(broken))
+    except Failure as error:
+        trace, failure = driver.sch.trace, error
+    report.accepted += driver.accepted
+    report.refused += driver.refused
+    if trace is not None:
+        report.found.append(
+            Found(
+                seed, kind.name, oracle.case, None, trace.instructions, driver.sch.symbolic, check_seed,
+                native, failure,
+            )
+        )  # fmt: skip
+
+
+def _rules(seed: int, kind: Kind, case: Case, name: str, native: bool, report: Report) -> None:
+    """The schedule that the rules choose for a target."""
+    target, instructions, rules = Target.parse(name), (), name
+    try:
+        case = collapsed(case)
+        made = []
+        guarded("rules", lambda: made.append(default_schedule(case.func, target)))
+        instructions, rules = made[0].trace.instructions, None
+        report.schedules[kind.name] += check_schedule(case, made[0], seed, target if native else None)
+        report.native += native
+    except Failure as failure:
+        found = Found(
+            seed, kind.name, case, rules, instructions, False, seed, name if native else None, failure
+        )
+        report.found.append(found)
+
+
+def repeat(found: Found) -> None:
+    """Check again what was found. Raises Failure while it is wrong; a case without a meaning of its own (its
+    unscheduled program is not one) raises something else.
+    """
+    from tests.fuzz.checks import CHECKS, Subject, concrete_schedules, run_checks
+    from tests.fuzz.driver import replay
+
+    oracle = Oracle(found.case)
+    for n in range(len(found.case.sizes)):
+        oracle.expected(n)
+    check = found.failure.check
+    if check == "collapse":
+        collapsed(found.case)
+        return
+    if found.rules is not None:
+        guarded("rules", lambda: default_schedule(found.case.func, Target.parse(found.rules)))
+        return
+    try:
+        sch = replay(found.case.func, found.instructions, found.symbolic)
+    except Broken as broken:
+        raise Failure("primitive", broken.name, str(broken)) from broken
+    except ScheduleError as error:
+        raise ValueError(f"not a program to schedule: {error}") from error
+    native = None if found.native is None else Target.parse(found.native)
+    for concrete in concrete_schedules(oracle, sch, found.check_seed):
+        only = [check] if check in CHECKS else ["verified", "scheduled"]
+        run_checks(Subject(oracle, concrete, found.check_seed, native), only)

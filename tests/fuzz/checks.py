@@ -1,0 +1,274 @@
+"""What must hold of a scheduled program.
+
+Each check is a function with a name that takes a :class:`Subject`; it raises AssertionError (or what the
+compiler raises) where something is wrong. :func:`run_checks` turns that into a :class:`Failure`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Collection, Sequence
+from random import Random
+
+import numpy as np
+
+from tests.fuzz.case import Case, Sizes
+from tests.fuzz.native import check_native
+from tests.fuzz.order import adversarial, reordered
+from tests.fuzz.reduce import resized
+from tests.fuzz.symbols import bind_all, open_decisions, sample, substituted
+from tilewright.errors import ScheduleError
+from tilewright.ir.collapse import collapse_dims
+from tilewright.ir.interp import run
+from tilewright.ir.parser import parse
+from tilewright.ir.printer import structural_equal, to_text
+from tilewright.ir.stmt import PrimFunc, Stmt
+from tilewright.ir.verify import verify
+from tilewright.ir.visit import child_stmts
+from tilewright.lower import lower
+from tilewright.schedule import Schedule, Trace
+from tilewright.target import Target
+
+#: Statements of a lowered program beyond which code size is out of proportion for programs of these sizes.
+MAX_STATEMENTS = 40_000
+
+
+class Failure(AssertionError):
+    """A check that did not hold.
+
+    Attributes:
+        check: its name.
+        kind: the class of what was raised.
+    """
+
+    def __init__(self, check: str, kind: str, problem: str) -> None:
+        super().__init__(f"{check}: {kind}: {problem}")
+        self.check = check
+        self.kind = kind
+
+
+class Oracle:
+    """A case and what it computes unscheduled, found once for all its schedules."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self._expected: dict[int, list[np.ndarray]] = {}
+
+    def expected(self, n: int = 0) -> list[np.ndarray]:
+        """Results for the ``n``-th sizes."""
+        if n not in self._expected:
+            self._expected[n] = self.case.expected(self.case.sizes[n])
+        return self._expected[n]
+
+    def hold(self, func: PrimFunc, n: int | None = None, undefined: bool = False) -> None:
+        """``func`` computes the same, for the ``n``-th sizes or all; with ``undefined``, whatever memory held
+        before.
+        """
+        for k, sizes in enumerate(self.case.sizes):
+            if n is None or n == k:
+                inputs = self.case.inputs(sizes, func)
+                found = run(func, inputs, self.case.dims(sizes, func), check_undefined=undefined)
+                self.case.compare(found, self.expected(k))
+
+
+@dataclasses.dataclass
+class Subject:
+    """A scheduled program under check.
+
+    Attributes:
+        oracle: of the program.
+        sch: the schedule; its decisions are all bound.
+        seed: of what the checks choose.
+        native: the target to run machine code of, or None.
+    """
+
+    oracle: Oracle
+    sch: Schedule
+    seed: int
+    native: Target | None = None
+
+    @property
+    def case(self) -> Case:
+        return self.oracle.case
+
+    @property
+    def func(self) -> PrimFunc:
+        return self.sch.func
+
+    @functools.cached_property
+    def passes(self) -> list[tuple[str, PrimFunc]]:
+        """The lowering passes that changed something, with their results."""
+        found: list[tuple[str, PrimFunc]] = []
+        last = [self.func.body]
+
+        def keep(name: str, result: PrimFunc) -> None:
+            if result.body is not last[0]:
+                found.append((name, result))
+                last[0] = result.body
+
+        lowered = lower(self.func, keep)
+        return found or [("lower", lowered)]
+
+    @property
+    def lowered(self) -> PrimFunc:
+        return self.passes[-1][1]
+
+    def rng(self, what: str) -> Random:
+        return Random(f"{self.seed} {what}")
+
+
+def _verified(s: Subject) -> None:
+    verify(s.func)
+
+
+def _scheduled(s: Subject) -> None:
+    s.oracle.hold(s.func, undefined=True)
+
+
+def _order(s: Subject) -> None:
+    s.oracle.hold(adversarial(s.func, s.rng("order")), n=0)
+
+
+def _lowered(s: Subject) -> None:
+    """After every pass, and at the end for all sizes, whatever memory held before, in another order."""
+    last = to_text(s.func)
+    for name, result in s.passes:
+        # Between these passes register buffers are still allocated at the root.
+        if name not in ("flatten_blocks", "simplify_body"):
+            _named(name, lambda result=result: verify(result))
+        text = to_text(result)
+        if text != last and result is not s.lowered:
+            _named(name, lambda result=result: s.oracle.hold(result, n=0))
+        last = text
+    assert statements(s.lowered.body) <= MAX_STATEMENTS, "the lowered program is too large"
+    s.oracle.hold(s.lowered, undefined=True)
+    moved = reordered(s.lowered.body, s.rng("lowered"))
+    if moved is not s.lowered.body:
+        s.oracle.hold(s.lowered.with_(body=moved), n=0)
+
+
+def _named(name: str, step: Callable[[], None]) -> None:
+    """Say after which pass it went wrong."""
+    try:
+        step()
+    except Exception as error:
+        raise AssertionError(f"after {name}: {type(error).__name__}: {error}") from error
+
+
+def _round_trip(s: Subject) -> None:
+    """The trace as JSON and as Python gives the schedule again; the program is what its text says."""
+    text = to_text(s.func)
+    assert structural_equal(parse(text), s.func), "the text says another program"
+    stored = s.sch.trace.to_json()
+    again = Trace.from_json(stored).apply(s.case.func)
+    assert to_text(again.func) == text, "the trace from JSON gives another program"
+    assert json.loads(again.trace.to_json()) == json.loads(stored), "the replayed trace is another one"
+    fresh = Schedule(s.case.func)
+    exec(compile(str(s.sch.trace), "<trace>", "exec"), {"sch": fresh})
+    assert to_text(fresh.func) == text, "the trace as Python gives another program"
+
+
+def _resized(s: Subject) -> None:
+    """Replayed on the same program in another shape, the trace refuses or is right."""
+    other = resized(s.case, s.rng("resized"))
+    if other is None:
+        return
+    try:
+        sch = s.sch.trace.apply(other.func)
+    except ScheduleError:
+        return
+    oracle = Oracle(other)
+    oracle.hold(sch.func)
+    oracle.hold(lower(sch.func))
+
+
+def _natively(s: Subject) -> None:
+    if s.native is None:
+        return
+    inputs = s.case.inputs(s.case.sizes[0], s.func)
+    check_native(s.lowered, inputs, s.native, lambda found: s.case.compare(found, s.oracle.expected()))
+
+
+#: In the order in which they run.
+CHECKS: dict[str, Callable[[Subject], None]] = {
+    "verified": _verified,
+    "scheduled": _scheduled,
+    "order": _order,
+    "lowered": _lowered,
+    "round trip": _round_trip,
+    "resized": _resized,
+    "native": _natively,
+}
+
+
+def run_checks(subject: Subject, only: Collection[str] = tuple(CHECKS)) -> None:
+    """Raise Failure for the first of the checks ``only`` that does not hold."""
+    for name in CHECKS:
+        if name in only:
+            guarded(name, CHECKS[name], subject)
+
+
+def guarded(name: str, check: Callable[..., object], *arguments: object) -> None:
+    """Run a check; whatever it raises becomes a Failure under its name."""
+    try:
+        check(*arguments)
+    except Failure:
+        raise
+    except Exception as error:
+        raise Failure(name, type(error).__name__, str(error)) from error
+
+
+def check_schedule(
+    case: Case | Oracle, sch: Schedule, seed: int = 0, native: Target | None = None
+) -> int:
+    """All checks on a schedule of ``case``; of one with open decisions, on what some values make of it.
+
+    Returns how many scheduled programs that were. Raises Failure.
+    """
+    oracle = case if isinstance(case, Oracle) else Oracle(case)
+    count = 0
+    for concrete in concrete_schedules(oracle, sch, seed):
+        run_checks(Subject(oracle, concrete, seed, native))
+        count += 1
+    return count
+
+
+def concrete_schedules(oracle: Oracle, sch: Schedule, seed: int) -> Sequence[Schedule]:
+    """``sch`` itself, or for open decisions, what replaying its trace with some values gives.
+
+    The open program with the values put in must compute the same. Raises Failure.
+    """
+    decisions = open_decisions(sch)
+    if not decisions:
+        return [sch]
+    found = []
+    for values in sample(decisions, Random(f"{seed} decisions"), 2):
+        put_in = functools.partial(substituted, sch.func, {decisions[n].symbol: v for n, v in values.items()})
+        guarded("decided", lambda put_in=put_in: oracle.hold(put_in(), n=0))
+        try:
+            found.append(bind_all(sch.trace, values).apply(oracle.case.func))
+        except ScheduleError:
+            continue  # what holds for open numbers need not be shown again for these
+    return found
+
+
+def statements(stmt: Stmt) -> int:
+    """Statements in ``stmt``."""
+    return 1 + sum(statements(child) for child in child_stmts(stmt))
+
+
+def collapsed(case: Case) -> Case:
+    """The case with fewer dimensions, as rules take it. Raises Failure where that computes something else."""
+    small = case.with_(func=collapse_dims(case.func))
+
+    def same(sizes: Sizes) -> None:
+        found = small.expected(sizes)
+        wanted = case.expected(sizes)
+        case.compare([a.reshape(b.shape) for a, b in zip(found, wanted, strict=True)], wanted)
+
+    if small.func is not case.func:
+        for sizes in case.sizes:
+            guarded("collapse", same, sizes)
+    return small
