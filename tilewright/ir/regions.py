@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from tilewright.ir.bounds import linear
 from tilewright.ir.expr import Expr, Var, as_expr
 from tilewright.ir.simplify import simplify
-from tilewright.ir.stmt import Buffer, For, Range, Region, Stmt
+from tilewright.ir.stmt import Buffer, For, Range, Region, Stmt, Store
 from tilewright.ir.visit import all_exprs, free_vars, loads_of, stores_of, walk_stmt
 
 
@@ -19,7 +19,7 @@ def point_region(buffer: Buffer, indices: tuple[Expr, ...]) -> Region:
 
 def local_loops(body: Stmt | None) -> dict[Var, Expr]:
     """The loops inside a block's body, those that tensor calls stand for included: variable to extent."""
-    if body is None:
+    if body is None or isinstance(body, Store):
         return {}
     return {s.var: s.extent for s in walk_stmt(body) if isinstance(s, For)}
 

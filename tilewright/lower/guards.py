@@ -9,7 +9,6 @@ from tilewright.ir import dtype as dt
 from tilewright.ir.bounds import linear
 from tilewright.ir.expr import (
     BinOp,
-    Cast,
     Cmp,
     Const,
     Expr,
@@ -19,11 +18,11 @@ from tilewright.ir.expr import (
     all_of,
     as_expr,
     binop,
-    cast,
     conjuncts,
     maximum,
     minimum,
 )
+from tilewright.ir.padding import is_padding, split_zero
 from tilewright.ir.simplify import simplify
 from tilewright.ir.stmt import For, If, PrimFunc, Stmt, Store
 from tilewright.ir.visit import const_int, free_vars, loads_of, substitute, transform_stmt
@@ -46,7 +45,7 @@ def guard_padded_updates(func: PrimFunc) -> PrimFunc:
         if not (isinstance(a, Load) and a.buffer is stmt.buffer and a.indices == stmt.indices):
             return None
         if op == "add":
-            conds, term = _split_zero(b)
+            conds, term = split_zero(b)
         elif op in ("max", "min"):
             conds, term = _split_identity(op, b)
         else:
@@ -56,33 +55,9 @@ def guard_padded_updates(func: PrimFunc) -> PrimFunc:
     return func.with_(body=transform_stmt(func.body, visit))
 
 
-def _split_zero(e: Expr) -> tuple[list[Expr], Expr]:
-    """Conditions without which ``e`` is zero, and ``e`` given that they hold."""
-    if isinstance(e, Select) and isinstance(e.b, Const) and e.b.value == 0 and _is_padding(e):
-        conds, value = _split_zero(e.a)
-        return conjuncts(e.cond) + conds, value
-    if isinstance(e, BinOp) and e.op == "mul":
-        left, a = _split_zero(e.a)
-        right, b = _split_zero(e.b)
-        if left or right:
-            return left + [c for c in right if c not in left], binop("mul", a, b)
-    if isinstance(e, Cast):
-        conds, value = _split_zero(e.value)
-        if conds:
-            return conds, cast(e.dtype, value)
-    return [], e
-
-
-def _is_padding(e: Select) -> bool:
-    """Whether the choice is one of position: what depends on data stays a select, which costs less than a
-    branch and lets infinite and NaN factors through.
-    """
-    return not any(True for _ in loads_of(e.cond))
-
-
 def _split_identity(op: str, e: Expr) -> tuple[list[Expr], Expr]:
     """Conditions without which ``e`` is the identity of max/min, and ``e`` given that they hold."""
-    if isinstance(e, Select) and isinstance(e.b, Const) and _is_padding(e):
+    if isinstance(e, Select) and isinstance(e.b, Const) and is_padding(e):
         if dt.is_float(e.dtype):
             identity: float = -math.inf if op == "max" else math.inf
         else:

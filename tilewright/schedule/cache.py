@@ -81,7 +81,12 @@ def cache_read(func: PrimFunc, ref: BlockRef, buffer_index: int, scope: str) -> 
         return load(cached, node.indices) if isinstance(node, Load) and node.buffer is buffer else None
 
     memo: dict[Expr, Expr] = {}
-    body = map_stmt(block.body, lambda e: rewrite_expr(e, visit, memo))
+    own = tree.accesses[block.name].written
+    body = map_stmt(
+        block.body,
+        lambda e: rewrite_expr(e, visit, memo),
+        lambda b: cached if b is buffer and b not in own else b,
+    )
     tree = Tree(replace(tree, {block: with_body(block, body, block.init)}))
     top = _root_part(tree, tree.blocks[block.name])
     func = with_alloc(replace(tree, {top: seq([copy_nest, top])}), cached)
@@ -92,7 +97,8 @@ def cache_read(func: PrimFunc, ref: BlockRef, buffer_index: int, scope: str) -> 
 def set_scope(func: PrimFunc, ref: BlockRef, scope: str) -> PrimFunc:
     """Put the buffer that a block writes into another memory scope (``register``, ``global`` ...).
 
-    Raises ScheduleError for parameters: their memory is the caller's.
+    Raises ScheduleError for parameters, whose memory is the caller's, and where threads would no longer have
+    the copies of it that they need.
     """
     tree = Tree(func)
     block = find_block(tree, ref, "set_scope")
@@ -107,7 +113,9 @@ def set_scope(func: PrimFunc, ref: BlockRef, scope: str) -> PrimFunc:
         )
     if buffer.scope == scope:
         return func
-    return func.with_(body=replace_buffers(func.body, {buffer: buffer.with_(scope=scope)}))
+    func = func.with_(body=replace_buffers(func.body, {buffer: buffer.with_(scope=scope)}))
+    recheck_kinds(Tree(func))
+    return func
 
 
 def _root_part(tree: Tree, block: Block) -> Stmt:

@@ -1,21 +1,26 @@
 """Dependences between the iterations of a loop, from block iterators and access regions alone.
 
 A loop's iterations are independent when every block in it either writes elements of its own in each
-iteration, or writes a buffer that lives only inside the loop and is complete again in each iteration; and
-when nothing read in an iteration was written in another.
+iteration, or writes a buffer that lives only inside the loop, of which each iteration has a copy, and that is
+complete again in each iteration; and when nothing read in an iteration was written in another.
 """
 
 from __future__ import annotations
 
-from tilewright.ir.bounds import affine
+from collections.abc import Mapping
+
+from tilewright.ir.bounds import affine, linear
 from tilewright.ir.expr import TRUE, BinOp, Const, Expr, Load, Var, all_of, as_expr, conjuncts, load
+from tilewright.ir.launch import is_private
+from tilewright.ir.regions import local_loops
 from tilewright.ir.simplify import Simplifier, prove, simplify
-from tilewright.ir.stmt import Block, Buffer, For, Range
-from tilewright.ir.visit import const_int, free_vars, substitute_expr
+from tilewright.ir.stmt import Block, Buffer, For, IterVar, Range
+from tilewright.ir.visit import const_int, free_vars, substitute_expr, uses
 from tilewright.schedule.diagnostics import failure
 from tilewright.schedule.itermap import ascending, determined_vars, step_size
 from tilewright.schedule.region import touched
 from tilewright.schedule.state import Tree, binding_vars, reduction_op
+from tilewright.schedule.threads import require_launches
 
 
 def require_independent(tree: Tree, loop: For, what: str) -> None:
@@ -62,7 +67,7 @@ def _combines_lanes(tree: Tree, block: Block, var: Var) -> bool:
 
     An initialisation still in the block does no harm: lowering takes it out of all reduce loops.
     """
-    store = tree.store(block)
+    store = tree.inner_store(block)
     driven = {it.var for it in block.iters if var in free_vars(it.binding)}
     moves = any(free_vars(index) & driven for index in store.indices)
     return not moves and var not in binding_vars(block, "spatial") and reduction_op(store) is not None
@@ -77,10 +82,12 @@ def _require_own_elements(tree: Tree, loop: For, block: Block, what: str) -> Non
     for buffer in tree.accesses[block.name].written:
         users = {b.name: b for b in [*tree.writers(buffer), *tree.readers(buffer)]}
         outside = next((b for b in users.values() if not tree.is_below(b, loop)), None)
-        if tree.is_param(buffer) or outside is not None or loop.kind == "vectorized":
+        if tree.is_param(buffer) or outside is not None or not is_private(loop, buffer):
             place = "is a parameter" if tree.is_param(buffer) else "is shared by the lanes"
             if outside is not None:
                 place = f"is also used by block '{outside.name}' outside the loop"
+            elif loop.kind.startswith("thread:"):
+                place = f"is in {buffer.scope} memory, where they have one copy together"
             raise failure(
                 tree,
                 f"{what}: different iterations of loop '{loop.var.name}' write the same elements of "
@@ -112,10 +119,13 @@ def _require_complete_reads(tree: Tree, loop: For, block: Block, what: str) -> N
 
 
 def recheck_kinds(tree: Tree) -> None:
-    """Raise ScheduleError when a parallel or vectorized loop no longer has independent iterations."""
+    """Raise ScheduleError when a parallel, vectorized, virtual or thread loop no longer has independent
+    iterations, or loops over thread axes no longer make a launch."""
     for loop in tree.loops.values():
-        if loop.kind in ("parallel", "vectorized"):
-            require_independent(tree, loop, f"the {loop.kind} loop '{loop.var.name}' would become illegal")
+        if loop.kind not in ("serial", "unrolled"):
+            name = loop.kind.removeprefix("thread:")
+            require_independent(tree, loop, f"the {name} loop '{loop.var.name}' would become illegal")
+    require_launches(tree, "the loops over thread axes would become illegal")
 
 
 def covers(tree: Tree, writer: Block, reader: Block, buffer: Buffer) -> bool:
@@ -149,7 +159,7 @@ def _loads(tree: Tree, block: Block, buffer: Buffer) -> list[Load]:
     access = tree.accesses[block.name]
     loads = list(access.loads.get(buffer, ()))
     if buffer in access.written:
-        own = load(buffer, tree.store(block).indices)
+        own = load(buffer, tree.inner_store(block).indices)
         assert isinstance(own, Load)
         loads.append(own)
     return loads
@@ -159,11 +169,11 @@ def written_ranges(tree: Tree, block: Block, inner: list[For]) -> list[Range] | 
     """Per dimension the gapless range that ``block`` writes as ``inner`` run, up to the buffer's edges; None
     when not known.
     """
-    store = tree.store(block)
+    store = tree.inner_store(block)
     if block.predicate is not TRUE and not _guards_edges_only(block, store.indices, store.buffer):
         return None
     bindings: dict[Expr, Expr] = {it.var: it.binding for it in block.iters}
-    extents = {loop.var: loop.extent for loop in inner}
+    extents = {loop.var: loop.extent for loop in inner} | local_loops(block.body)
     used: dict[Var, list[Expr]] = {}
     result = []
     for index in store.indices:
@@ -175,14 +185,36 @@ def written_ranges(tree: Tree, block: Block, inner: list[For]) -> list[Range] | 
 
 
 def _guards_edges_only(block: Block, indices: tuple[Expr, ...], buffer: Buffer) -> bool:
-    """Whether the predicate excludes only instances that would write outside of the buffer."""
+    """Whether the predicate excludes only instances that would write outside of the buffer, or all but the
+    first along reduce loops: an element is then still written.
+    """
     full = dict(zip(indices, buffer.shape, strict=True))
+    begin: dict[Expr, Expr] = {var: as_expr(0) for var in local_loops(block.body)}
     inside: list[Expr] = []
     for it in block.iters:
-        if it.kind == "spatial" and full.get(it.var) is it.extent:
+        if it.kind == "spatial" and (full.get(it.var) is it.extent or _overruns(it, full, begin)):
             inside += [as_expr(0) <= it.binding, it.binding < it.extent]
     known = Simplifier().assuming(all_of([simplify(c) for c in inside]))
-    return all(known.simplify(c) is TRUE for c in conjuncts(block.predicate))
+    reduced = binding_vars(block, "reduce") - binding_vars(block, "spatial")
+    at_first: dict[Expr, Expr] = {v: as_expr(0) for v in reduced}
+    return all(
+        known.simplify(c) is TRUE or (free_vars(c) <= reduced and prove(substitute_expr(c, at_first)))
+        for c in conjuncts(block.predicate)
+    )
+
+
+def _overruns(it: IterVar, full: Mapping[Expr, Expr], begin: Mapping[Expr, Expr]) -> bool:
+    """Whether the block would write outside of the buffer, from the first iteration of its own loops
+    (``begin``) on, if ``it`` reached its extent.
+    """
+    for index, dim in full.items():
+        form = linear(index)
+        if form is None or form.terms.get(it.var, 0) <= 0 or any(form.terms.get(v, 0) < 0 for v in begin):
+            continue
+        alone = all(atom in begin or atom is it.var or not uses(atom, {it.var}) for atom in form.terms)
+        if alone and prove(dim <= substitute_expr(index, {**begin, it.var: it.extent})):
+            return True
+    return False
 
 
 def _dense(e: Expr, extents: dict[Var, Expr], used: dict[Var, list[Expr]]) -> Range | None:

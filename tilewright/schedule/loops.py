@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 
 from tilewright.ir.expr import TRUE, Expr, Var, as_expr, ceildiv
+from tilewright.ir.regions import local_loops
 from tilewright.ir.simplify import prove, simplify
 from tilewright.ir.stmt import Block, For, PrimFunc, Stmt
 from tilewright.ir.visit import const_int, free_vars
@@ -262,6 +263,13 @@ def vectorize(func: PrimFunc, loop: LoopRef) -> PrimFunc:
             f"vectorize: loop '{target.var.name}' is not innermost around a single block",
             target,
             hint="reorder the loop inwards, or split off an inner part",
+        )
+    if local_loops(target.body.body):
+        raise failure(
+            tree,
+            f"vectorize: block '{target.body.name}' has loops of its own inside",
+            target,
+            hint="blockize and tensorize take the loops that instructions run through",
         )
     return _with_kind(tree, target, "vectorized")
 

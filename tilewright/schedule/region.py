@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from tilewright.ir.bounds import Interval, affine, interval
 from tilewright.ir.expr import TRUE, BinOp, Expr, Load, Var, as_expr
+from tilewright.ir.regions import local_loops
 from tilewright.ir.simplify import Simplifier, prove, simplify
 from tilewright.ir.stmt import Block, For, Range
 from tilewright.ir.visit import const_int, free_vars, loads_of, substitute_expr, uses
@@ -20,13 +21,13 @@ def whole(dim: Expr) -> Range:
 
 
 def touched(block: Block, indices: Sequence[Expr], inner: Sequence[For]) -> list[Range | None]:
-    """Per index, the range it covers as the loops ``inner`` run; ``lo`` and ``extent`` are over the other
-    variables.
+    """Per index, the range it covers as the loops ``inner`` and those inside the block run; ``lo`` and
+    ``extent`` are over the other variables.
 
     None where the index is not understood (then the whole dimension may be touched).
     """
     bindings: dict[Expr, Expr] = {it.var: it.binding for it in block.iters}
-    extents = {loop.var: loop.extent for loop in inner}
+    extents = {loop.var: loop.extent for loop in inner} | local_loops(block.init) | local_loops(block.body)
     guarded = None if block.predicate is TRUE else Simplifier().assuming(block.predicate)
     result = []
     for index in indices:

@@ -26,6 +26,7 @@ from tilewright.ir.stmt import (
     Seq,
     Stmt,
     Store,
+    TensorCall,
     child_stmts,
     seq,
 )
@@ -169,7 +170,22 @@ class Tree:
             return block.body
         raise ScheduleError(
             f"block '{block.name}' is not a single store, so its iteration space cannot be rewritten",
+            hint="apply blockize and tensorize after all primitives that rewrite iteration spaces",
         )
+
+    def inner_store(self, block: Block) -> Store:
+        """The one store in a block's body, be it inside loops or a tensor call. Raises ScheduleError when it
+        has none or several, or a condition decides whether an element gets a new value.
+        """
+        stmt, conditional = block.body, False
+        while isinstance(stmt, For | Annotate | TensorCall | If):
+            conditional |= isinstance(stmt, If)
+            (stmt, *others) = child_stmts(stmt)
+            if others:
+                break
+        if not isinstance(stmt, Store) or (conditional and reduction_op(stmt) is None):
+            raise ScheduleError(f"block '{block.name}' is not one nest of loops around one store")
+        return stmt
 
     def writers(self, buffer: Buffer) -> list[Block]:
         """Blocks that store to ``buffer``, in program order."""
