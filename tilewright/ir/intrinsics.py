@@ -163,11 +163,10 @@ _ALL: Final = (
 
 #: Every intrinsic by name. ``round`` rounds halves to even; ``fmod`` has the dividend's sign; ``tf32`` keeps
 #: ten bits behind the point (halves away from zero); ``fence`` keeps memory accesses on its two sides from
-#: being moved across it.
-#: ``barrier`` lets no thread of a thread block go on before all of them have come to it, and makes what they
-#: wrote visible to each other. ``async_commit`` closes the group of asynchronous copies (stores under
-#: ``Annotate("async_copy", True)``) that a thread has issued since the last one; ``async_wait(n)`` waits until
-#: at most ``n`` closed groups of the thread are pending.
+#: being moved across it. ``barrier`` lets no thread of a thread block go on before all of them have come to
+#: it, and makes what they wrote visible to each other. ``async_commit`` closes the group of asynchronous
+#: copies (stores under ``Annotate("async_copy", True)``) that a thread has issued since the last one;
+#: ``async_wait(n)`` waits until at most ``n`` closed groups of the thread are pending.
 INTRINSICS: Final[dict[str, Intrinsic]] = {i.name: i for i in _ALL}
 
 

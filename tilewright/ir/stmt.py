@@ -27,8 +27,9 @@ class Buffer:
         dtype: element type.
         scope: ``global`` (memory), ``register`` (promoted to registers), ``shared``, or a backend's own.
         strides: elements between neighbours per dimension; None means row-major and compact.
-        stride_align: ``(dimension, factor, offset)`` each: once the shape is final, the stride of the dimension
-            is rounded up to ``offset`` modulo ``factor`` (elements). Lowering makes explicit strides of it.
+        stride_align: ``(dimension, factor, offset)`` each: once the shape is final, the stride of the
+            dimension is rounded up to ``offset`` modulo ``factor`` (elements). Lowering makes explicit
+            strides of it.
     """
 
     name: str

@@ -63,7 +63,7 @@ class _Verifier:
         self._uses: dict[Expr, tuple[frozenset[Var], frozenset[Buffer]]] = {}
 
     def _fail(self, message: str) -> NoReturn:
-        raise VerifyError(message, location=_excerpt(self._func, self._at))
+        raise VerifyError(message, location=excerpt(self._func, self._at))
 
     # -- function --------------------------------------------------------------------------------------------
 
@@ -314,7 +314,7 @@ class _Verifier:
             self._fail(f"{e.name} of {dtypes[0]} gives {spec.result_dtype(dtypes[0])}, not {e.dtype}: {e!r}")
 
 
-def _excerpt(func: PrimFunc, at: Stmt | None) -> str:
+def excerpt(func: PrimFunc, at: Stmt | None) -> str:
     """The text around ``at`` with carets under it."""
     printer = Printer()
     lines = printer.function(func).splitlines()

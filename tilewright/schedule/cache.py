@@ -7,7 +7,7 @@ from tilewright.ir.stmt import Block, Buffer, For, IterVar, PrimFunc, Stmt, Stor
 from tilewright.ir.visit import map_stmt, replace_buffers, rewrite_expr
 from tilewright.schedule.dependence import recheck_kinds
 from tilewright.schedule.diagnostics import failure
-from tilewright.schedule.state import BlockRef, Tree, find_block, loop_var, replace, with_alloc, with_body
+from tilewright.schedule.state import BlockRef, Tree, find_block, loop_var, nest_of, replace, with_alloc, with_body
 
 
 def cache_write(func: PrimFunc, ref: BlockRef, scope: str) -> tuple[PrimFunc, BlockRef]:

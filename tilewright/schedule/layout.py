@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Literal
 
-from tilewright.ir.expr import Expr, Load, load
+from tilewright.ir.expr import Expr, Load, Var, load
 from tilewright.ir.stmt import Alloc, Block, Buffer, PrimFunc, Stmt, Store
 from tilewright.ir.visit import rewrite_expr, transform_stmt
 from tilewright.schedule.dependence import recheck_kinds
@@ -28,7 +28,7 @@ def transform_layout(
     The buffer must be a parameter whose data is known at compile time (``attrs["const_params"]``) or a
     temporary. For a parameter the map is recorded in ``attrs["param_layouts"][name]`` as text; whoever binds
     the data re-lays it (:meth:`IndexMap.apply`). Padding is never read and, in temporaries, never written.
-    The map is over the indices and open ``decisions``. Raises ScheduleError for other parameters, maps of
+    The map is over the indices and open ``decisions``; after pad it begins from the filled parameter. Raises ScheduleError for other parameters, maps of
     another rank, and maps that let two elements coincide.
     """
     tree = Tree(func)
@@ -50,8 +50,13 @@ def transform_layout(
             hint="only temporaries and parameters with data known at compile time can change layout; use "
             "cache_read or cache_write",
         )
-    if buffer.strides is not None:
-        raise failure(tree, f"transform_layout: '{buffer.name}' has explicit strides", block)
+    if buffer.strides is not None or buffer.stride_align:
+        raise failure(
+            tree,
+            f"transform_layout: '{buffer.name}' has explicit or aligned strides",
+            block,
+            hint="transform_layout before storage_align",
+        )
     unknown = unknown_names(index_map, decisions)
     if unknown:
         raise failure(
@@ -71,23 +76,41 @@ def transform_layout(
         raise failure(
             tree, f"transform_layout: the map '{index_map}' may put two elements in one place", block
         )
+    if index_map.multiples and not constant:
+        raise failure(
+            tree,
+            f"transform_layout: the map '{index_map}' fills '{buffer.name}' up with zeros, which nobody writes",
+            block,
+            hint="only parameters with data known at compile time can be filled up; use pad",
+        )
     layouts = func.attr("param_layouts", {})
-    if constant and buffer.name in layouts:
+    filled: IndexMap | None = None
+    if constant and buffer.name in layouts and not index_map.multiples:
+        scope = {d.name: d for d in decisions if isinstance(d, Var)}
+        old = IndexMap.parse(layouts[buffer.name], scope)
+        filled = old if old.is_filling() else None
+    if constant and buffer.name in layouts and filled is None:
         raise failure(
             tree,
             f"transform_layout: '{buffer.name}' already has the layout '{layouts[buffer.name]}'",
             block,
             hint="give the whole map from the original indices at once",
         )
+    func = relaid(func, buffer, index_map)
+    if constant:
+        whole = index_map if filled is None else filled.then(index_map)
+        func = func.with_attr("param_layouts", {**layouts, buffer.name: str(whole)})
+    recheck_kinds(Tree(func))
+    return func
+
+
+def relaid(func: PrimFunc, buffer: Buffer, index_map: IndexMap) -> PrimFunc:
+    """``func`` with ``buffer`` stored in the layout ``index_map`` and accessed there."""
     fresh = buffer.with_(shape=index_map.shape(buffer.shape))
-    func = func.with_(
+    return func.with_(
         body=_relaid(func.body, buffer, fresh, index_map),
         params=tuple(fresh if p is buffer else p for p in func.params),
     )
-    if constant:
-        func = func.with_attr("param_layouts", {**layouts, buffer.name: str(index_map)})
-    recheck_kinds(Tree(func))
-    return func
 
 
 def _relaid(body: Stmt, old: Buffer, fresh: Buffer, index_map: IndexMap) -> Stmt:

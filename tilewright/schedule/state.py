@@ -362,6 +362,15 @@ def loop_var(name: str, extent: Expr) -> Var:
     return Var(name, lo=0, hi=None if size is None else max(size - 1, 0))
 
 
+def nest_of(block: Block) -> Stmt:
+    """Serial loops around a block whose iterators are bound to one variable each, in their order."""
+    nest: Stmt = block
+    for it in reversed(block.iters):
+        assert isinstance(it.binding, Var)
+        nest = For(it.binding, it.extent, nest)
+    return nest
+
+
 def loop_name(it: IterVar) -> str:
     """The name of a loop that drives a block iterator: ``vi0`` -> ``i0``."""
     name = it.var.name
