@@ -10,7 +10,13 @@ from functools import partial
 from tilewright.errors import ScheduleError
 from tilewright.ir.stmt import PrimFunc
 from tilewright.ir.visit import find_blocks
-from tilewright.schedule.rules import lane_reduction, multi_level_tiling, row_reduction, unrolled_chain
+from tilewright.schedule.rules import (
+    lane_reduction,
+    multi_level_tiling,
+    row_parts,
+    row_reduction,
+    unrolled_chain,
+)
 from tilewright.schedule.rules.analysis import BlockInfo, block_info, is_injective
 from tilewright.schedule.rules.common import block_named, extent_of
 from tilewright.schedule.rules.injective import schedule_injective
@@ -28,8 +34,8 @@ class Structure:
     """The choices that give a schedule its shape; what is left open in them are decisions.
 
     Attributes:
-        whole: a rule for the function as a whole: ``chain``, ``rows``, or none of them (``blocks``); None
-            takes the first that is known to be good.
+        whole: a rule for the function as a whole: ``chain``, ``parts``, ``rows``, or none of them
+            (``blocks``); None takes the first that is known to be good.
         reductions: rules to try on each reduction, in this order; None: those known to be good.
         row: which axis gives register tiles their rows, best first.
         inline: which producers disappear into reductions: what pays (True), or none (False).
@@ -64,6 +70,14 @@ def compose(sch: Schedule, target: Target, structure: Structure) -> Schedule:
                 return whole
         if structure.whole == "chain":
             raise ScheduleError(f"'{sch.func.name}' is not a chain of small transforms")
+    if structure.whole in (None, "parts"):
+        parts = row_parts.find_parts(sch, target)
+        if parts is not None:
+            whole = _attempt(sch, partial(row_parts.schedule_parts, parts=parts, target=target))
+            if whole is not None:
+                return whole
+        if structure.whole == "parts":
+            raise ScheduleError(f"'{sch.func.name}' does not go over parts of rows")
     refs = [BlockRef(b.name) for b in find_blocks(sch.func.body)]
     infos = {ref: block_info(block_named(sch, ref.name)) for ref in refs}
     known = [info for info in infos.values() if info is not None]

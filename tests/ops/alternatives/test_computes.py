@@ -20,7 +20,7 @@ from tilewright.graph.primfunc import lower_group
 from tilewright.ir.interp import run
 from tilewright.ops.alternatives import chunks, split_k
 
-QUICK = settings(max_examples=25, deadline=None)
+QUICK = settings(max_examples=15, deadline=None)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -163,7 +163,15 @@ def test_products_of_half_precision_keep_wide_sums():
 def test_reductions(shape: list[int], op: str, keepdims: bool, data: st.DataObject):
     axes = data.draw(st.sets(st.integers(0, len(shape) - 1), min_size=1))
     if np.prod([shape[a] for a in axes]) >= 16:
-        agree("reduce", [floats(*shape)], {"chunked"}, op=op, axes=tuple(axes), keepdims=keepdims)
+        agree(
+            "reduce",
+            [floats(*shape)],
+            {"chunked"},
+            tolerance=5e-5,
+            op=op,
+            axes=tuple(axes),
+            keepdims=keepdims,
+        )
 
 
 @pytest.mark.parametrize("op", ["sum", "mean", "max"])

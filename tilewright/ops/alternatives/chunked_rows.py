@@ -20,7 +20,7 @@ A row is read twice in all instead of three times, and its chunks can run on dif
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial as bind
 
 import numpy as np
@@ -65,32 +65,51 @@ def _softmax(log: bool, ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
     def shift(at: Sequence[Expr]) -> Expr:
         return maximum(top[tuple(at)], lowest)
 
-    powers = partial(
-        x,
-        [axis],
-        chunks,
-        "sum",
+    powers = _powers(x, chunks, shift)
+    sums = te.compute(
+        top.shape,
+        lambda *at: te.reduce(
+            "sum", [chunks.length], lambda r: powers[(*at[: axis + 1], r, *at[axis + 1 :])]
+        ),
         "chunk_sum",
-        lambda e, at: intrinsic("exp", e.astype(wide) - shift(at)),
     )
     whole = _ones(x.shape, [axis])
     highest = combined(whole, chunks, "max", "max", lambda at, _: shift(at))
-    total = combined(
-        whole,
-        chunks,
-        "sum",
-        "sum",
-        lambda at, i: powers[at] * intrinsic("exp", shift(at) - highest[tuple(i)]),
-    )
+
+    def rescale(at: Sequence[Expr]) -> Expr:
+        return intrinsic("exp", shift(at) - highest[_zeroed(at, [axis])])
+
+    total = combined(whole, chunks, "sum", "sum", lambda at, _: sums[at] * rescale(at))
+    if log:
+        logarithm = te.compute(whole, lambda *at: intrinsic("log", total[at]), "log_sum")
+
+        def shifted(*i: Expr) -> Expr:
+            at = _zeroed(i, [axis])
+            return (x[i].astype(wide) - highest[at] - logarithm[at]).astype(x.dtype)
+
+        return [te.compute(x.shape, shifted, "log_softmax")]
+    factor = te.compute(top.shape, lambda *at: rescale(at) / total[_zeroed(at, [axis])], "factor")
+
+    def scaled_power(*i: Expr) -> Expr:
+        chunk, inner = i[axis] // chunks.length, i[axis] % chunks.length
+        before, after = i[:axis], i[axis + 1 :]
+        return (powers[(*before, chunk, inner, *after)] * factor[(*before, chunk, *after)]).astype(x.dtype)
+
+    return [te.compute(x.shape, scaled_power, "softmax")]
+
+
+def _powers(x: te.Tensor, chunks: Chunks, shift: Callable[[Sequence[Expr]], Expr]) -> te.Tensor:
+    """``exp(x - shift)`` with the axis taken apart into chunk and element; 0 behind the end."""
+    axis, wide = chunks.axis, accumulator_dtype(x.dtype)
 
     def body(*i: Expr) -> Expr:
-        at = _zeroed(i, [axis])
-        value = x[i].astype(wide) - highest[at]
-        if log:
-            return (value - intrinsic("log", total[at])).astype(x.dtype)
-        return (intrinsic("exp", value) / total[at]).astype(x.dtype)
+        at = (*i[: axis + 1], *i[axis + 2 :])
+        position = chunks.position(i[axis], i[axis + 1])
+        value = x[(*i[:axis], position, *i[axis + 2 :])].astype(wide)
+        return chunks.guarded(position, intrinsic("exp", value - shift(at)), "sum")
 
-    return [te.compute(x.shape, body, "log_softmax" if log else "softmax")]
+    shape = (*x.shape[:axis], const(chunks.count), const(chunks.length), *x.shape[axis + 1 :])
+    return te.compute(shape, body, "exp")
 
 
 for _op, _log in (("softmax", False), ("log_softmax", True)):

@@ -60,7 +60,7 @@ def schedule_rows(sch: Schedule, refs: list[BlockRef], target: Target) -> None:
     flops = sum(i.flops() for i in infos) * 4
     last = refs[-1]
     before = refs[:-1]
-    factored = _factor(sch, last, None, target) if infos[-1].reduce else None
+    factored = factor_lanes(sch, last, None, target) if infos[-1].reduce else None
     partial, lanes = factored if factored is not None else (None, 0)
     if partial is not None:
         before = [*before, partial]
@@ -75,11 +75,11 @@ def schedule_rows(sch: Schedule, refs: list[BlockRef], target: Target) -> None:
             sch.compute_at(ref, outer)
     for ref in [*before, last]:
         if ref == partial:
-            _vectorize_partial(sch, ref, outer, lanes)
+            vectorize_partial(sch, ref, outer, lanes)
         elif ref == last and partial is not None:
-            _vectorize_final(sch, ref, outer, lanes)
+            vectorize_final(sch, ref, outer, lanes)
         else:
-            _schedule_row_block(sch, ref, outer, target)
+            schedule_row_block(sch, ref, outer, target)
 
 
 def _info(sch: Schedule, ref: BlockRef) -> BlockInfo:
@@ -93,7 +93,9 @@ def _lanes(info: BlockInfo, target: Target) -> int:
     return target.lanes(dt.bits(info.store.buffer.dtype))
 
 
-def _schedule_row_block(sch: Schedule, ref: BlockRef, outer: LoopRef | None, target: Target) -> None:
+def schedule_row_block(sch: Schedule, ref: BlockRef, outer: LoopRef | None, target: Target) -> None:
+    """Schedule a block inside ``outer``, one row: vectors along the row, partial results where it is
+    reduced. Raises ScheduleError where a step is not legal."""
     info = _info(sch, ref)
     if not info.reduce:
         loops = loops_by_iter(sch, ref, below=outer)
@@ -101,16 +103,16 @@ def _schedule_row_block(sch: Schedule, ref: BlockRef, outer: LoopRef | None, tar
         if inner:
             vectorize_inner(sch, ref, inner[-1], _lanes(info, target))
         return
-    factored = _factor(sch, ref, outer, target)
+    factored = factor_lanes(sch, ref, outer, target)
     if factored is not None:
         partial, lanes = factored
-        _vectorize_partial(sch, partial, outer, lanes)
-        _vectorize_final(sch, ref, outer, lanes)
+        vectorize_partial(sch, partial, outer, lanes)
+        vectorize_final(sch, ref, outer, lanes)
     else:
         _vectorize_short(sch, ref, outer, target)
 
 
-def _factor(
+def factor_lanes(
     sch: Schedule, ref: BlockRef, outer: LoopRef | None, target: Target
 ) -> tuple[BlockRef, int | Expr] | None:
     """Split a long contiguous reduction over lanes; the block of partial results and the length of its
@@ -133,13 +135,14 @@ def _factor(
     many = ACCUMULATORS if extent >= 4 * lanes * ACCUMULATORS else 1
     accumulators = pick(sch, ref, "accumulators", [n for n in (1, 2, 4, 8) if n * lanes <= extent], many)
     vector = pick(sch, ref, "lanes", powers(MIN_LANES, lanes), lanes)
+    sch.require(as_expr(vector) * accumulators * 2 <= max(extent, 2 * lanes * many))
     _, part = sch.split(loops[contiguous], [None, as_expr(vector) * accumulators])
     partial = sch.rfactor(part, len(info.store.indices))
     sch.set_scope(partial, "register")
     return partial, vector if sch.symbolic else _lanes(info, target)
 
 
-def _vectorize_partial(
+def vectorize_partial(
     sch: Schedule, partial: BlockRef, outer: LoopRef | None, lanes: int | Expr
 ) -> None:
     """The lanes of the partial result are the vector; the long loop stays outside it."""
@@ -164,7 +167,7 @@ def _vectorize_by(sch: Schedule, loop: LoopRef, lanes: int | Expr) -> None:
     sch.vectorize(loop)
 
 
-def _vectorize_final(sch: Schedule, ref: BlockRef, outer: LoopRef | None, lanes: int | Expr) -> None:
+def vectorize_final(sch: Schedule, ref: BlockRef, outer: LoopRef | None, lanes: int | Expr) -> None:
     """Combine the lanes by horizontal reductions."""
     info = _info(sch, ref)
     loops = loops_by_iter(sch, ref, below=outer)
