@@ -146,10 +146,10 @@ def test_opsets_out_of_range() -> None:
 
 
 def test_unsupported_uses_name_the_node() -> None:
-    node = helper.make_node("MaxPool", ["x"], ["y", "where"], name="pool", kernel_shape=[2, 2])
-    with pytest.raises(UnsupportedError, match="Indices") as caught:
-        import_onnx(model([node], [value("x", [1, 1, 4, 4])], ["y"]))
-    assert "MaxPool node 'pool'" in str(caught.value)
+    node = helper.make_node("BatchNormalization", ["x", "a", "a", "a", "a"], ["y"], name="norm", spatial=0)
+    with pytest.raises(UnsupportedError, match="spatial=0") as caught:
+        import_onnx(model([node], [value("x", [1, 3, 4]), value("a", [3, 4])], ["y"], opset=8))
+    assert "BatchNormalization node 'norm'" in str(caught.value)
 
 
 def test_nodes_that_contradict_themselves_name_the_node() -> None:

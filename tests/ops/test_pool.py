@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
+from tests.frontend.models import INT64, agree, constant, model, value
 from tests.ops.harness import check, floats, ints, type_of
 from tilewright.errors import GraphError
 from tilewright.graph.graph import TensorType
@@ -68,3 +69,71 @@ def test_bad_pools_are_rejected() -> None:
         type_of("max_pool", [x], kernel=(2,))
     with pytest.raises(GraphError, match="does not fit"):
         type_of("max_pool", [x], kernel=(5, 5))
+
+
+@pytest.mark.parametrize("p", [1, 2, 3])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_lp_pool(p: int, channels_last: bool) -> None:
+    x = floats(2, 3, 7, 6) if not channels_last else floats(2, 7, 6, 3)
+    attrs = {"kernel": (3, 2), "strides": (2, 1), "pads": (1, 0, 1, 1), "channels_last": channels_last}
+    check("lp_pool", [x], p=p, rtol=1e-4, **attrs)
+
+
+@pytest.mark.parametrize("column_major", [False, True])
+@pytest.mark.parametrize("ceil_mode", [False, True])
+def test_positions_of_maxima_agree_with_onnxruntime(column_major: bool, ceil_mode: bool) -> None:
+    x = floats(2, 2, 6, 5).round(1)  # with ties
+    attrs = {"kernel": (3, 2), "strides": (2, 2), "pads": (1, 0, 1, 1), "ceil_mode": ceil_mode}
+    check("max_positions", [x], column_major=column_major, **attrs)
+    node = helper.make_node(
+        "MaxPool", ["x"], ["y", "i"], kernel_shape=[3, 2], strides=[2, 2], pads=[1, 0, 1, 1],
+        ceil_mode=int(ceil_mode), storage_order=int(column_major),
+    )  # fmt: skip
+    agree(model([node], [value("x", x.shape)], ["y", value("i", None, INT64)]), {"x": x})
+
+
+def test_unpooling_puts_maxima_back() -> None:
+    x = floats(1, 2, 6, 4)
+    nodes = [
+        helper.make_node("MaxPool", ["x"], ["y", "i"], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("MaxUnpool", ["y", "i"], ["z"], kernel_shape=[2, 2], strides=[2, 2]),
+    ]
+    got = agree(model(nodes, [value("x", x.shape)], ["z"]), {"x": x})["z"]
+    assert np.count_nonzero(got) == 12
+
+
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_col2im(dilation: int) -> None:
+    reach = (2 - 1) * dilation + 1
+    blocks = ((5 + 1 - 3) // 2 + 1) * ((6 - reach) + 1)
+    x = floats(2, 2 * 3 * 2, blocks)
+    attrs = {
+        "image": (5, 6),
+        "kernel": (3, 2),
+        "strides": (2, 1),
+        "pads": (1, 0, 0, 0),
+        "dilations": (1, dilation),
+    }
+    check("col2im", [x], rtol=1e-4, **attrs)
+    node = helper.make_node(
+        "Col2Im", ["x", "s", "k"], ["y"], strides=[2, 1], pads=[1, 0, 0, 0], dilations=[1, dilation]
+    )
+    sizes = [constant("s", [5, 6]), constant("k", [3, 2])]
+    agree(model([node], [value("x", x.shape)], ["y"], sizes, opset=18), {"x": x})
+    with pytest.raises(GraphError, match="do not fit the columns"):
+        check("col2im", [floats(1, 4, 5)], image=(4, 4), kernel=(2, 2))
+
+
+@pytest.mark.parametrize("p", [1, 2, 3])
+def test_global_lp_pool_agrees_with_onnxruntime(p: int) -> None:
+    x = floats(2, 3, 5, 4)
+    agree(
+        model([helper.make_node("GlobalLpPool", ["x"], ["y"], p=p)], [value("x", x.shape)], ["y"]), {"x": x}
+    )
+
+
+@pytest.mark.parametrize(("opset", "axis"), [(11, 1), (13, 1), (13, -1), (13, 0)])
+def test_hardmax_agrees_with_onnxruntime(opset: int, axis: int) -> None:
+    x = floats(3, 4, 5).round(1)
+    node = helper.make_node("Hardmax", ["x"], ["y"], axis=axis)
+    agree(model([node], [value("x", x.shape)], ["y"], opset=opset), {"x": x})

@@ -11,8 +11,10 @@ from tilewright.ops import (
     pool,
     reduce,
     resize,
+    sample,
     scatter,
     shape,
+    signal,
     slicing,
     winograd,
 )
@@ -28,8 +30,10 @@ __all__ = [
     "pool",
     "reduce",
     "resize",
+    "sample",
     "scatter",
     "shape",
+    "signal",
     "slicing",
     "winograd",
 ]

@@ -1,7 +1,9 @@
-"""Max and average pooling over sliding windows, in any number of spatial dimensions and either layout."""
+"""Max, average and Lp pooling over sliding windows, in any number of spatial dimensions and either layout."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,9 +12,20 @@ from tilewright.graph.graph import TensorType
 from tilewright.graph.opdef import FusionKind, OpContext, OpDef, register
 from tilewright.ir import dtype as dt
 from tilewright.ir import te
-from tilewright.ir.expr import Expr, as_expr, ceildiv, const, maximum, minimum, reduce_identity
+from tilewright.ir.expr import (
+    Expr,
+    all_of,
+    as_expr,
+    ceildiv,
+    const,
+    maximum,
+    minimum,
+    reduce_identity,
+    select,
+)
+from tilewright.ir.intrinsics import intrinsic
 from tilewright.ir.visit import const_int
-from tilewright.ops.common import Operands, accumulator_dtype, as_dtype, is_half
+from tilewright.ops.common import Operands, accumulator_dtype, as_dtype, is_half, product
 from tilewright.ops.window import Layout, Window, arrange, pad_spatial, windowed, windows
 
 
@@ -65,8 +78,16 @@ def _infer(ctx: OpContext) -> list[TensorType]:
     return [TensorType(arrange(pool.last, x.shape[0], x.shape[pool.layout.channel], pool.out), x.dtype)]
 
 
-def _window_reduce(ctx: OpContext, x: te.Tensor, pool: _Pool, op: str, fill: float, name: str) -> te.Tensor:
-    """``op`` over the window at each position; what is outside the data counts as ``fill``."""
+def _window_reduce(
+    ctx: OpContext,
+    x: te.Tensor,
+    pool: _Pool,
+    op: str,
+    fill: float,
+    name: str,
+    element: Callable[[Expr], Expr] = lambda e: e,
+) -> te.Tensor:
+    """``op`` over ``element`` of the window at each position; what is outside the data counts as ``fill``."""
     padded = pad_spatial(x, pool.layout, pool.reaching, fill)
     wide = accumulator_dtype(x.dtype) if op == "sum" else x.dtype
 
@@ -77,7 +98,7 @@ def _window_reduce(ctx: OpContext, x: te.Tensor, pool: _Pool, op: str, fill: flo
             where = [
                 p * w.stride + t * w.dilation for p, t, w in zip(spatial, taps, pool.windows, strict=True)
             ]
-            return padded[arrange(pool.last, n, channel, where)].astype(wide)
+            return element(padded[arrange(pool.last, n, channel, where)].astype(wide))
 
         return te.reduce(op, [w.size for w in pool.windows], term)
 
@@ -115,6 +136,110 @@ def _max_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
 
 
 register(OpDef("max_pool", FusionKind.reduction, infer=_infer, compute=_max_compute, reference=_max_numpy))
+
+
+# ---------------------------------------------------------------------------------------- positions of maxima
+def _positions_infer(ctx: OpContext) -> list[TensorType]:
+    (kind,) = _infer(ctx)
+    if ctx.attr("channels_last", False):
+        ctx.fail("positions count in data with the channels first")
+    return [TensorType(kind.shape, "int64")]
+
+
+def _positions_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
+    """The flat position in the data of the first maximum of each window; -1 where it only holds padding."""
+    x, pool = inputs[0], _pool(ctx)
+    best = _max_compute(ctx, inputs)[0]
+    dims = [x.shape[d] for d in pool.layout.spatial]
+    column_major = bool(ctx.attr("column_major", False))
+    size = product(x.shape)
+
+    def body(*i: Expr) -> Expr:
+        def term(*taps: Expr) -> Expr:
+            at = [
+                p * w.stride + t * w.dilation - w.before
+                for p, t, w in zip(i[2:], taps, pool.windows, strict=True)
+            ]
+            inside = [c for a, d in zip(at, dims, strict=True) for c in (as_expr(0) <= a, a < d)]
+            value = x[(i[0], i[1], *at)]
+            found = value.eq(best[i])
+            if dt.is_float(x.dtype):
+                found = found | intrinsic("isnan", value)
+            return select(
+                all_of(inside), select(found, _flat(x.shape, (*i[:2], *at), column_major), size), size
+            )
+
+        return te.reduce("min", [w.size for w in pool.windows], term)
+
+    first = te.compute(best.shape, body, "first")
+    return [
+        te.compute(best.shape, lambda *i: select(first[i] < size, first[i], as_expr(-1)), "max_positions")
+    ]
+
+
+def _flat(shape: Sequence[Any], index: Sequence[Any], column_major: bool) -> Any:
+    """Row-major place of ``index``; the spatial part may count the other way."""
+    order = [0, 1, *(reversed(range(2, len(shape))) if column_major else range(2, len(shape)))]
+    flat: Any = 0
+    for d in order:
+        flat = flat * shape[d] + index[d]
+    return flat
+
+
+def _positions_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
+    x, pool = inputs[0], _pool(ctx)
+    order = _flat(x.shape, np.indices(x.shape, sparse=True), bool(ctx.attr("column_major", False)))
+    where = np.broadcast_to(order, x.shape).astype(np.int64)
+    fill = reduce_identity("max", dt.from_numpy(x.dtype)).value
+    view, axes = _numpy_windows(ctx, np.moveaxis(x, 1, -1), pool, fill)
+    places, _ = _numpy_windows(ctx, np.moveaxis(where, 1, -1), pool, -1)
+    best = view.max(axis=axes, keepdims=True)
+    found = ((view == best) | (view != view)) & (places >= 0)
+    first = np.where(found, places, x.size).min(axis=axes)
+    return [np.ascontiguousarray(np.moveaxis(np.where(first < x.size, first, -1), -1, 1))]
+
+
+register(
+    OpDef(
+        "max_positions",
+        FusionKind.opaque,
+        infer=_positions_infer,
+        compute=_positions_compute,
+        reference=_positions_numpy,
+    )
+)
+
+
+# --------------------------------------------------------------------------------------------------------- Lp
+def _lp_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
+    """``(sum |x| ** p) ** (1 / p)`` over each window."""
+    x, p = inputs[0], float(ctx.attr("p", 2))
+
+    def element(value: Expr) -> Expr:
+        if p == 2:
+            return value * value
+        size = intrinsic("abs", value)
+        return size if p == 1 else intrinsic("pow", size, const(p, size.dtype))
+
+    total = _window_reduce(ctx, x, _pool(ctx), "sum", 0.0, "power_sum", element)
+
+    def body(*i: Expr) -> Expr:
+        value = total[i]
+        if p != 1:
+            root = intrinsic("sqrt", value) if p == 2 else intrinsic("pow", value, const(1 / p, value.dtype))
+            value = root
+        return value.astype(x.dtype)
+
+    return [te.compute(total.shape, body, "lp_pool")]
+
+
+def _lp_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
+    x, pool, p = inputs[0], _pool(ctx), float(ctx.attr("p", 2))
+    wide = x.astype(np.float32) if is_half(x.dtype.name) else x
+    view, axes = _numpy_windows(ctx, wide if pool.last else np.moveaxis(wide, 1, -1), pool, 0)
+    result = (np.abs(view) ** p).sum(axis=axes) ** (1 / p)
+    result = as_dtype(result, x.dtype.name)
+    return [np.ascontiguousarray(result if pool.last else np.moveaxis(result, -1, 1))]
 
 
 # ---------------------------------------------------------------------------------------------------- average
@@ -192,4 +317,84 @@ def _avg_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
 
 register(
     OpDef("avg_pool", FusionKind.reduction, infer=_avg_infer, compute=_avg_compute, reference=_avg_numpy)
+)
+register(OpDef("lp_pool", FusionKind.reduction, infer=_avg_infer, compute=_lp_compute, reference=_lp_numpy))
+
+
+# ----------------------------------------------------------------------------------------------------- col2im
+class _Columns(NamedTuple):
+    """``image`` and the number of ``blocks`` in each dimension."""
+
+    image: tuple[int, ...]
+    blocks: tuple[int, ...]
+    windows: list[Window]
+
+
+def _columns(ctx: OpContext) -> _Columns:
+    x = ctx.input(0)
+    image, kernel = (tuple(int(v) for v in ctx.attr(name)) for name in ("image", "kernel"))
+    if x.rank != 3 or len(image) != len(kernel):
+        ctx.fail("col2im takes columns [N, C * taps, blocks], and an image and a kernel of one rank")
+    own = windows(ctx, kernel, [as_expr(d) for d in image])
+    blocks = tuple(
+        (d + w.before + w.after - w.reach) // w.stride + 1 for d, w in zip(image, own, strict=True)
+    )
+    rows, count = const_int(x.shape[1]), const_int(x.shape[2])
+    if (count is not None and count != prod(blocks)) or (rows is not None and rows % prod(kernel)):
+        ctx.fail(f"{prod(blocks)} blocks of {prod(kernel)} elements do not fit the columns")
+    return _Columns(image, blocks, own)
+
+
+def _columns_infer(ctx: OpContext) -> list[TensorType]:
+    x, columns = ctx.input(0), _columns(ctx)
+    taps = prod(w.size for w in columns.windows)
+    return [TensorType((x.shape[0], x.shape[1] // taps, *map(as_expr, columns.image)), x.dtype)]
+
+
+def _columns_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
+    """Each pixel sums the taps that fall on it: what im2col copied from there."""
+    x, columns = inputs[0], _columns(ctx)
+    taps, wide = prod(w.size for w in columns.windows), accumulator_dtype(x.dtype)
+
+    def body(*i: Expr) -> Expr:
+        def term(*t: Expr) -> Expr:
+            tap, block, inside = as_expr(0), as_expr(0), []
+            for place, step, w, blocks in zip(i[2:], t, columns.windows, columns.blocks, strict=True):
+                start = place + w.before - step * w.dilation
+                at = start // w.stride
+                inside += [(start % w.stride).eq(0), as_expr(0) <= at, at < blocks]
+                tap, block = tap * w.size + step, block * blocks + at
+            return select(all_of(inside), x[i[0], i[1] * taps + tap, block].astype(wide), const(0, wide))
+
+        return te.reduce("sum", [w.size for w in columns.windows], term)
+
+    total = te.compute(_columns_infer(ctx)[0].shape, body, "col2im")
+    return [te.compute(total.shape, lambda *i: total[i].astype(x.dtype), "image")]
+
+
+def _columns_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
+    x, columns = inputs[0], _columns(ctx)
+    taps = [w.size for w in columns.windows]
+    wide = x.astype(np.float32) if is_half(x.dtype.name) else x
+    blocks = wide.reshape(x.shape[0], x.shape[1] // prod(taps), *taps, *columns.blocks)
+    padded = [d + w.before + w.after for d, w in zip(columns.image, columns.windows, strict=True)]
+    result = np.zeros((*blocks.shape[:2], *padded), wide.dtype)
+    for tap in np.ndindex(*taps):
+        view = tuple(
+            slice(t * w.dilation, t * w.dilation + (n - 1) * w.stride + 1, w.stride)
+            for t, w, n in zip(tap, columns.windows, columns.blocks, strict=True)
+        )
+        result[(slice(None), slice(None), *view)] += blocks[(slice(None), slice(None), *tap)]
+    cut = tuple(slice(w.before, w.before + d) for d, w in zip(columns.image, columns.windows, strict=True))
+    return [np.ascontiguousarray(as_dtype(result[(slice(None), slice(None), *cut)], x.dtype.name))]
+
+
+register(
+    OpDef(
+        "col2im",
+        FusionKind.opaque,
+        infer=_columns_infer,
+        compute=_columns_compute,
+        reference=_columns_numpy,
+    )
 )

@@ -172,7 +172,7 @@ def nearest_index(axis: Axis, rule: str, position: Any) -> Any:
     return (scaled * 2 + unit) // (2 * unit)
 
 
-def _cubic_weights(t: Any, a: float) -> list[Any]:
+def cubic_weights(t: Any, a: float) -> list[Any]:
     """Keys' cubic convolution for the neighbours at distances 1 + t, t, 1 - t and 2 - t."""
 
     def near(d: Any) -> Any:
@@ -209,7 +209,7 @@ def _taps(ctx: OpContext, axis: Axis, position: Expr, dtype: str) -> list[tuple[
         indices, weights = [low, low + 1], [1.0 - t, t]
     else:
         indices = [low - 1, low, low + 1, low + 2]
-        weights = _cubic_weights(t, float(ctx.attr("cubic_coeff_a", -0.75)))
+        weights = cubic_weights(t, float(ctx.attr("cubic_coeff_a", -0.75)))
         if ctx.attr("exclude_outside", False):
             zero = const(0, dtype)
             weights = [
@@ -268,7 +268,7 @@ def resampling_matrix(ctx: OpContext, axis: Axis) -> np.ndarray:
         indices, weights = [low, low + 1], [1 - t, t]
     else:
         indices = [low - 1, low, low + 1, low + 2]
-        weights = _cubic_weights(t, float(ctx.attr("cubic_coeff_a", -0.75)))
+        weights = cubic_weights(t, float(ctx.attr("cubic_coeff_a", -0.75)))
         if ctx.attr("exclude_outside", False):
             weights = [
                 np.where((i >= 0) & (i < axis.size), w, 0) for i, w in zip(indices, weights, strict=True)

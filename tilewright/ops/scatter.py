@@ -147,9 +147,7 @@ def _nd_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
     return [_scattered(ctx, x, where, updates)]
 
 
-register(
-    OpDef("scatter_nd", FusionKind.opaque, infer=_nd_infer, compute=_nd_compute, reference=_nd_numpy)
-)
+register(OpDef("scatter_nd", FusionKind.opaque, infer=_nd_infer, compute=_nd_compute, reference=_nd_numpy))
 
 
 # --------------------------------------------------------------------------------------------- tensor_scatter

@@ -12,6 +12,8 @@ from tilewright.frontend.onnx.handlers import (
     normalise,
     reduction,
     resampling,
+    sampling,
+    signal,
     sources,
 )
 
@@ -26,5 +28,7 @@ __all__ = [
     "normalise",
     "reduction",
     "resampling",
+    "sampling",
+    "signal",
     "sources",
 ]

@@ -59,7 +59,8 @@ def gemm(ctx: NodeContext) -> Value:
 
 
 # -------------------------------------------------------------------------------------------- sliding windows
-def _numbers(ctx: NodeContext, name: str, count: int, default: int) -> tuple[int, ...]:
+def numbers(ctx: NodeContext, name: str, count: int, default: int) -> tuple[int, ...]:
+    """An attribute of ``count`` whole numbers, all ``default`` when it is absent."""
     values = ctx.attr(name, None)
     if values is None:
         return (default,) * count
@@ -71,11 +72,11 @@ def _numbers(ctx: NodeContext, name: str, count: int, default: int) -> tuple[int
 def _window_attrs(ctx: NodeContext, x: Value, kernel: Sequence[int]) -> dict[str, Attr]:
     """strides, dilations, pads. SAME padding that depends on an open size stays symbolic (``auto_pad``)."""
     rank = len(kernel)
-    strides, dilations = _numbers(ctx, "strides", rank, 1), _numbers(ctx, "dilations", rank, 1)
+    strides, dilations = numbers(ctx, "strides", rank, 1), numbers(ctx, "dilations", rank, 1)
     attrs: dict[str, Attr] = {"strides": strides, "dilations": dilations}
     auto = ctx.attr("auto_pad", "NOTSET")
     if auto == "NOTSET":
-        attrs["pads"] = _numbers(ctx, "pads", 2 * rank, 0)
+        attrs["pads"] = numbers(ctx, "pads", 2 * rank, 0)
     elif auto == "VALID":
         attrs["pads"] = (0,) * (2 * rank)
     elif auto in ("SAME_UPPER", "SAME_LOWER"):
@@ -94,7 +95,8 @@ def _window_attrs(ctx: NodeContext, x: Value, kernel: Sequence[int]) -> dict[str
     return attrs
 
 
-def _kernel(ctx: NodeContext, weights: Value) -> tuple[int, ...]:
+def kernel_of(ctx: NodeContext, weights: Value) -> tuple[int, ...]:
+    """The spatial size of a convolution's weights."""
     kernel = ctx.static_dims(weights, "the weights")[2:]
     declared = ctx.attr("kernel_shape", None)
     if declared is not None and tuple(declared) != kernel:
@@ -108,7 +110,7 @@ def conv(ctx: NodeContext) -> Value:
     x, w = ctx.value(0), ctx.value(1)
     if x.rank < 3 or w.rank != x.rank:
         ctx.fail(f"Conv takes data and weights of one rank of 3 or more, not {x.type} and {w.type}")
-    attrs = _window_attrs(ctx, x, _kernel(ctx, w))
+    attrs = _window_attrs(ctx, x, kernel_of(ctx, w))
     return ctx.op("conv", x, w, ctx.optional(2), groups=int(ctx.attr("group", 1)), **attrs)
 
 
@@ -116,10 +118,10 @@ def conv(ctx: NodeContext) -> Value:
 def conv_transpose(ctx: NodeContext) -> Value:
     """Transposed convolution; ``output_shape`` or SAME padding decide the pads where they are given."""
     x, w = ctx.value(0), ctx.value(1)
-    kernel = _kernel(ctx, w)
+    kernel = kernel_of(ctx, w)
     rank = len(kernel)
-    strides, dilations = _numbers(ctx, "strides", rank, 1), _numbers(ctx, "dilations", rank, 1)
-    extra = _numbers(ctx, "output_padding", rank, 0)
+    strides, dilations = numbers(ctx, "strides", rank, 1), numbers(ctx, "dilations", rank, 1)
+    extra = numbers(ctx, "output_padding", rank, 0)
     auto = ctx.attr("auto_pad", "NOTSET")
     wanted = ctx.attr("output_shape", None)
     pads: Sequence[int]
@@ -137,7 +139,7 @@ def conv_transpose(ctx: NodeContext) -> Value:
             ends.append(total - first)
         pads = (*begins, *ends)
     else:
-        pads = _numbers(ctx, "pads", 2 * rank, 0) if auto == "NOTSET" else (0,) * (2 * rank)
+        pads = numbers(ctx, "pads", 2 * rank, 0) if auto == "NOTSET" else (0,) * (2 * rank)
     return ctx.op(
         "conv_transpose",
         x,
@@ -152,11 +154,61 @@ def conv_transpose(ctx: NodeContext) -> Value:
 
 
 @onnx_op("MaxPool", 1, 8, 10, 11, 12, 22)
-def max_pool(ctx: NodeContext) -> Value:
-    """The positions of the maxima (second output) are not supported."""
-    if ctx.wants_output(1):
-        ctx.unsupported("the output of positions (Indices) is not supported")
-    return _pool(ctx, "max_pool")
+def max_pool(ctx: NodeContext) -> Sequence[Value]:
+    """Maxima and, where the model reads them, their flat positions in the data."""
+    y = _pool(ctx, "max_pool")
+    if not ctx.wants_output(1):
+        return [y]
+    return [y, _pool(ctx, "max_positions", column_major=bool(ctx.attr("storage_order", 0)))]
+
+
+@onnx_op("MaxUnpool", 9, 11, 22)
+def max_unpool(ctx: NodeContext) -> Value:
+    """Maxima back at their positions in the data before pooling, zeros elsewhere."""
+    x = ctx.x
+    kernel = tuple(int(k) for k in ctx.attr("kernel_shape"))
+    strides, pads = numbers(ctx, "strides", len(kernel), 1), numbers(ctx, "pads", 2 * len(kernel), 0)
+    dims = list(ctx.static_dims(x, "the input of a MaxUnpool"))
+    for n, (size, stride) in enumerate(zip(kernel, strides, strict=True)):
+        dims[n + 2] = (dims[n + 2] - 1) * stride - pads[n] - pads[n + len(kernel)] + size
+    shape = ctx.ints(2, "the output shape of a MaxUnpool") or tuple(dims)
+    return ctx.op("max_unpool", x, ctx.value(1), shape=shape, source=tuple(dims))
+
+
+@onnx_op("LpPool", 1, 2, 11, 18, 22)
+def lp_pool(ctx: NodeContext) -> Value:
+    """The p-norm of each window."""
+    return _pool(ctx, "lp_pool", p=float(ctx.attr("p", 2)))
+
+
+@onnx_op("GlobalLpPool", 1, 2, 22)
+def global_lp_pool(ctx: NodeContext) -> Value:
+    """The p-norm of each channel."""
+    x, p, axes = ctx.x, float(ctx.attr("p", 2)), tuple(range(2, ctx.x.rank))
+    size = ctx.op("mul", x, x) if p == 2 else ctx.op("abs", x)
+    if p not in (1, 2):
+        size = ctx.op("pow", size, ctx.like(p, x))
+    total = ctx.op("reduce", size, op="sum", axes=axes, keepdims=True)
+    if p == 1:
+        return total
+    return ctx.op("sqrt", total) if p == 2 else ctx.op("pow", total, ctx.like(1 / p, x))
+
+
+@onnx_op("Col2Im", 18)
+def col2im(ctx: NodeContext) -> Value:
+    """Blocks of an image back in their places, summed where they overlap."""
+    image = ctx.ints(1, "the image's size of a Col2Im") or ()
+    kernel = ctx.ints(2, "the blocks' size of a Col2Im") or ()
+    rank = len(kernel)
+    return ctx.op(
+        "col2im",
+        ctx.x,
+        image=image,
+        kernel=kernel,
+        strides=numbers(ctx, "strides", rank, 1),
+        dilations=numbers(ctx, "dilations", rank, 1),
+        pads=numbers(ctx, "pads", 2 * rank, 0),
+    )
 
 
 @onnx_op("AveragePool", 1, 7, 10, 11, 19, 22)

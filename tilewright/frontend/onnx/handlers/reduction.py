@@ -130,6 +130,29 @@ for _type, _op in (("Softmax", "softmax"), ("LogSoftmax", "log_softmax")):
     onnx_op(_type, 13)(_softmax(_op))
 
 
+def _one_hot(ctx: NodeContext, x: Value, axis: int) -> Value:
+    """1 where the first maximum along ``axis`` is, else 0."""
+    best = ctx.op("argmax", x, axis=axis, keepdims=False)
+    pair = ctx.constant([0, 1], x.dtype)
+    depth = ctx.static_dims(x, "the input of a Hardmax")[axis]
+    return ctx.op("one_hot", best, pair, ctx.constant(depth, "int64"), axis=axis)
+
+
+@onnx_op("Hardmax", 1, 11)
+def flat_hardmax(ctx: NodeContext) -> Value:
+    """Before opset 13: of a matrix whose rows hold all dimensions from ``axis`` on."""
+    x = ctx.x
+    axis = ctx.axis(x.rank, 1)
+    rows = ctx.reshape(x, [product(x.shape[:axis]), product(x.shape[axis:])])
+    return ctx.reshape(_one_hot(ctx, rows, 1), x.shape)
+
+
+@onnx_op("Hardmax", 13)
+def hardmax(ctx: NodeContext) -> Value:
+    """1 at the first maximum along ``axis``."""
+    return _one_hot(ctx, ctx.x, ctx.axis(ctx.x.rank, -1))
+
+
 @onnx_op("CumSum", 11, 14)
 def cumsum(ctx: NodeContext) -> Value:
     """Sums of prefixes; the axis is a constant input."""
