@@ -24,8 +24,22 @@ from numpy.typing import NDArray
 
 from tilewright.errors import ScheduleError
 from tilewright.ir import dtype as dt
-from tilewright.ir.bounds import affine
-from tilewright.ir.expr import BinOp, Call, Cmp, Expr, Load, Select, as_expr, call, cast, maximum, minimum
+from tilewright.ir.bounds import affine, interval
+from tilewright.ir.expr import (
+    BinOp,
+    Call,
+    Cmp,
+    Const,
+    Expr,
+    Load,
+    Select,
+    Var,
+    as_expr,
+    call,
+    cast,
+    maximum,
+    minimum,
+)
 from tilewright.ir.intrinsics import flops_of
 from tilewright.ir.simplify import prove, simplify
 from tilewright.ir.stmt import Alloc, Block, Buffer, For, PrimFunc, Store
@@ -48,7 +62,7 @@ LOADS: Final = 4
 LEVELS: Final = ("micro", "inner", "task", "all")
 #: Depths at which the arithmetic intensity is sampled, from the innermost iteration to the whole nest.
 CURVE: Final = 6
-#: Iterators of the main block that are described one by one, by kind: the longest first.
+#: Iterators of the main block that are described one by one, by kind: the innermost first.
 ITERS: Final = 3
 _ACCESS: Final = ("bytes", *LEVELS, "stride", "run", "reuse")
 _OPS: Final = ("add", "mul", "div", "minmax", "call")
@@ -73,35 +87,51 @@ FEATURES: Final[tuple[str, ...]] = (
 )  # fmt: skip
 
 
-def features_of(func: PrimFunc, target: Target) -> NDArray[np.float32]:
-    """``[len(FEATURES)]``: the features of a bound schedule's function.
+def features_of(func: PrimFunc, target: Target, main: str | None = None) -> NDArray[np.float32]:
+    """``[len(FEATURES)]``: the features of a bound schedule's function; ``main`` as in :func:`feature_exprs`.
 
     Raises ScheduleError when its sizes are not constant.
     """
-    exprs = feature_exprs(func, target)
+    exprs = feature_exprs(func, target, main)
     values = compile_columns([exprs[name] for name in FEATURES], [])(np.empty((1, 0), np.int64))
     return np.asarray(values[0], np.float32)
 
 
-def feature_exprs(func: PrimFunc, target: Target) -> dict[str, Expr]:
-    """Every feature by name, float64 over the open decisions of ``func``.
-
-    Raises ScheduleError for a function without blocks.
-    """
+def main_block(func: PrimFunc) -> str:
+    """The name of the block with most work, the first of equals. Raises ScheduleError where there is none."""
     tree = Tree(func)
     if not tree.blocks:
         raise ScheduleError(f"'{func.name}' has no blocks to describe")
-    nests = [Nest.of(tree, block) for block in tree.blocks.values()]
-    # The first of equals; sums start in blocks of their own that do no arithmetic.
-    main = max(nests, key=lambda nest: (nest.static_flops, nest.static_points))
+
+    def work(block: Block) -> tuple[float, float]:
+        points, flops = 1.0, sum(_flops_of(s.value) for s in stores_of(block.body))
+        for it in block.iters:
+            points *= _typical(it.extent)
+        return flops * points, points
+
+    return max(tree.blocks.values(), key=work).name
+
+
+def feature_exprs(func: PrimFunc, target: Target, main: str | None = None) -> dict[str, Expr]:
+    """Every feature by name, float64 over the open decisions of ``func``.
+
+    ``main`` names the block to describe in detail (default: :func:`main_block`); candidates of one sketch
+    must agree on it. Raises ScheduleError for a function without that block.
+    """
+    tree = Tree(func)
+    name = main_block(func) if main is None else main
+    if name not in tree.blocks:
+        raise ScheduleError(f"'{func.name}' has no block '{name}' to describe")
+    nests = {block: Nest.of(tree, tree.blocks[block]) for block in tree.blocks}
+    nest = nests[name]
     found = {name: as_expr(0.0, "float64") for name in FEATURES}
-    found.update(_workload(tree, main, nests))
-    found.update(_tiles(main, target))
-    found.update(_micro(main, target))
-    found.update(_accesses(main))
-    found.update(_memory(tree, main, target))
-    found.update(_parallel(main, target))
-    found.update(_others([nest for nest in nests if nest is not main]))
+    found.update(_workload(tree, nest, list(nests.values())))
+    found.update(_tiles(nest, target))
+    found.update(_micro(nest, target))
+    found.update(_accesses(nest))
+    found.update(_memory(tree, nest, target))
+    found.update(_parallel(nest, target))
+    found.update(_others([other for other in nests.values() if other is not nest]))
     assert len(found) == len(FEATURES), found.keys() ^ set(FEATURES)
     return found
 
@@ -166,8 +196,10 @@ class Access:
         extents = {loop.var: loop.extent for loop in loops}
         found: list[Expr] = []
         for index, dim in zip(self.over_loops, self.buffer.shape, strict=True):
-            r = relax(index, extents)
-            found.append(dim if r is None else minimum(r.extent, dim))
+            r = relax(index, extents) if _is_arithmetic(index) else None
+            # What is chosen by conditions or read from memory may be anywhere: as many places as iterations.
+            moving = [loop.extent for loop in loops if uses(index, {loop.var})]
+            found.append(minimum(_product(moving) if r is None else r.extent, dim))
         return found
 
     def bytes(self, loops: Sequence[For]) -> Expr:
@@ -183,6 +215,15 @@ class Access:
                 return as_expr(-1)
             total = total + form.terms.get(loop.var, as_expr(0)) * step
         return simplify(total)
+
+
+def _is_arithmetic(index: Expr) -> bool:
+    """Whether ``index`` is made of ``+ - * // %`` alone."""
+    return all(
+        isinstance(node, Var | Const)
+        or (isinstance(node, BinOp) and node.op in ("add", "sub", "mul", "floordiv", "mod"))
+        for node in walk_expr(index)
+    )
 
 
 def _unwrapped(index: Expr, tile: Sequence[For]) -> Expr:
@@ -260,14 +301,6 @@ class Nest:
         return _product([it.extent for it in self.block.iters])
 
     @property
-    def static_points(self) -> int:
-        return _constant(self.points)
-
-    @property
-    def static_flops(self) -> int:
-        return self.flops * self.static_points
-
-    @property
     def accesses(self) -> tuple[Access, ...]:
         return (self.store, *self.loads)
 
@@ -299,9 +332,10 @@ def _flops_of(value: Expr) -> int:
     return flops_of(value) - sum(dt.is_float(node.a.dtype) for node in choices)
 
 
-def _constant(e: Expr) -> int:
-    """The value of a constant; 0 of what depends on a decision (only temporaries' and packed sizes do)."""
-    return const_int(simplify(e)) or 0
+def _typical(e: Expr) -> float:
+    """A value of ``e`` in the middle of its range."""
+    low, high = interval(e)
+    return ((low or 0) * (high or 0)) ** 0.5 or float(max(low or 1, 1))
 
 
 # -- the groups of features ----------------------------------------------------------------------------------
@@ -323,8 +357,8 @@ def _workload(tree: Tree, main: Nest, nests: Sequence[Nest]) -> dict[str, Expr]:
         "reductions": _as_float(sum(any(it.kind == "reduce" for it in n.block.iters) for n in nests)),
     }
     for kind in ("spatial", "reduce"):
-        extents = sorted((_constant(it.extent) for it in main.block.iters if it.kind == kind), reverse=True)
-        for n, extent in enumerate(extents[:ITERS]):
+        extents = [it.extent for it in main.block.iters if it.kind == kind]
+        for n, extent in enumerate(extents[-ITERS:][::-1]):
             found[f"{kind}_{n}"] = _log(extent)
     counts = _operations(main)
     return {**found, **{f"ops_{name}": _as_float(count) for name, count in counts.items()}}
@@ -364,8 +398,7 @@ def _tiles(main: Nest, target: Target) -> dict[str, Expr]:
     }
     extents = {loop.var: loop.extent for loop in main.loops}
     spatial = [it for it in main.block.iters if it.kind == "spatial"]
-    spatial.sort(key=lambda it: _constant(it.extent), reverse=True)
-    for n, it in enumerate(spatial[:ITERS]):
+    for n, it in enumerate(spatial[-ITERS:][::-1]):
         reached = relax(simplify(it.binding), extents)
         if reached is not None:
             found[f"waste_{n}"] = _log_ratio(maximum(reached.extent, it.extent), it.extent)

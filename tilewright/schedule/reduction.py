@@ -159,7 +159,7 @@ def rfactor(func: PrimFunc, loop: LoopRef, axis: int) -> tuple[PrimFunc, BlockRe
     op = reduction_op(store)
     if op is None:
         raise failure(tree, f"rfactor: block '{block.name}' does not accumulate with + * max or min", block)
-    if not (isinstance(block.init, Store) and block.init.value is _identity(op, store.buffer.dtype)):
+    if not (isinstance(block.init, Store) and block.init.value is neutral(op, store.buffer.dtype)):
         raise failure(
             tree,
             f"rfactor: block '{block.name}' does not start from the neutral element of its operator",
@@ -189,10 +189,14 @@ def rfactor(func: PrimFunc, loop: LoopRef, axis: int) -> tuple[PrimFunc, BlockRe
 def _partial_block(tree: Tree, block: Block, target: For, op: str, partial: Buffer, axis: int) -> Block:
     """The block that reduces over all reduce loops but ``target``, which becomes a spatial iterator."""
     store = tree.store(block)
-    identity = _identity(op, partial.dtype)
+    identity = neutral(op, partial.dtype)
     factored = loop_var(f"v{target.var.name}", target.extent)
+    reduced, spatial = binding_vars(block, "reduce"), binding_vars(block, "spatial")
+    # A loop that runs once is in no binding any more; it stays, as it would with more iterations.
     others = [
-        s for s in tree.loops_above(block) if s.var in binding_vars(block, "reduce") and s is not target
+        s
+        for s in tree.loops_above(block)
+        if s is not target and (s.var in reduced or (const_int(s.extent) == 1 and s.var not in spatial))
     ]
     rest: dict[Expr, Var] = {s.var: loop_var(f"v{s.var.name}", s.extent) for s in others}
     over_iters: dict[Expr, Expr] = {target.var: factored, **rest}
@@ -215,7 +219,7 @@ def _partial_block(tree: Tree, block: Block, target: For, op: str, partial: Buff
             masked.append(simplify(substitute_expr(cond, over_iters)))
         else:
             kept.append(cond)
-    term = substitute_expr(_term(store), values)
+    term = substitute_expr(reduced_term(store), values)
     if masked:
         term = select(all_of(masked), term, identity)
     indices = list(store.indices)
@@ -266,7 +270,7 @@ def _final_nest(
     return nest
 
 
-def _term(store: Store) -> Expr:
+def reduced_term(store: Store) -> Expr:
     """What a reduction's update combines with the element."""
     assert isinstance(store.value, BinOp)
     own = store.value.a
@@ -274,7 +278,7 @@ def _term(store: Store) -> Expr:
     return store.value.b if is_own else store.value.a
 
 
-def _identity(op: str, dtype: str) -> Const:
+def neutral(op: str, dtype: str) -> Const:
     """The neutral element of an associative operator."""
     name = next(name for name, operator in REDUCE_OPS.items() if operator == op)
     return reduce_identity(name, dtype)

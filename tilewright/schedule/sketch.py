@@ -18,7 +18,7 @@ from tilewright.errors import ScheduleError
 from tilewright.ir.expr import Expr
 from tilewright.ir.stmt import PrimFunc
 from tilewright.schedule.columns import Compiled, compile_columns
-from tilewright.schedule.features import FEATURES, feature_exprs
+from tilewright.schedule.features import FEATURES, feature_exprs, main_block
 from tilewright.schedule.schedule import Schedule
 from tilewright.target import Target
 
@@ -69,6 +69,11 @@ class Sketch:
     def constraints(self) -> tuple[Expr, ...]:
         """Conditions over the decisions that a candidate must meet."""
         return self.schedule.constraints
+
+    @cached_property
+    def main(self) -> str:
+        """The block that features describe in detail."""
+        return main_block(self.schedule.func)
 
     @cached_property
     def default(self) -> Rows:
@@ -200,7 +205,7 @@ class Sketch:
 
     @cached_property
     def _features(self) -> Compiled:
-        exprs = feature_exprs(self.schedule.func, self.target)
+        exprs = feature_exprs(self.schedule.func, self.target, self.main)
         return compile_columns([exprs[name] for name in FEATURES], self._symbols)
 
 
