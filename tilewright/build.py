@@ -34,7 +34,7 @@ from tilewright.ir.intrinsics import flops_of
 from tilewright.ir.printer import to_text, workload_key
 from tilewright.ir.stmt import Buffer, PrimFunc, Store
 from tilewright.ir.visit import const_int, find_blocks
-from tilewright.lower import lower
+from tilewright.lower import lower, passes_for
 from tilewright.runtime.artifact import WeightStore
 from tilewright.runtime.plan import ALIGNMENT, KernelCall, Operand, Variant
 from tilewright.schedule.index_map import IndexMap
@@ -274,7 +274,7 @@ def _emit(backend: Backend, func: PrimFunc, target: Target, key: str, options: O
     dump("task", func)
     schedule = options.choose(func, target)
     dump("scheduled", schedule.func)
-    lowered = lower(schedule.func, dump)
+    lowered = lower(schedule.func, dump, passes_for(target))
     try:
         module = backend.emit(lowered, target, f"tw_k_{key[:16]}")
     except CompileError as error:

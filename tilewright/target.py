@@ -12,8 +12,40 @@ import json
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
 from tilewright.errors import TargetError
+
+
+@dataclasses.dataclass(frozen=True)
+class Gpu:
+    """The numbers of a GPU that runs grids of thread blocks; they bound what a schedule may ask for.
+
+    Attributes:
+        multiprocessors: how many thread blocks run at the same time at least (one each).
+        warp: threads that run in step.
+        block_threads, block_shared_bytes: threads and bytes of shared memory that one thread block may have.
+        thread_registers: 32-bit registers that one thread may have.
+        threads, blocks, registers, shared_bytes: what all thread blocks on one multiprocessor have together.
+        bytes_per_second: peak bandwidth of global memory.
+        fma_lanes: 32-bit multiply-adds per cycle and multiprocessor, outside of tensor cores.
+        tensor_shapes: ``(element type, m, n, k)`` of the matrix products that one instruction does.
+        async_copies: whether global memory can be copied to shared memory while threads go on.
+    """
+
+    multiprocessors: int
+    warp: int
+    block_threads: int
+    block_shared_bytes: int
+    thread_registers: int
+    threads: int
+    blocks: int
+    registers: int
+    shared_bytes: int
+    bytes_per_second: float
+    fma_lanes: int
+    tensor_shapes: tuple[tuple[str, int, int, int], ...] = ()
+    async_copies: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +63,8 @@ class Target:
         load_bits: bits loaded from L1 per cycle and core.
         l1d_bytes, l2_bytes, l3_bytes: cache sizes (L1 and L2 per core).
         cores: hardware cores to plan for.
+        gpu: where programs run on threads of a GPU, its numbers; then a "vector" is what one thread loads at
+            once, and a "core" a multiprocessor.
     """
 
     name: str
@@ -46,6 +80,7 @@ class Target:
     l2_bytes: int = 1 << 20
     l3_bytes: int = 16 << 20
     cores: int = 1
+    gpu: Gpu | None = None
 
     def lanes(self, bits: int = 32) -> int:
         """Elements of ``bits`` bits in one vector."""
@@ -56,6 +91,17 @@ class Target:
         """The first component of the triple."""
         return self.triple.split("-", 1)[0]
 
+    def has(self, feature: str) -> bool:
+        """Whether the instruction set has a feature, by LLVM's name for it, or is the architecture of that
+        name; ``a|b`` asks for either."""
+        if "|" in feature:
+            return any(map(self.has, feature.split("|")))
+        flags = self.features.split(",")
+        if f"-{feature}" in flags:
+            return False
+        arch = "aarch64" if self.arch == "arm64" else self.arch
+        return feature == arch or f"+{feature}" in flags or feature in _IMPLIED.get(self.cpu, ())
+
     def to_json(self) -> str:
         """A one-line JSON object; :meth:`from_json` is its inverse."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
@@ -64,8 +110,13 @@ class Target:
     def from_json(text: str) -> Target:
         """Rebuild a target from :meth:`to_json`. Raises TargetError for anything else."""
         try:
-            return Target(**json.loads(text))
-        except (TypeError, ValueError) as error:
+            fields = json.loads(text)
+            gpu = fields.pop("gpu", None)
+            if gpu is not None:
+                gpu["tensor_shapes"] = tuple(map(tuple, gpu.get("tensor_shapes", ())))
+                gpu = Gpu(**gpu)
+            return Target(**fields, gpu=gpu)
+        except (TypeError, ValueError, AttributeError) as error:
             raise TargetError(f"not a target description: {error}") from error
 
     @staticmethod
@@ -89,9 +140,42 @@ class Target:
         return _detect_host()
 
 
-def _preset(name: str, triple: str, cpu: str, features: str, bits: int, registers: int, **kw: int) -> Target:
+#: Features that are asked for and that a CPU's name stands for.
+_IMPLIED = {
+    "x86-64-v3": frozenset(["avx2", "fma"]),
+    "x86-64-v4": frozenset(["avx2", "fma", "avx512f", "avx512vl", "avx512bw", "avx512dq"]),
+}
+
+
+def _preset(name: str, triple: str, cpu: str, features: str, bits: int, registers: int, **kw: Any) -> Target:
     return Target(name, "llvm", triple, cpu, features, bits, registers, **kw)
 
+
+def _cuda(name: str, l2_bytes: int, gpu: Gpu) -> Target:
+    """Loads of 16 bytes; the registers of a thread as vectors of that size."""
+    return Target(
+        name, "cuda", "nvptx64-nvidia-cuda", name, "", 128, gpu.thread_registers // 4, gpu.fma_lanes * 32,
+        128 * 8, 0, l2_bytes, 0, gpu.multiprocessors, gpu,
+    )  # fmt: skip
+
+
+_MMA_SHAPES = (
+    ("float16", 16, 8, 16), ("bfloat16", 16, 8, 16), ("tf32", 16, 8, 8), ("int8", 16, 8, 32),
+)  # fmt: skip
+
+#: One board for each compute capability. Limits: CUDA C++ Programming Guide, table "Technical Specifications
+#: per Compute Capability"; bandwidth, L2 and multiprocessors: NVIDIA's data sheets of the A100 80 GB (sm_80),
+#: RTX 3090 (sm_86), RTX 4090 (sm_89) and H100 SXM (sm_90).
+_CUDA = (
+    _cuda("sm_80", 40 << 20,
+          Gpu(108, 32, 1024, 163 << 10, 255, 2048, 32, 65536, 164 << 10, 2039e9, 64, _MMA_SHAPES)),
+    _cuda("sm_86", 6 << 20,
+          Gpu(82, 32, 1024, 99 << 10, 255, 1536, 16, 65536, 100 << 10, 936e9, 128, _MMA_SHAPES)),
+    _cuda("sm_89", 72 << 20,
+          Gpu(128, 32, 1024, 99 << 10, 255, 1536, 24, 65536, 100 << 10, 1008e9, 128, _MMA_SHAPES)),
+    _cuda("sm_90", 50 << 20,
+          Gpu(132, 32, 1024, 227 << 10, 255, 2048, 32, 65536, 228 << 10, 3350e9, 128, _MMA_SHAPES)),
+)  # fmt: skip
 
 _LINUX_X86 = "x86_64-unknown-linux-gnu"
 PRESETS: dict[str, Target] = {
@@ -99,6 +183,8 @@ PRESETS: dict[str, Target] = {
     for t in (
         _preset("x86-64-v3", _LINUX_X86, "x86-64-v3", "", 256, 16),
         _preset("x86-64-v4", _LINUX_X86, "x86-64-v4", "-prefer-256-bit", 512, 32),
+        _preset("x86-64-v4-dot", _LINUX_X86, "x86-64-v4", "+avx512vnni,+avx512bf16,-prefer-256-bit", 512, 32),
+        _preset("x86-64-v3-dot", _LINUX_X86, "x86-64-v3", "+avxvnni,+avxvnniint8", 256, 16),
         _preset(
             "aarch64",
             "aarch64-unknown-linux-gnu",
@@ -109,6 +195,17 @@ PRESETS: dict[str, Target] = {
             fma_bits=256,
             load_bits=256,
         ),
+        _preset(
+            "aarch64-dot",
+            "aarch64-unknown-linux-gnu",
+            "generic",
+            "+neon,+fp-armv8,+dotprod,+i8mm,+bf16",
+            128,
+            32,
+            fma_bits=256,
+            load_bits=256,
+        ),
+        *_CUDA,
     )
 }
 

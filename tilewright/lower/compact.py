@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
-from tilewright.ir.bounds import Interval, interval, linear
-from tilewright.ir.expr import Expr, Load, Var, as_expr, load
-from tilewright.ir.simplify import simplify
+from tilewright.errors import ScheduleError
+from tilewright.ir.bounds import Interval, linear
+from tilewright.ir.expr import Expr, Load, Var, all_of, as_expr, load
+from tilewright.ir.launch import is_private, thread_axis
+from tilewright.ir.simplify import Simplifier, lasting, simplify
 from tilewright.ir.stmt import (
     Alloc,
+    Annotate,
     Buffer,
     Evaluate,
     For,
@@ -41,7 +45,10 @@ def compact_buffers(func: PrimFunc) -> PrimFunc:
 
     The region is the hull, per dimension, of all indices as loops inside that place run; where the indices
     are not affine in those loops the whole dimension stays. Allocations never move into vectorized loops: a
-    lane has no memory of its own.
+    lane has no memory of its own. Inside of loops over thread axes, memory that threads share holds what
+    all of them touch at a time. Strides are aligned as ``Buffer.stride_align`` asks.
+
+    Raises ScheduleError when the size of what a thread of a GPU has in registers is not constant.
     """
     buffers = [s.buffer for s in _allocs(func.body)]
     if not buffers:
@@ -56,7 +63,8 @@ def compact_buffers(func: PrimFunc) -> PrimFunc:
             continue
         place, outer = _common_scope([path for path, _ in found])
         places.setdefault(place, []).append(buffer)
-        fresh[buffer] = _shrink(_in_memory_if_shared(buffer, found, outer), found, outer)
+        small, bases = _shrink(_in_memory_if_shared(buffer, found, outer), found, _apart(buffer, outer))
+        fresh[buffer] = _aligned(small), bases
     return func.with_(body=_rebuild(body, places, fresh))
 
 
@@ -108,6 +116,34 @@ def _common_scope(paths: list[Path]) -> tuple[Stmt, list[For]]:
     return place, [s for s in outer if isinstance(s, For)]
 
 
+def _apart(buffer: Buffer, outer: list[For]) -> list[For]:
+    """The loops of ``outer`` whose iterations do not meet in ``buffer``: each has a copy, or runs when the
+    one before is done.
+    """
+    kept: list[For] = []
+    for loop in outer:
+        if thread_axis(loop) is None or is_private(loop, buffer):
+            kept.append(loop)
+        elif buffer.scope != "shared":
+            break  # thread blocks are not at the same iteration of what is inside
+    return kept
+
+
+def _aligned(buffer: Buffer) -> Buffer:
+    """``buffer`` with explicit strides that are aligned as it asks, its rows apart by padding."""
+    if not buffer.stride_align or buffer.scope == "register":
+        return buffer.with_(stride_align=())
+    wanted = {dim: (factor, offset) for dim, factor, offset in buffer.stride_align}
+    strides: list[Expr] = []
+    step: Expr = as_expr(1)
+    for dim in reversed(range(len(buffer.shape))):
+        factor, offset = wanted.get(dim, (1, 0))
+        step = simplify(step + (offset - step) % factor)
+        strides.append(step)
+        step = step * buffer.shape[dim]
+    return buffer.with_(strides=tuple(reversed(strides)), stride_align=())
+
+
 def _in_memory_if_shared(
     buffer: Buffer, accesses: list[tuple[Path, tuple[Expr, ...]]], outer: list[For]
 ) -> Buffer:
@@ -129,7 +165,9 @@ def _shrink(
     bases: list[Expr] = []
     extents: list[Expr] = []
     for dim, size in enumerate(buffer.shape):
-        hull = _hull([(path, indices[dim]) for path, indices in accesses], outside)
+        # Overrunning a register tile is cheaper than guarding it; shared memory is scarcer.
+        tight = buffer.scope == "shared"
+        hull = _hull([(path, indices[dim]) for path, indices in accesses], outside, tight)
         full = const_int(size)
         # A register tile may be larger than the tensor it is a part of: whole vectors are computed without
         # masks.
@@ -144,13 +182,19 @@ def _shrink(
             extents.append(as_expr(hull[2] - hull[1] + 1))
     # How many registers it takes must be known when compiling.
     open_size = buffer.scope == "register" and any(const_int(e) is None for e in extents)
+    if open_size and any(thread_axis(loop) is not None for loop in outer):
+        raise ScheduleError(
+            f"'{buffer.name}' is to live in the registers of a thread, and its size there is not constant: "
+            f"{extents}",
+            hint="divide it among the threads by constant factors, or put it into shared memory",
+        )
     scope = "global" if open_size else buffer.scope
     return buffer.with_(shape=tuple(extents), scope=scope), tuple(bases)
 
 
-def _hull(indices: list[tuple[Path, Expr]], outside: set[Var]) -> tuple[Expr, int, int] | None:
+def _hull(indices: list[tuple[Path, Expr]], outside: set[Var], tight: bool) -> tuple[Expr, int, int] | None:
     """``(base, lo, hi)`` such that every index lies in ``base + [lo, hi]`` with ``base`` over outer loops
-    only."""
+    only; where ``tight``, every index that the conditions around it allow."""
     base: Expr | None = None
     low = high = 0
     for path, index in indices:
@@ -159,6 +203,9 @@ def _hull(indices: list[tuple[Path, Expr]], outside: set[Var]) -> tuple[Expr, in
             if isinstance(stmt, For) and stmt.var not in outside:
                 extent = const_int(stmt.extent)
                 bounds[stmt.var] = Interval(0, None if extent is None else max(extent - 1, 0))
+        ranges = Simplifier(bounds)
+        if tight:
+            ranges = ranges.assuming(all_of([lasting(c) for c in _conditions(path)]))
         form = linear(simplify(index))
         if form is None:
             return None
@@ -173,7 +220,7 @@ def _hull(indices: list[tuple[Path, Expr]], outside: set[Var]) -> tuple[Expr, in
                 continue
             if variables - bounds.keys():
                 return None
-            span = interval(atom * coefficient, bounds)
+            span = ranges.interval(atom).scaled(coefficient)
             if span.lo is None or span.hi is None:
                 return None
             lo, hi = lo + span.lo, hi + span.hi
@@ -185,6 +232,15 @@ def _hull(indices: list[tuple[Path, Expr]], outside: set[Var]) -> tuple[Expr, in
         else:
             return None
     return None if base is None else (base, low, high)
+
+
+def _conditions(path: Path) -> list[Expr]:
+    """Simplified conditions that hold at the end of ``path``."""
+    return [
+        simplify(stmt.cond)
+        for stmt, inner in itertools.pairwise(path)
+        if isinstance(stmt, If) and inner is stmt.then
+    ]
 
 
 def _rebuild(
@@ -229,6 +285,8 @@ def _rebuild(
             result = If(rewrite(node.cond), walk(node.then), orelse)
         elif isinstance(node, Seq):
             result = Seq(tuple(walk(s) for s in node.stmts))
+        elif isinstance(node, Annotate):
+            result = dataclasses.replace(node, body=walk(node.body))
         elif isinstance(node, TensorCall):
             result = TensorCall(node.intrinsic, tuple(map(moved, node.operands)))
         else:

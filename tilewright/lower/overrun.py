@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from tilewright.ir.bounds import Interval, interval
 from tilewright.ir.expr import Expr, Var, all_of, conjuncts
 from tilewright.ir.simplify import simplify
-from tilewright.ir.stmt import Alloc, Buffer, For, If, PrimFunc, Seq, Stmt, Store
+from tilewright.ir.stmt import Alloc, Annotate, Buffer, For, If, PrimFunc, Seq, Stmt, Store
 from tilewright.ir.visit import const_int, free_vars, loads_of, own_exprs, stores_of, walk_stmt
 
 
@@ -34,6 +34,8 @@ def _walk(stmt: Stmt, bounds: dict[Var, Interval], inside: dict[Buffer, set[Var]
         return dataclasses.replace(stmt, body=_walk(stmt.body, bounds, {**inside, stmt.buffer: set()}))
     if isinstance(stmt, Seq):
         return Seq(tuple(_walk(s, bounds, inside) for s in stmt.stmts))
+    if isinstance(stmt, Annotate):
+        return dataclasses.replace(stmt, body=_walk(stmt.body, bounds, inside))
     if isinstance(stmt, If) and stmt.orelse is None:
         parts = conjuncts(stmt.cond)
         kept = [c for c in parts if not _harmless(c, stmt.then, bounds, inside)]
