@@ -235,6 +235,9 @@ class Workbench(Schedule):
             shape, dtype = param.static_shape, dt.to_numpy(param.dtype)
             if dt.is_float(param.dtype):
                 arrays.append(np.asarray(rng.standard_normal(shape)).astype(dtype))
+            elif dt.is_int(param.dtype) and dt.bits(param.dtype) == 8:
+                low, high = dt.int_range(param.dtype)
+                arrays.append(rng.integers(low, high + 1, shape).astype(dtype))
             else:
                 arrays.append(np.asarray(rng.integers(0, 2, shape)).astype(dtype))
         return arrays

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from tilewright.backend import register
+from tilewright.backend.llvm import instructions
 from tilewright.backend.llvm.compile import compile_many
 from tilewright.backend.llvm.emit import emit_kernel
 from tilewright.backend.llvm.entry import entry_ir
@@ -17,6 +18,9 @@ from tilewright.target import Target
 
 ARCHITECTURES = ("x86_64", "aarch64", "arm64")
 """First components of the triples that code is generated (and tested) for."""
+
+
+assert instructions  # imported for what it registers
 
 
 @register

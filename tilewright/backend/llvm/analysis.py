@@ -23,13 +23,15 @@ from tilewright.ir.stmt import (
     For,
     If,
     PrimFunc,
+    Region,
     Seq,
     Stmt,
     Store,
+    TensorCall,
     child_stmts,
     seq,
 )
-from tilewright.ir.visit import substitute, walk_stmt
+from tilewright.ir.visit import map_stmt, substitute, walk_stmt
 
 Indices = tuple[Expr, ...]
 
@@ -46,6 +48,7 @@ class Analysis:
         mutable: every buffer that is stored to.
         accesses: per register buffer: the index tuples of its loads and stores.
         register_stores: per register buffer: those of its stores.
+        tensor_operands: per register buffer: the parts of it that tensor calls take.
         shared_registers: register buffers used in a parallel loop that they are allocated outside of.
     """
 
@@ -56,6 +59,7 @@ class Analysis:
     mutable: frozenset[Buffer]
     accesses: dict[Buffer, set[Indices]]
     register_stores: dict[Buffer, set[Indices]]
+    tensor_operands: dict[Buffer, set[Region]]
     shared_registers: frozenset[Buffer]
 
 
@@ -72,6 +76,7 @@ def analyse(func: PrimFunc) -> Analysis:
         stored,
         walker.accesses,
         walker.register_stores,
+        walker.tensor_operands,
         frozenset(walker.shared_registers),
     )
 
@@ -163,7 +168,7 @@ class _Renaming:
             return Alloc(s.buffer, self.statement(s.body))
         if isinstance(s, Annotate):
             return self.statement(s.body)
-        return s
+        return map_stmt(s, self.expression) if isinstance(s, TensorCall) else s
 
     def _for(self, s: For) -> Stmt:
         once = _runs_once(s)
@@ -186,6 +191,7 @@ class _Walker:
         self.used: dict[Stmt, frozenset[Buffer]] = {}
         self.accesses: dict[Buffer, set[Indices]] = {}
         self.register_stores: dict[Buffer, set[Indices]] = {}
+        self.tensor_operands: dict[Buffer, set[Region]] = {}
         self.shared_registers: set[Buffer] = set()
         self._loads: dict[Expr, frozenset[Buffer]] = {}
 
@@ -200,6 +206,12 @@ class _Walker:
                 loads |= self._of(index)
             stored = frozenset((stmt.buffer,))
             return loads | stored, stored
+        if isinstance(stmt, TensorCall):
+            for region in stmt.operands:
+                if region.buffer.scope == "register":
+                    self.tensor_operands.setdefault(region.buffer, set()).add(region)
+            # Operands are in the order of parameters: outputs come last.
+            return frozenset(r.buffer for r in stmt.operands), frozenset((stmt.operands[-1].buffer,))
         used: frozenset[Buffer] = _NONE
         written: frozenset[Buffer] = _NONE
         if isinstance(stmt, Seq):

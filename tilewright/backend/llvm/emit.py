@@ -13,6 +13,7 @@ from tilewright.backend.llvm.mathlib import Features
 from tilewright.backend.llvm.ops import Namer
 from tilewright.backend.llvm.placement import Value, flatten
 from tilewright.backend.llvm.statements import Statements
+from tilewright.backend.llvm.tensors import require_intrinsics
 from tilewright.backend.llvm.work import grain_of
 from tilewright.backend.llvm.workspace import ALIGNMENT, Workspace
 from tilewright.backend.module import KernelModule
@@ -23,7 +24,10 @@ from tilewright.target import Target
 
 
 def emit_kernel(func: PrimFunc, target: Target, symbol: str) -> KernelModule:
-    """The LLVM IR of a lowered function. Raises CompileError for what the backend cannot express."""
+    """The LLVM IR of a lowered function. Raises CompileError for what the backend cannot express, TargetError
+    for tensor intrinsics that the target does not have.
+    """
+    require_intrinsics(func, target)
     return _Module(func, target, symbol).emit()
 
 

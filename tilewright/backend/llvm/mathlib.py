@@ -32,9 +32,7 @@ class Features:
     @staticmethod
     def of(target: Target) -> Features:
         """The features of ``target``."""
-        flags = target.features.split(",")
-        avx512 = target.arch == "x86_64" and ("+avx512f" in flags or target.cpu == "x86-64-v4")
-        return Features(avx512)
+        return Features(target.has("x86_64") and target.has("avx512f"))
 
 
 #: Functions that LLVM has an intrinsic for with exactly the IR's meaning, for every float type.
@@ -82,6 +80,8 @@ def call(ops: Ops, features: Features, name: str, dtype: str, args: Sequence[str
         )
     if name == "sign":
         return _sign(ops, dtype, args[0])
+    if name == "tf32":
+        return _tf32(ops, dtype, args[0])
     if dtype == "float32" and name in _FLOAT32:
         return _FLOAT32[name](_Float32(ops, features), args[0])
     if name == "sigmoid":
@@ -89,6 +89,18 @@ def call(ops: Ops, features: Features, name: str, dtype: str, args: Sequence[str
     if name in _LIBM and len(args) == _LIBM[name]:
         return _libm(ops, name, dtype, args)
     raise CompileError(f"the LLVM backend has no intrinsic '{name}' of {len(args)} arguments on {dtype}")
+
+
+def _tf32(ops: Ops, dtype: str, x: str) -> str:
+    """Ten bits behind the point: half of the last of them is added to the bits of a float32, the rest cut
+    off. Infinities pass; NaN is kept as it is, since the sum might reach its sign.
+    """
+    narrow = ops.cast(x, dtype, "float32")
+    bits = ops.binary("add", "uint32", ops.bitcast(narrow, "float32", "uint32"), ops.const(0x1000, "uint32"))
+    bits = ops.binary("and", "uint32", bits, ops.const(0xFFFFE000, "uint32"))
+    rounded = ops.bitcast(bits, "uint32", "float32")
+    isnan = _classify(ops, "isnan", "float32", narrow)
+    return ops.cast(ops.select("float32", isnan, narrow, rounded), "float32", dtype)
 
 
 def _integer(ops: Ops, name: str, dtype: str, args: Sequence[str]) -> str:

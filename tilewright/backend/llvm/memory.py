@@ -9,7 +9,7 @@ from tilewright.backend.llvm.lanes import LaneForm, offset_terms, windows
 from tilewright.backend.llvm.mathlib import Features
 from tilewright.backend.llvm.ops import Namer, Ops
 from tilewright.backend.llvm.placement import Value
-from tilewright.backend.llvm.registers import Run, Slots, access_run
+from tilewright.backend.llvm.registers import Run, Slots, access_picks, access_run
 from tilewright.backend.llvm.values import Values
 from tilewright.errors import CompileError
 from tilewright.ir import dtype as dt
@@ -473,35 +473,57 @@ class Memory(Values):
                 self.remember((*key, c), Value(text, run.lanes, level, deps))
         return self.remember(e, self.memo[*key, lane])
 
+    def _load_picks(self, e: Load, slots: Slots) -> Value:
+        """Lanes that are known elements of several slots, in any order."""
+        picks = access_picks(self.forms, e.indices, self.strides(e.buffer))
+        places = None if picks is None else slots.places(picks)
+        assert places is not None
+        order = list(dict.fromkeys(slot for slot, _ in places))
+        width = slots.lanes[order[0]]
+        ops, level = self.ops(self.buffer_level[e.buffer], width)
+        lanes = [(order.index(slot), lane) for slot, lane in places]
+        texts = [slots.values[slot] for slot in order]
+        text = shuffles.collect(texts, width, ty.scalar_type(slots.dtype), lanes, ops.inst)
+        return self.remember(e, Value(text, len(lanes), level, self.bit(e.buffer)))
+
     def _load_slot(self, e: Load, slots: Slots) -> Value:
-        run = self._run_of(e.buffer, e.indices)
+        run = access_run(self.forms, self.lanes, e.indices, self.strides(e.buffer))
+        if run is None:
+            return self._load_picks(e, slots)
         if run.step > 1:
             return self._load_column(e, slots, run)
+        return self.remember(e, self.read_run(e.buffer, run))
+
+    def read_run(self, buffer: Buffer, run: Run) -> Value:
+        """Consecutive elements of a promoted buffer."""
+        slots = self.slots[buffer]
         slot, lane = slots.where[run.start]
         length = run.lanes
-        level, deps = self.buffer_level[e.buffer], self.bit(e.buffer)
+        level, deps = self.buffer_level[buffer], self.bit(buffer)
         text, width = slots.values[slot], slots.lanes[slot]
         if length == width:
-            return self.remember(e, Value(text, length, level, deps))
+            return Value(text, length, level, deps)
         ops, level = self.ops(level, width)
         if not length:
             kind = ops.type(slots.dtype)
-            return self.remember(
-                e, Value(ops.inst(f"extractelement {kind} {text}, i32 {lane}"), 0, level, deps)
-            )
+            return Value(ops.inst(f"extractelement {kind} {text}, i32 {lane}"), 0, level, deps)
         part = ops.shuffle(text, "poison", slots.dtype, tuple(range(lane, lane + length)))
-        return self.remember(e, Value(part, length, level, deps))
+        return Value(part, length, level, deps)
 
     def _store_slot(self, s: Store, value: Value) -> None:
-        slots = self.slots[s.buffer]
         run = self._run_of(s.buffer, s.indices)
+        if value.lanes and not run.lanes:
+            value = self._last_lane(value, s.buffer)
+        elif run.lanes:
+            value = self.widen(value, s.buffer.dtype, run.lanes, s.value)
+        self.write_run(s.buffer, run, value)
+
+    def write_run(self, buffer: Buffer, run: Run, value: Value) -> None:
+        """Replace consecutive elements of a promoted buffer."""
+        slots = self.slots[buffer]
         slot, lane = slots.where[run.start]
         length = run.lanes
         width, dtype = slots.lanes[slot], slots.dtype
-        if value.lanes and not length:
-            value = self._last_lane(value, s.buffer)
-        elif length:
-            value = self.widen(value, dtype, length, s.value)
         old = slots.values[slot]
         ops = self.here(width)
         if length == width:
@@ -518,12 +540,11 @@ class Memory(Values):
             blend = tuple(i + width if lane <= i < lane + length else i for i in range(width))
             text = ops.shuffle(old, padded, dtype, blend)
         if self.guards:
-            text = self._blend(s, text, old, slot, lane, length)
+            text = self._blend(slots, text, old, slot, lane, length)
         slots.values[slot] = text
 
-    def _blend(self, s: Store, new: str, old: str, slot: int, lane: int, length: int) -> str:
+    def _blend(self, slots: Slots, new: str, old: str, slot: int, lane: int, length: int) -> str:
         """The new value of a slot where the guard holds, the old one elsewhere."""
-        slots = self.slots[s.buffer]
         guard = self.guards[-1].value
         width = slots.lanes[slot]
         ops = self.here(width)

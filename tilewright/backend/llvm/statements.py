@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterable
 from tilewright.backend.llvm import types as ty
 from tilewright.backend.llvm.analysis import Analysis
 from tilewright.backend.llvm.mathlib import Features
-from tilewright.backend.llvm.memory import Memory
 from tilewright.backend.llvm.ops import Namer
 from tilewright.backend.llvm.placement import Code, Value
 from tilewright.backend.llvm.registers import plan_slots
+from tilewright.backend.llvm.tensors import Tensors
 from tilewright.backend.llvm.workspace import Workspace
 from tilewright.errors import CompileError
 from tilewright.ir import dtype as dt
 from tilewright.ir.bounds import Interval
 from tilewright.ir.expr import FALSE, Call, Const, Expr, Var, all_of, conjuncts, select
-from tilewright.ir.stmt import Alloc, Annotate, Buffer, Evaluate, For, If, Seq, Stmt, Store
+from tilewright.ir.stmt import Alloc, Annotate, Buffer, Evaluate, For, If, Seq, Stmt, Store, TensorCall
 
 Launch = Callable[["Statements", For], None]
 
@@ -24,7 +24,7 @@ MAX_STACK_BYTES = 16 << 10
 """Register buffers that cannot be promoted live on the stack, larger ones than this in the workspace."""
 
 
-class Statements(Memory):
+class Statements(Tensors):
     """Emits statements into one function.
 
     ``launch`` is called for a parallel loop; ``workspace`` and its base pointer serve allocations.
@@ -60,6 +60,8 @@ class Statements(Memory):
             self._alloc(s)
         elif isinstance(s, Evaluate):
             self._evaluate(s)
+        elif isinstance(s, TensorCall):
+            self.tensor_call(s)
         else:
             assert isinstance(s, Annotate)
             self.statement(s.body)
@@ -278,7 +280,9 @@ class Statements(Memory):
         if buffer not in self.analysis.shared_registers:
             accesses = self.analysis.accesses.get(buffer, ())
             stores = self.analysis.register_stores.get(buffer, set())
-            slots = plan_slots(buffer, accesses, stores, self.forms, self.lanes, self.strides(buffer))
+            operands = self.analysis.tensor_operands.get(buffer, ())
+            strides = self.strides(buffer)
+            slots = plan_slots(buffer, accesses, stores, operands, self.forms, self.lanes, strides)
         if slots is not None:
             self.slots[buffer] = slots
         elif self._bytes(buffer) <= MAX_STACK_BYTES:

@@ -5,7 +5,7 @@ once.
 from __future__ import annotations
 
 from tilewright.ir.expr import Const, Expr, Load
-from tilewright.ir.stmt import Evaluate, For, If, Stmt, Store, child_stmts
+from tilewright.ir.stmt import Evaluate, For, If, Stmt, Store, TensorCall, child_stmts
 
 CHUNK_WORK = 20_000
 """Operations that one claimed chunk should have at least: a few microseconds, far above the ~0.1 us that
@@ -35,7 +35,7 @@ def work(stmt: Stmt) -> int:
 def _work(stmt: Stmt, costs: dict[Expr, int]) -> int:
     if isinstance(stmt, Store):
         return 1 + _cost(stmt.value, costs)
-    if isinstance(stmt, Evaluate):
+    if isinstance(stmt, Evaluate | TensorCall):
         return 1
     inside = sum(_work(child, costs) for child in child_stmts(stmt))
     if isinstance(stmt, For):

@@ -29,22 +29,20 @@ _OPERANDS = (OperandSpec(("global", "register")),) * 3
 def register_all() -> None:
     """Register the intrinsics of this module."""
     for lanes in _LANES:
-        wide = ("avx512f",) if lanes == 16 else ()
-        narrow = wide or ("avx512vl",)
+        # AVX_VNNI is AVX512_VNNI without AVX-512, for the shorter vectors.
+        evex = "avx512f" if lanes == 16 else "avx512vl"
+        bytes_ = ("avx512vnni", evex) if lanes == 16 else ("avx512vnni|avxvnni", f"{evex}|avxvnni")
         register(
             f"x86.vfmadd.{lanes}",
             _multiply_add(lanes),
             (OperandSpec(strides=(None,)), *_OPERANDS[1:]),
-            ("x86_64", *(wide or ("fma",))),
+            ("x86_64", "avx512f" if lanes == 16 else "fma"),
         )
-        for name, types, feature in (
-            ("vdpbf16ps", ("bfloat16", "bfloat16", "float32", 2), "avx512bf16"),
-            ("vpdpbusd", ("uint8", "int8", "int32", 4), "avx512vnni"),
-        ):
-            a, b, c, depth = types
-            text = broadcast_dot(a, b, c, lanes, depth)
-            register(f"x86.{name}.{lanes}", text, _OPERANDS, ("x86_64", feature, *narrow))
-        register(f"x86.vpdpbusd.s8.{lanes}", _flipped(lanes), _OPERANDS, ("x86_64", "avx512vnni", *narrow))
+        pairs = broadcast_dot("bfloat16", "bfloat16", "float32", lanes, 2)
+        quads = broadcast_dot("uint8", "int8", "int32", lanes, 4)
+        register(f"x86.vdpbf16ps.{lanes}", pairs, _OPERANDS, ("x86_64", "avx512bf16", evex))
+        register(f"x86.vpdpbusd.{lanes}", quads, _OPERANDS, ("x86_64", *bytes_))
+        register(f"x86.vpdpbusd.s8.{lanes}", _flipped(lanes), _OPERANDS, ("x86_64", *bytes_))
         if lanes < 16:
             text = broadcast_dot("int8", "int8", "int32", lanes, 4)
             register(f"x86.vpdpbssd.{lanes}", text, _OPERANDS, ("x86_64", "avxvnniint8"))
