@@ -210,3 +210,59 @@ RESNET50_CONVS = (
     Conv(2048, 512, 7, 1, 1, 2),
     Conv(512, 512, 7, 3, 1, 2),
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class Depthwise:
+    """A square 3x3 convolution of ``x[1,channels,size,size]`` over each channel by itself, padded by 1."""
+
+    channels: int
+    size: int
+    stride: int
+
+    @property
+    def name(self) -> str:
+        """As printed."""
+        return f"depthwise {self.channels} {self.size}px s{self.stride}"
+
+    @property
+    def flops(self) -> int:
+        """Two for each multiply-add, those with the padding too."""
+        out = (self.size - 1) // self.stride + 1
+        return 2 * self.channels * 9 * out**2
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the input x."""
+        return (1, self.channels, self.size, self.size)
+
+    def model(self, seed: int = 0) -> onnx.ModelProto:
+        """A model of one Conv node."""
+        net = NetBuilder(seed)
+        weight = net.weight("w", net.he(self.channels, 1, 3, 3))
+        strides = [self.stride] * 2
+        y = net.node(
+            "Conv",
+            ["x", weight],
+            "y",
+            kernel_shape=[3, 3],
+            strides=strides,
+            pads=[1] * 4,
+            group=self.channels,
+        )
+        return net.model("depthwise", {"x": self.shape}, [y])
+
+
+#: The distinct depthwise convolutions of MobileNet-v2 at 224 pixels.
+MOBILENET_DEPTHWISE = (
+    Depthwise(32, 112, 1),
+    Depthwise(96, 112, 2),
+    Depthwise(144, 56, 1),
+    Depthwise(144, 56, 2),
+    Depthwise(192, 28, 1),
+    Depthwise(192, 28, 2),
+    Depthwise(384, 14, 1),
+    Depthwise(576, 14, 1),
+    Depthwise(576, 14, 2),
+    Depthwise(960, 7, 1),
+)

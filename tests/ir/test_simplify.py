@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import random
+
 import numpy as np
 import pytest
 
 from tilewright.ir import te
-from tilewright.ir.bounds import Interval
+from tilewright.ir.bounds import Interval, interval
 from tilewright.ir.expr import (
     FALSE,
     TRUE,
@@ -26,7 +29,7 @@ from tilewright.ir.interp import run
 from tilewright.ir.printer import to_text
 from tilewright.ir.simplify import NOOP, Simplifier, prove, simplify, simplify_stmt
 from tilewright.ir.stmt import Alloc, Annotate, Buffer, Evaluate, For, If, PrimFunc, Seq, Stmt, Store, seq
-from tilewright.ir.visit import free_vars, walk_stmt
+from tilewright.ir.visit import const_int, free_vars, substitute_expr, walk_stmt
 
 a = Var("a", lo=0, hi=9)
 b = Var("b", lo=0, hi=7)
@@ -273,3 +276,32 @@ def test_a_large_program_costs_one_visit_a_node() -> None:
         patch.setattr(Simplifier, "_simplify", counting)
         simplify_stmt(func.body)
     assert calls < 8 * 500
+
+
+def test_products_of_variables_are_bounded_together() -> None:
+    """Ranges of sums of products, and of ``d * (n // d)``, hold and decide what tilings need."""
+    t, u = Var("t", lo=1, hi=5), Var("u", lo=2, hi=4)
+    n = Var("n", lo=0, hi=9)
+    provable = [
+        t * u - u >= 0,
+        t * u >= t + 1,
+        t * ((n // t) + 1) >= n + 1,
+        t * u * (n // (t * u)) <= n,
+        u * t * (17 // (t * u)) + t * u >= 18,
+    ]
+    for cond in provable:
+        assert prove(cond), cond
+    rng = random.Random(0)
+    atoms = [t, u, n, t * u, t * n, n // t, t * (n // t), u * (n // u), t * u * (n // (t * u)), t * u * n]
+    points = list(itertools.product(range(1, 6), range(2, 5), range(10)))
+    for _ in range(300):
+        e = as_expr(rng.randint(-4, 4))
+        for atom in rng.sample(atoms, rng.randint(2, 4)):
+            e = e + atom * rng.choice([-3, -2, -1, 1, 2, 3])
+        values = []
+        for x, y, z in points:
+            at = {t: as_expr(x), u: as_expr(y), n: as_expr(z)}
+            values.append(const_int(simplify(substitute_expr(e, at))))
+        found = interval(simplify(e))
+        assert found.lo is None or found.lo <= min(values)
+        assert found.hi is None or found.hi >= max(values)

@@ -310,9 +310,14 @@ class Ranges:
             products = products or (type(atom) is BinOp and atom.op == "mul")
         if products and len(terms) > 1:
             # Products share operands, as in x*y - y: their ranges taken one by one say little.
-            least = self._least(terms, base)
-            most = self._least(scale_terms(terms, -1), -base)
-            return Interval(lo, hi).intersect(Interval(least, None if most is None else -most))
+            result = Interval(lo, hi)
+            for form in ((terms, base), _without_quotients(terms, base, self)):
+                result = result.intersect(Interval(self._least(*form), None))
+            negated = scale_terms(terms, -1), -base
+            for form in (negated, _without_quotients(*negated, self)):
+                most = self._least(*form)
+                result = result.intersect(Interval(None, None if most is None else -most))
+            return result
         return Interval(lo, hi)
 
     def _least(self, terms: Terms, base: int) -> int | None:
@@ -388,6 +393,33 @@ class Ranges:
         if all(operands.count(operand) % 2 == 0 for operand in operands):
             result = result.intersect(Interval(0, None))
         return result
+
+
+def _without_quotients(terms: Terms, base: int, ranges: Ranges) -> tuple[Terms, int]:
+    """A form nowhere larger, where ``d * (n // d)`` has become ``n - d + 1``, or ``n`` if subtracted."""
+    for atom, k in list(terms.items()):
+        operands = factors(atom)
+        for quotient in operands:
+            if type(quotient) is not BinOp or quotient.op != "floordiv":
+                continue
+            rest = list(operands)
+            rest.remove(quotient)
+            divisor = factors(quotient.b)
+            if not all(rest.count(d) >= divisor.count(d) for d in divisor):
+                continue
+            for d in divisor:
+                rest.remove(d)
+            lows = [ranges.interval(e).lo for e in (*rest, quotient.b)]
+            if any(lo is None or lo < 0 for lo in lows) or lows[-1] == 0:
+                continue
+            bound = quotient.a if k < 0 else binop("add", binop("sub", quotient.a, quotient.b), 1)
+            for e in rest:
+                bound = binop("mul", bound, e)
+            more, offset = linear_terms(bound)
+            terms = add_terms(add_terms(terms, {atom: 1}, -k), more, k)
+            base += k * offset
+            break
+    return terms, base
 
 
 def _dtype_interval(dtype: str) -> Interval:

@@ -21,8 +21,10 @@ from tilewright.ir.visit import const_int, free_vars, walk_expr
 from tilewright.schedule.index_map import IndexMap
 from tilewright.schedule.rules.analysis import BlockInfo, block_info, is_injective
 from tilewright.schedule.rules.common import (
+    at_default,
     block_named,
     extent_of,
+    loop_of,
     loops_by_iter,
     parallelize,
     pick,
@@ -263,7 +265,7 @@ def _tile_contraction(sch: Schedule, ref: BlockRef, stored: BlockRef, below: Loo
         columns=extent_of(sch, loops[vector]),
         bits=dt.bits(info.store.buffer.dtype),
         depth=info.points(info.reduce),
-        outer=math.prod(extent_of(sch, loops[v]) for v in [*batch, *rows[:-1]]),
+        outer=math.prod(at_default(sch, loop_of(sch, loops[v]).extent) for v in [*batch, *rows[:-1]]),
     )
     tile = pick_tile(sch, ref, problem, target)
     lines = 1
