@@ -126,10 +126,12 @@ class Comparison:
 
     Attributes:
         samples: seconds by way, a call in each round.
-        outputs: what each way computed, on the same random data.
+        inputs: the random data, in the order of the graph's inputs.
+        outputs: what each way computed from it.
     """
 
     samples: Mapping[str, tuple[float, ...]]
+    inputs: tuple[np.ndarray, ...]
     outputs: Mapping[str, tuple[np.ndarray, ...]]
 
     def seconds(self, name: str) -> float:
@@ -209,6 +211,7 @@ def compare_variants(
             samples[name].append(_once(runners[name]))
     return Comparison(
         {name: tuple(times) for name, times in samples.items()},
+        tuple(data),
         {name: tuple(a.copy() for a in runner.outputs) for name, runner in runners.items()},
     )
 

@@ -106,7 +106,7 @@ def test_what_concerns_one_part_is_in_one_loop():
 # ------------------------------------------------------------------------------------------------- measuring
 def test_comparison_takes_ratios_round_by_round():
     slow, fast = (1.0, 3.0, 1.0), (0.5, 1.5, 0.5)
-    comparison = Comparison({DIRECT: slow, "other": fast, "even": slow}, {})
+    comparison = Comparison({DIRECT: slow, "other": fast, "even": slow}, (), {})
     assert comparison.ratio("other") == 0.5
     assert comparison.seconds(DIRECT) == 1.0
     assert comparison.fastest == comparison.choice() == "other"
