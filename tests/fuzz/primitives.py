@@ -160,6 +160,13 @@ def _set_scope(d: Driver) -> None:
     d.do("set_scope", d.block(), scope=_scope(d))
 
 
+@primitive("pad", weight=3)
+def _pad(d: Driver) -> None:
+    block = d.block()
+    count = len(d.tree.blocks[block.name].iters)
+    d.do("pad", block, factors=[None if d.chance(0.4) else d.number() for _ in range(count)])
+
+
 @primitive("transform_layout", weight=2)
 def _transform_layout(d: Driver) -> None:
     block, role = d.block(), d.rng.choice(["read", "write"])

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from tilewright.ir.expr import Expr, Load, Var, load
-from tilewright.ir.stmt import Block, Buffer, For, IterVar, PrimFunc, Stmt, Store, seq
+from tilewright.ir.expr import Expr, Load, load
+from tilewright.ir.stmt import Block, Buffer, IterVar, PrimFunc, Stmt, Store, seq
 from tilewright.ir.visit import map_stmt, replace_buffers, rewrite_expr
 from tilewright.schedule.dependence import recheck_kinds
 from tilewright.schedule.diagnostics import failure
-from tilewright.schedule.state import BlockRef, Tree, find_block, loop_var, nest_of, replace, with_alloc, with_body
+from tilewright.schedule.state import (
+    BlockRef,
+    Tree,
+    find_block,
+    loop_var,
+    nest_of,
+    replace,
+    with_alloc,
+    with_body,
+)
 
 
 def cache_write(func: PrimFunc, ref: BlockRef, scope: str) -> tuple[PrimFunc, BlockRef]:
@@ -133,8 +142,4 @@ def _copy(name: str, source: Buffer, target: Buffer) -> tuple[Stmt, Block]:
     indices = tuple(it.var for it in iters)
     store = Store(target, indices, load(source, indices))
     block = with_body(Block(name, tuple(iters), (), (), store), store)
-    nest: Stmt = block
-    for it in reversed(iters):
-        assert isinstance(it.binding, Var)
-        nest = For(it.binding, it.extent, nest)
-    return nest, block
+    return nest_of(block), block

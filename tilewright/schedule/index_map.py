@@ -78,7 +78,8 @@ class IndexMap:
             raise _bad_text(text) from None
         if not all(m is None or prove(m >= 1) for m in multiples):
             raise _bad_text(text)
-        return IndexMap(tuple(inputs.values()), outputs, multiples if any(multiples) else ())
+        filled = any(m is not None for m in multiples)
+        return IndexMap(tuple(inputs.values()), outputs, multiples if filled else ())
 
     def __str__(self) -> str:
         outputs = ", ".join(map(format_arith, self.outputs))
@@ -97,6 +98,10 @@ class IndexMap:
             as_expr(dim) if m is None else simplify(ceildiv(as_expr(dim), m) * m)
             for dim, m in zip(dims, self.multiples or [None] * len(dims), strict=True)
         ]
+
+    def then(self, other: IndexMap) -> IndexMap:
+        """This map, which only fills up (:meth:`is_filling`), and ``other`` after it."""
+        return IndexMap(other.inputs, other.outputs, self.multiples)
 
     def is_filling(self) -> bool:
         """Whether the map only fills dimensions up and leaves every element at its indices."""
@@ -248,4 +253,5 @@ def _bad_text(text: str) -> ScheduleError:
 def unknown_names(index_map: IndexMap, allowed: Collection[Expr]) -> list[str]:
     """Variables of the map that are neither indices nor ``allowed``."""
     known = {*index_map.inputs, *allowed}
-    return sorted({v.name for e in index_map.outputs for v in free_vars(e) if v not in known})
+    exprs = [*index_map.outputs, *(m for m in index_map.multiples if m is not None)]
+    return sorted({v.name for e in exprs for v in free_vars(e) if v not in known})

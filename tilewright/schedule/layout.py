@@ -28,8 +28,8 @@ def transform_layout(
     The buffer must be a parameter whose data is known at compile time (``attrs["const_params"]``) or a
     temporary. For a parameter the map is recorded in ``attrs["param_layouts"][name]`` as text; whoever binds
     the data re-lays it (:meth:`IndexMap.apply`). Padding is never read and, in temporaries, never written.
-    The map is over the indices and open ``decisions``; after pad it begins from the filled parameter. Raises ScheduleError for other parameters, maps of
-    another rank, and maps that let two elements coincide.
+    The map is over the indices and open ``decisions``; after pad it begins from the filled parameter. Raises
+    ScheduleError for other parameters, maps of another rank, and maps that let two elements coincide.
     """
     tree = Tree(func)
     block = find_block(tree, ref, "transform_layout")
@@ -79,7 +79,7 @@ def transform_layout(
     if index_map.multiples and not constant:
         raise failure(
             tree,
-            f"transform_layout: the map '{index_map}' fills '{buffer.name}' up with zeros, which nobody writes",
+            f"transform_layout: the map '{index_map}' fills '{buffer.name}' up, and nobody writes the zeros",
             block,
             hint="only parameters with data known at compile time can be filled up; use pad",
         )

@@ -225,7 +225,7 @@ def _partial_block(tree: Tree, block: Block, target: For, op: str, partial: Buff
     indices = list(store.indices)
     indices.insert(axis, factored)
     own = load(partial, indices)
-    update = Store(partial, tuple(indices), simplify(binop(op, own, term)))
+    update = Store(partial, tuple(indices), binop(op, own, simplify(term)))
     init = Store(partial, tuple(indices), identity)
     name = tree.fresh_name(f"{block.name}_rf")
     return with_body(block.with_(name=name, iters=tuple(iters), predicate=all_of(kept)), update, init)

@@ -14,7 +14,7 @@ from tilewright.ir.visit import const_int, free_vars
 from tilewright.schedule import annotate as _annotate
 from tilewright.schedule import bind as _bind
 from tilewright.schedule import blockize as _blockize
-from tilewright.schedule import cache, compute_location, inline, layout, loops, reduction
+from tilewright.schedule import cache, compute_location, inline, layout, loops, pad, reduction
 from tilewright.schedule import storage_align as _storage_align
 from tilewright.schedule import tensorize as _tensorize
 from tilewright.schedule import tile as _tile
@@ -65,7 +65,7 @@ class Schedule:
         return other
 
     def adopt(self, other: Schedule) -> None:
-        """Become what ``other``, a copy of this schedule, is now: for steps that are done all or not at all."""
+        """Become what ``other``, a copy of this schedule, is now: for steps done all or not at all."""
         self.func, self.trace = other.func, other.trace
         self.decisions, self.constraints = dict(other.decisions), other.constraints
         self._names, self._count = dict(other._names), dict(other._count)
@@ -235,6 +235,12 @@ class Schedule:
         func, copy = cache.cache_write(self.func, block, scope)
         self._record("cache_write", [block], {"scope": scope}, func, [copy])
         return copy
+
+    def pad(self, block: BlockRef, factors: Sequence[int | str | Expr | None]) -> list[BlockRef]:
+        """See :func:`tilewright.schedule.pad.pad`. Factors may be text over dimensions and decisions."""
+        func, made = pad.pad(self.func, block, [self._factor(f) for f in factors])
+        self._record("pad", [block], {"factors": factors}, func, made)
+        return made
 
     def set_scope(self, block: BlockRef, scope: str) -> None:
         """See :func:`tilewright.schedule.cache.set_scope`."""
