@@ -152,10 +152,10 @@ def _computed(outputs: Sequence[te.Tensor]) -> list[te.Tensor]:
     stack = list(outputs)
     while stack:
         tensor = stack.pop()
-        if tensor not in seen and tensor.body is not None:
+        if tensor not in seen:
             seen[tensor] = None
             stack.extend(tensor.sources)
-    return list(seen)
+    return [tensor for tensor in seen if tensor.body is not None]
 
 
 def _embed(tensor: te.Tensor, literals: Mapping[te.Tensor, Const]) -> None:

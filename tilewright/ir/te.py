@@ -6,7 +6,7 @@
     f = te.primfunc("matmul", [A, B], [C], const_inputs=[B])
 
 ``primfunc`` turns the tensors into a loop program with one block per ``compute``. ``update`` makes tensors
-whose elements are overwritten at computed places, as a scatter does.
+whose elements are overwritten at computed places, as a scatter does; ``scan`` makes recurrences over steps.
 """
 
 from __future__ import annotations
@@ -38,12 +38,13 @@ class Update:
 
 
 class Tensor:
-    """A named array given by an expression over its indices, or a placeholder (``body`` None).
+    """A named array given by an expression over its indices, a placeholder, or a state of a ``scan`` (both
+    without ``body``).
 
-    ``sources`` are the tensors that the body and the ``update`` read.
+    ``sources`` are the tensors that the body, the ``update`` or the ``scan`` read.
     """
 
-    __slots__ = ("axes", "body", "buffer", "sources", "update")
+    __slots__ = ("axes", "body", "buffer", "scan", "sources", "update")
 
     def __init__(
         self,
@@ -58,6 +59,7 @@ class Tensor:
         self.body = body
         self.sources = sources
         self.update = update
+        self.scan: Scan | None = None
 
     @property
     def shape(self) -> tuple[Expr, ...]:
@@ -83,6 +85,19 @@ class Tensor:
 
     def __repr__(self) -> str:
         return f"Tensor({self.buffer!r})"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Scan:
+    """A recurrence: state ``n`` begins as ``starts[n]``, and after step ``t`` it is ``following[n][t]``.
+
+    Everything that ``following`` needs and that depends on the states is computed step by step.
+    """
+
+    steps: Expr
+    states: tuple[Tensor, ...]
+    starts: tuple[Tensor, ...]
+    following: tuple[Tensor, ...]
 
 
 class _Reading(threading.local):
@@ -147,6 +162,34 @@ def update(
     return Tensor(start.buffer, start.axes, start.body, sources, written)
 
 
+def scan(
+    steps: ExprLike, starts: Sequence[Tensor], step: Callable[..., Sequence[Tensor]], names: Sequence[str]
+) -> tuple[Tensor, ...]:
+    """States that evolve over ``steps`` steps, one for each of ``starts``, with all their values over time.
+
+    State ``n`` has the shape ``[steps + 1, *starts[n].shape]``: element 0 is the start, element ``t + 1`` its
+    value after step ``t``. ``step(*states)`` gives the values after each step, ``[steps, *shape]``, computed
+    from the states at the index ``t`` of their own first axis; so must be all tensors between that depend on
+    the states. Raises ValueError when they are not.
+    """
+    count = as_expr(steps)
+    states = tuple(
+        Tensor(Buffer.make(name, (count + 1, *start.shape), start.dtype))
+        for name, start in zip(names, starts, strict=True)
+    )
+    following = tuple(step(*states))
+    made = Scan(count, states, tuple(starts), following)
+    for state, value in zip(states, following, strict=True):
+        if value.shape != (count, *state.shape[1:]) or value.dtype != state.dtype:
+            raise ValueError(f"{value!r} does not follow the state {state!r}")
+        state.scan = made
+        state.sources = (*starts, *following)
+    for tensor in _steps_of(made)[0]:
+        if tensor.shape[:1] != (count,) or tensor.update is not None:
+            raise ValueError(f"'{tensor.name}' depends on a state, but its first axis is not the step")
+    return states
+
+
 def reduce(op: str, extents: Sequence[ExprLike], fn: Callable[..., ExprLike]) -> Expr:
     """``op`` (sum prod max min) of ``fn(*r)`` over all ``r`` below ``extents``; must be the whole body of a
     compute.
@@ -174,9 +217,12 @@ def primfunc(
     allocation at the root. ``const_inputs`` are the inputs whose data is known at compile time, ``dims``
     run-time dimensions, passed first. Raises ValueError when a placeholder is read that is not an input.
     """
-    stages = _stages(outputs, set(inputs))
+    order = _stages(outputs, set(inputs))
+    stages: list[Tensor] = []
+    for item in order:
+        stages += [item] if isinstance(item, Tensor) else [*item.states, *_steps_of(item)[0]]
     renamed = _unique_buffers([*inputs, *stages])
-    body = seq([nest for stage in stages for nest in _nests(stage, renamed)])
+    body = seq([nest for item in order for nest in _nests(item, renamed)])
     for stage in reversed(stages):
         if stage not in outputs:
             body = Alloc(renamed[stage.buffer], body)
@@ -189,24 +235,49 @@ def primfunc(
     return PrimFunc(name, tuple(params), body, (("const_params", consts), ("outputs", len(outputs))))
 
 
-def _stages(outputs: Sequence[Tensor], inputs: set[Tensor]) -> list[Tensor]:
-    """Computed tensors that ``outputs`` need, producers first."""
-    order: list[Tensor] = []
-    done = set(inputs)
-    stack = [(t, False) for t in reversed(outputs)]
+def _stages(outputs: Sequence[Tensor], inputs: set[Tensor]) -> list[Tensor | Scan]:
+    """Computed tensors and recurrences that ``outputs`` need, producers first."""
+    order: list[Tensor | Scan] = []
+    done: set[Tensor | Scan] = set(inputs)
+    stack: list[tuple[Tensor | Scan, bool]] = [(t, False) for t in reversed(outputs)]
+    while stack:
+        item, ready = stack.pop()
+        if isinstance(item, Tensor) and item.scan is not None:
+            item = item.scan
+        if item in done:
+            continue
+        if isinstance(item, Tensor) and item.body is None:
+            raise ValueError(f"'{item.name}' is read, but it is neither an input nor computed")
+        if ready:
+            done.add(item)
+            order.append(item)
+        else:
+            sources = item.sources if isinstance(item, Tensor) else (*item.starts, *_steps_of(item)[1])
+            stack.append((item, True))
+            stack.extend((source, False) for source in reversed(sources))
+    return order
+
+
+def _steps_of(scan: Scan) -> tuple[list[Tensor], list[Tensor]]:
+    """What is computed in each step, producers first, and what those tensors read from outside."""
+    depends: dict[Tensor, bool] = dict.fromkeys(scan.states, True)
+    inside: list[Tensor] = []
+    outside: dict[Tensor, None] = {}
+    stack = [(t, False) for t in reversed(scan.following)]
     while stack:
         tensor, ready = stack.pop()
-        if tensor in done:
-            continue
-        if tensor.body is None:
-            raise ValueError(f"'{tensor.name}' is read, but it is neither an input nor computed")
         if ready:
-            done.add(tensor)
-            order.append(tensor)
-        else:
+            depends[tensor] = tensor in scan.following or any(depends[s] for s in tensor.sources)
+            if depends[tensor]:
+                inside.append(tensor)
+        elif tensor not in depends:
+            depends[tensor] = False
             stack.append((tensor, True))
-            stack.extend((source, False) for source in reversed(tensor.sources))
-    return order
+            if tensor.scan is None:
+                stack.extend((source, False) for source in reversed(tensor.sources))
+    for tensor in inside:
+        outside.update((s, None) for s in tensor.sources if not depends[s])
+    return inside, list(outside)
 
 
 def _unique_buffers(tensors: Sequence[Tensor]) -> dict[Buffer, Buffer]:
@@ -217,8 +288,8 @@ def _unique_buffers(tensors: Sequence[Tensor]) -> dict[Buffer, Buffer]:
         while name in taken:
             name, n = f"{tensor.name}_{n}", n + 1
         taken.add(name)
-        if tensor.update is not None:
-            taken.add(_start_name(name))  # of the block that comes before the update's
+        if tensor.update is not None or tensor.scan is not None:
+            taken.add(_start_name(name))  # of the block that gives it its first values
         renamed[tensor.buffer] = tensor.buffer if name == tensor.name else tensor.buffer.with_(name=name)
     return renamed
 
@@ -227,8 +298,29 @@ def _start_name(name: str) -> str:
     return f"{name}_start"
 
 
-def _nests(stage: Tensor, renamed: dict[Buffer, Buffer]) -> list[Stmt]:
-    """The loops and the block of one compute, then those of its update."""
+def _nests(item: Tensor | Scan, renamed: dict[Buffer, Buffer]) -> list[Stmt]:
+    """The loops and blocks of a compute and its update, or of a recurrence."""
+    if isinstance(item, Tensor):
+        return _compute_nests(item, renamed, None)
+    time = _axis("t", item.steps)
+    states = zip(item.states, item.starts, item.following, strict=True)
+    first: list[Stmt] = []
+    last: list[Stmt] = []
+    for state, start, value in states:
+        buffer = renamed[state.buffer]
+        axes = [_axis(f"i{n}", dim) for n, dim in enumerate(state.shape)]
+        dims = [(a, dim, "spatial") for a, dim in zip(axes, (item.steps, *start.shape), strict=True)]
+        begin = ex.load(renamed[start.buffer], axes[1:])
+        first.append(_nest(_start_name(buffer.name), buffer, dims[1:], (as_expr(0), *axes[1:]), begin))
+        after = ex.load(renamed[value.buffer], axes)
+        last.append(_nest(buffer.name, buffer, dims, (axes[0] + 1, *axes[1:]), after, outer=time))
+    inside = [n for tensor in _steps_of(item)[0] for n in _compute_nests(tensor, renamed, time)]
+    return [*first, For(time, item.steps, seq([*inside, *last]))]
+
+
+def _compute_nests(stage: Tensor, renamed: dict[Buffer, Buffer], time: Var | None) -> list[Stmt]:
+    """The loops and the block of one compute, then those of its update; ``time`` is the loop that they stand
+    in and that moves the first axis."""
     assert stage.body is not None
     buffer = renamed[stage.buffer]
 
@@ -245,13 +337,13 @@ def _nests(stage: Tensor, renamed: dict[Buffer, Buffer]) -> list[Stmt]:
     update = stage.update
     name = buffer.name if update is None else _start_name(buffer.name)
     if reduction is None:
-        nests = [_nest(name, buffer, dims, stage.axes, value)]
+        nests = [_nest(name, buffer, dims, stage.axes, value, outer=time)]
     else:
         dims += [(a, e, "reduce") for a, e in zip(reduction.axes, reduction.extents, strict=True)]
         first = ex.reduce_identity(reduction.op, buffer.dtype)
         own = ex.load(buffer, stage.axes)
         total = ex.binop(ex.REDUCE_OPS[reduction.op], own, reduction.value)
-        nests = [_nest(name, buffer, dims, stage.axes, total, first)]
+        nests = [_nest(name, buffer, dims, stage.axes, total, first, time)]
     if update is not None:
         dims = list(zip(update.axes, update.extents, update.kinds, strict=True))
         indices = [rewrite_expr(i, visit) for i in update.indices]
@@ -266,13 +358,18 @@ def _nest(
     indices: Sequence[Expr],
     value: Expr,
     first: Expr | None = None,
+    outer: Var | None = None,
 ) -> Stmt:
-    """Loops over ``dims`` (axis, extent, kind) round a block that stores ``value``; ``first`` is its init."""
+    """Loops over ``dims`` (axis, extent, kind) round a block that stores ``value``; ``first`` is its init.
+
+    ``outer`` stands for the loop over the first of ``dims`` where that is around the nest.
+    """
     loops: list[Var] = []
     iters: list[IterVar] = []
     mapping: dict[Expr, Expr] = {}
-    for axis, extent, kind in dims:
-        loop, var = _axis(axis.name, extent), _axis(f"v{axis.name}", extent)
+    for n, (axis, extent, kind) in enumerate(dims):
+        var = _axis(f"v{axis.name}", extent)
+        loop = outer if outer is not None and n == 0 else _axis(axis.name, extent)
         loops.append(loop)
         iters.append(IterVar(var, extent, kind, loop))
         mapping[axis] = var
@@ -282,5 +379,5 @@ def _nest(
     reads, writes = block_regions(store, init)
     nest: Stmt = Block(name, tuple(iters), reads, writes, store, init)
     for loop, (_, extent, _) in reversed(list(zip(loops, dims, strict=True))):
-        nest = For(loop, extent, nest)
+        nest = nest if loop is outer else For(loop, extent, nest)
     return nest

@@ -15,6 +15,7 @@ from tilewright.schedule.rules import (
     multi_level_tiling,
     row_parts,
     row_reduction,
+    streamed,
     unrolled_chain,
 )
 from tilewright.schedule.rules.analysis import BlockInfo, block_info, is_injective
@@ -96,11 +97,12 @@ def compose(sch: Schedule, target: Target, structure: Structure) -> Schedule:
             continue
         scheduled = _reduction(sch, ref, info, target, structure)
         if scheduled is not None:
+            beside = {n for n in original - {ref.name} if n in _names(sch) and _shares_nest(sch, n, ref)}
             sch = scheduled
             done |= {
-                b.name
-                for b in find_blocks(sch.func.body)
-                if b.name not in original or _shares_nest(sch, b.name, ref)
+                n
+                for n in _names(sch) - beside
+                if n not in original or _shares_nest(sch, n, ref)
             }
     for block in find_blocks(sch.func.body):
         if block.name not in done and is_injective(block):
@@ -133,7 +135,7 @@ def reduction_rules(info: BlockInfo, func: PrimFunc, target: Target) -> list[str
         rules.append("lanes")
     if _prefers_tile(info, target) and "tile" not in rules:
         rules.append("tile")
-    return [*rules, "rows"]
+    return [*rules, "rows", "stream"]
 
 
 def _reduction(
@@ -145,6 +147,7 @@ def _reduction(
         "tile": partial(multi_level_tiling.tile_reduction, ref=ref, target=target, row=structure.row),
         "lanes": partial(lane_reduction.split_lanes, ref=ref, target=target),
         "rows": partial(row_reduction.schedule_rows, refs=[ref], target=target),
+        "stream": partial(streamed.stream_reduction, ref=ref, target=target),
     }
     for name in known if structure.reductions is None else structure.reductions:
         scheduled = _attempt(sch, steps[name])
@@ -180,6 +183,11 @@ def _attempt(sch: Schedule, rule: Callable[[Schedule], None]) -> Schedule | None
     except ScheduleError:
         return None
     return trial
+
+
+def _names(sch: Schedule) -> set[str]:
+    """The blocks of a schedule by name."""
+    return {b.name for b in find_blocks(sch.func.body)}
 
 
 def _shares_nest(sch: Schedule, name: str, ref: BlockRef) -> bool:

@@ -64,6 +64,13 @@ def loops_by_iter(sch: Schedule, ref: BlockRef, below: LoopRef | None = None) ->
     return found
 
 
+def own_loops(sch: Schedule, ref: BlockRef) -> list[LoopRef]:
+    """The loops around ``ref`` that hold no other block, outermost first."""
+    around = [loop.var for loop in sch.get_loops(ref)]
+    loops = [s for s in walk_stmt(sch.func.body) if isinstance(s, For) and s.var in around]
+    return [LoopRef(s.var) for s in loops if len(find_blocks(s)) == 1]
+
+
 def read_index(sch: Schedule, ref: BlockRef, buffer: Buffer) -> int:
     """The position of ``buffer`` among the distinct inputs of the block."""
     names = dict.fromkeys(region.buffer.name for region in block_named(sch, ref.name).reads)

@@ -11,6 +11,7 @@ from tilewright.schedule.rules.common import (
     block_named,
     extent_of,
     loops_by_iter,
+    own_loops,
     parallelize,
     pick,
     powers,
@@ -52,7 +53,7 @@ def _vectorize(sch: Schedule, ref: BlockRef, target: Target) -> None:
     if not isinstance(index, Var) or index not in loops:
         raise ScheduleError(f"'{ref.name}' has no loop for vectors")
     inner = loops[index]
-    others = [loop for loop in sch.get_loops(ref) if loop != inner]
+    others = [loop for loop in own_loops(sch, ref) if loop != inner]
     lanes = target.lanes(max(*(dt.bits(s.buffer.dtype) for s in stores), 8))
     extent = extent_of(sch, inner)
     if others:
