@@ -51,22 +51,23 @@ def digits(
     return found
 
 
-def common_digit(
+def one_owner(
     accesses: Iterable[tuple[Expr, Expr, Sequence[Expr], Simplifier]], shape: Sequence[Expr]
-) -> Digit | None:
-    """A digit that is the coordinate of every access, or None when none is found.
+) -> bool:
+    """Whether accesses that touch the same element of an array of ``shape`` certainly have equal coordinates.
 
     ``accesses`` are (coordinate, its extent, indices, simplifier that knows the ranges); a coordinate is a
     variable or a constant.
     """
     given = [(env.simplify(c), extent, indices, env) for c, extent, indices, env in accesses]
+    coordinates = {c for c, _, _, _ in given}
+    if len(coordinates) == 1 and not isinstance(next(iter(coordinates)), Var):
+        return True
     for coordinate, extent, indices, env in given:
         if isinstance(coordinate, Var):
-            for digit in digits(coordinate, extent, indices, shape, env):
-                if all(e.simplify(digit.of(i, shape)) is c for c, _, i, e in given):
-                    return digit
-            return None
-    return None
+            found = digits(coordinate, extent, indices, shape, env)
+            return any(all(e.simplify(d.of(i, shape)) is c for c, _, i, e in given) for d in found)
+    return False
 
 
 def _row_major(indices: Sequence[Expr], shape: Sequence[Expr]) -> Expr:

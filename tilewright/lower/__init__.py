@@ -16,8 +16,9 @@ from tilewright.lower.compact import compact_buffers
 from tilewright.lower.edges import split_edges, unroll_guarded
 from tilewright.lower.flatten import decompose_reductions, flatten_blocks
 from tilewright.lower.guards import clip_loops, guard_padded_updates, hoist_guards
+from tilewright.lower.limits import check_limits
 from tilewright.lower.overrun import drop_overrun_guards
-from tilewright.lower.threads import bind_threads
+from tilewright.lower.threads import bind_threads, refuse_threads
 from tilewright.lower.unroll import unroll_loops
 from tilewright.lower.virtual import lower_virtual_threads
 from tilewright.target import Target
@@ -32,6 +33,7 @@ def simplify_body(func: PrimFunc) -> PrimFunc:
 
 
 PASSES: Passes = (
+    ("refuse_threads", refuse_threads),
     ("decompose_reductions", decompose_reductions),
     ("flatten_blocks", flatten_blocks),
     ("compact_buffers", compact_buffers),
@@ -64,8 +66,11 @@ THREAD_PASSES: Passes = (
 
 
 def passes_for(target: Target) -> Passes:
-    """The passes that lower programs for ``target``."""
-    return PASSES if target.gpu is None else THREAD_PASSES
+    """The passes that lower programs for ``target``; for a GPU the last one refuses what does not fit it."""
+    gpu = target.gpu
+    if gpu is None:
+        return PASSES
+    return (*THREAD_PASSES, ("check_limits", lambda func: check_limits(func, gpu)))
 
 
 def lower(

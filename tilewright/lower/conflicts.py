@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 
-from tilewright.ir.digits import common_digit
+from tilewright.ir.digits import one_owner
 from tilewright.ir.expr import BinOp, Cmp, Const, Expr, Load, Var, as_expr
 from tilewright.ir.simplify import Simplifier
 from tilewright.ir.stmt import Buffer, For
@@ -78,9 +78,7 @@ class Conflicts:
         """Whether only one thread can touch an element that both touch."""
         for thread, extent in self._threads.items():
             places = [(x.coordinate(thread), extent, x.indices, x.env()) for x in (a, b)]
-            if places[0][0] is places[1][0] and isinstance(places[0][0], Const):
-                continue
-            if common_digit(places, a.buffer.shape) is None:
+            if not one_owner(places, a.buffer.shape):
                 return False
         return True
 

@@ -29,6 +29,21 @@ from tilewright.ir.visit import (
 STEP: Final = "thread_step"
 
 
+def refuse_threads(func: PrimFunc) -> PrimFunc:
+    """``func`` itself; for targets without thread axes. Raises ScheduleError for a loop that is bound to
+    one.
+    """
+    for loop in walk_stmt(func.body):
+        if isinstance(loop, For) and thread_axis(loop) is not None:
+            raise ScheduleError(
+                f"loop '{loop.var.name}' of '{func.name}' is bound to {thread_axis(loop)}, and the target "
+                "has no "
+                "such threads",
+                hint="choose a GPU target, or parallel and vectorize instead of bind",
+            )
+    return func
+
+
 def bind_threads(func: PrimFunc) -> PrimFunc:
     """Make each part of the function a launch: ``blockIdx`` loops, inside them ``threadIdx`` loops, inside
     them what one thread does.

@@ -7,6 +7,7 @@ import dataclasses
 from tilewright.errors import ScheduleError
 from tilewright.ir.expr import Expr, Load, Var, as_expr, load
 from tilewright.ir.intrinsics import effect
+from tilewright.ir.simplify import simplify
 from tilewright.ir.stmt import (
     Alloc,
     Annotate,
@@ -56,14 +57,17 @@ def _is_virtual(s: Stmt) -> bool:
 def _interleaved(loop: Stmt) -> Stmt:
     assert isinstance(loop, For)
     inside = {s.buffer for s in walk_stmt(loop.body) if isinstance(s, Alloc)}
-    varying = _varying(loop, inside)
-    private = {
-        b: b.with_(
-            shape=(loop.extent, *b.shape), stride_align=tuple((d + 1, f, o) for d, f, o in b.stride_align)
-        )
-        for b in varying
-    }
+    private = {b: _private(b, loop.extent) for b in _varying(loop, inside)}
     return _Interleave(loop, inside, private).walk(loop.body)
+
+
+def _private(buffer: Buffer, copies: Expr) -> Buffer:
+    """``buffer`` with a first dimension for ``copies`` of it."""
+    strides = buffer.strides
+    if strides is not None:
+        strides = (simplify(strides[0] * buffer.shape[0]) if strides else _ONE, *strides)
+    align = tuple((dim + 1, factor, offset) for dim, factor, offset in buffer.stride_align)
+    return buffer.with_(shape=(copies, *buffer.shape), strides=strides, stride_align=align)
 
 
 def _varying(loop: For, inside: set[Buffer]) -> set[Buffer]:

@@ -41,10 +41,10 @@ def determined_vars(
             known.add(e)
             pending.extend(_digits(e, variables, extents))
         pending.extend(_joined(known, variables))
-    return {v for v in variables if v in known} | (_pinned(where) & variables)
+    return {v for v in variables if v in known} | (pinned_vars(where) & variables)
 
 
-def _pinned(where: Expr) -> set[Var]:
+def pinned_vars(where: Expr) -> set[Var]:
     """Variables that can only be 0 where the condition holds, as in ``2*i + j < 1``."""
     pinned: set[Var] = set()
     for cond in conjuncts(where):
@@ -134,11 +134,14 @@ def _top(atom: Expr, extents: Mapping[Var, Expr]) -> Expr | None:
 
 
 def _joined(known: set[Expr], variables: set[Var]) -> list[Expr]:
-    """Expressions ``x`` whose ``x % n`` is known and whose ``x // n`` is known or fixed."""
+    """Expressions ``x`` whose ``x % n`` is known and whose ``x // n`` is known or fixed, or the other way
+    round (simplified, the dividends of quotient and remainder may look different).
+    """
     found = []
     for e in known:
-        if isinstance(e, BinOp) and e.op == "mod" and e.a not in known and not uses(e.b, variables):
-            quotient = simplify(e.a // e.b)
-            if quotient in known or not uses(quotient, variables) or interval(quotient).is_point:
-                found.append(e.a)
+        if isinstance(e, BinOp) and e.op in ("mod", "floordiv") and e.a not in known:
+            if not uses(e.b, variables):
+                rest = simplify(e.a // e.b if e.op == "mod" else e.a % e.b)
+                if rest in known or not uses(rest, variables) or interval(rest).is_point:
+                    found.append(e.a)
     return found

@@ -57,7 +57,9 @@ def transform_layout(
             block,
             hint="transform_layout before storage_align",
         )
-    unknown = unknown_names(index_map, decisions)
+    # Run-time dimensions have no value yet when constants are bound.
+    allowed = [d for d in decisions if not (constant and d in func.params)]
+    unknown = unknown_names(index_map, allowed)
     if unknown:
         raise failure(
             tree,

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tilewright.ir.digits import common_digit
-from tilewright.ir.expr import Expr
+from tilewright.ir.digits import one_owner
+from tilewright.ir.expr import Expr, as_expr
 from tilewright.ir.launch import (
     AXES,
     THREAD_AXES,
@@ -24,6 +24,7 @@ from tilewright.ir.simplify import Simplifier
 from tilewright.ir.stmt import Alloc, Annotate, Block, Buffer, For, Stmt
 from tilewright.ir.visit import const_int, stores_of, substitute_expr
 from tilewright.schedule.diagnostics import failure
+from tilewright.schedule.itermap import pinned_vars
 from tilewright.schedule.state import Tree
 
 
@@ -147,8 +148,10 @@ def _require_own_register(tree: Tree, buffer: Buffer, users: list[Block], axis: 
         env = Simplifier()
         for outer in tree.loops_above(user):
             env = env.with_loop(outer.var, outer.extent)
-        accesses += [(loop.var, loop.extent, indices, env) for indices in _indices(tree, user, buffer)]
-    if common_digit(accesses, buffer.shape) is None:
+        # Where a guard leaves one iteration, thread 0 runs it.
+        own: Expr = as_expr(0) if loop.var in pinned_vars(user.predicate) else loop.var
+        accesses += [(own, loop.extent, indices, env) for indices in _indices(tree, user, buffer)]
+    if not one_owner(accesses, buffer.shape):
         raise failure(
             tree,
             f"{what}: registers belong to one thread, and blocks "
