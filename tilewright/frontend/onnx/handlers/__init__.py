@@ -2,11 +2,13 @@
 
 import tilewright.ops  # noqa: F401  (handlers emit these operators)
 from tilewright.frontend.onnx.handlers import (
+    attention,
     control,
     einsum,
     indexing,
     legacy,
     math,
+    microsoft,
     movement,
     nn,
     normalise,
@@ -19,11 +21,13 @@ from tilewright.frontend.onnx.handlers import (
 )
 
 __all__ = [
+    "attention",
     "control",
     "einsum",
     "indexing",
     "legacy",
     "math",
+    "microsoft",
     "movement",
     "nn",
     "normalise",

@@ -156,10 +156,10 @@ def conv_transpose(ctx: NodeContext) -> Value:
 @onnx_op("MaxPool", 1, 8, 10, 11, 12, 22)
 def max_pool(ctx: NodeContext) -> Sequence[Value]:
     """Maxima and, where the model reads them, their flat positions in the data."""
-    y = _pool(ctx, "max_pool")
+    y = pool(ctx, "max_pool")
     if not ctx.wants_output(1):
         return [y]
-    return [y, _pool(ctx, "max_positions", column_major=bool(ctx.attr("storage_order", 0)))]
+    return [y, pool(ctx, "max_positions", column_major=bool(ctx.attr("storage_order", 0)))]
 
 
 @onnx_op("MaxUnpool", 9, 11, 22)
@@ -178,7 +178,7 @@ def max_unpool(ctx: NodeContext) -> Value:
 @onnx_op("LpPool", 1, 2, 11, 18, 22)
 def lp_pool(ctx: NodeContext) -> Value:
     """The p-norm of each window."""
-    return _pool(ctx, "lp_pool", p=float(ctx.attr("p", 2)))
+    return pool(ctx, "lp_pool", p=float(ctx.attr("p", 2)))
 
 
 @onnx_op("GlobalLpPool", 1, 2, 22)
@@ -214,15 +214,17 @@ def col2im(ctx: NodeContext) -> Value:
 @onnx_op("AveragePool", 1, 7, 10, 11, 19, 22)
 def average_pool(ctx: NodeContext) -> Value:
     """Padding counts only with ``count_include_pad``."""
-    return _pool(ctx, "avg_pool", count_include_pad=bool(ctx.attr("count_include_pad", 0)))
+    return pool(ctx, "avg_pool", count_include_pad=bool(ctx.attr("count_include_pad", 0)))
 
 
-def _pool(ctx: NodeContext, op: str, **more: Attr) -> Value:
+def pool(ctx: NodeContext, op: str, x: Value | None = None, **more: Attr) -> Value:
+    """The pooling operator ``op`` with the node's window, of ``x`` (by default the first input)."""
+    data = ctx.x if x is None else x
     kernel = tuple(int(k) for k in ctx.attr("kernel_shape"))
-    if ctx.x.rank != len(kernel) + 2:
-        ctx.fail(f"a kernel of {len(kernel)} dimensions does not fit {ctx.x.type}")
-    attrs = _window_attrs(ctx, ctx.x, kernel)
-    return ctx.op(op, ctx.x, kernel=kernel, ceil_mode=bool(ctx.attr("ceil_mode", 0)), **attrs, **more)
+    if data.rank != len(kernel) + 2:
+        ctx.fail(f"a kernel of {len(kernel)} dimensions does not fit {data.type}")
+    attrs = _window_attrs(ctx, data, kernel)
+    return ctx.op(op, data, kernel=kernel, ceil_mode=bool(ctx.attr("ceil_mode", 0)), **attrs, **more)
 
 
 def _global_pool(op: str) -> Callable[[NodeContext], Value]:

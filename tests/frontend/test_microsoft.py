@@ -1,0 +1,204 @@
+"""Operators of the domain com.microsoft against onnxruntime, whose own they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import helper, numpy_helper
+
+from tests.frontend.models import agree, model, run, value
+from tilewright.errors import UnsupportedError
+
+rng = np.random.default_rng(5)
+
+
+def floats(*shape: int) -> np.ndarray:
+    return (rng.standard_normal(shape) * 0.5).astype(np.float32)
+
+
+def node(
+    op: str,
+    arrays: dict[str, np.ndarray | None],
+    outputs: tuple[str, ...] = ("y",),
+    domain: str = "com.microsoft",
+    fixed: tuple[str, ...] = (),
+    **attrs: Any,
+) -> tuple[Any, dict[str, np.ndarray]]:
+    """A model of one node and its inputs; those ``fixed`` are weights."""
+    given = {n: a for n, a in arrays.items() if a is not None}
+    names = [n if a is not None else "" for n, a in arrays.items()]
+    infos = [
+        value(n, a.shape, helper.np_dtype_to_tensor_dtype(a.dtype))
+        for n, a in given.items()
+        if n not in fixed
+    ]
+    constants = [numpy_helper.from_array(given[n], n) for n in fixed]
+    made = helper.make_node(op, names, list(outputs), domain=domain, **attrs)
+    kinds = [value(n, None, 6 if n.startswith("int") else 1) for n in outputs if n]
+    proto = model([made], infos, kinds, constants, domains={"com.microsoft": 1})
+    return proto, {n: a for n, a in given.items() if n not in fixed}
+
+
+@pytest.mark.parametrize("trans", [{}, {"transA": 1}, {"transB": 1}, {"transBatchA": 1, "transBatchB": 1}])
+def test_fused_matmul(trans: dict[str, int]) -> None:
+    a, b = floats(2, 3, 4), floats(2, 4, 5)
+    if "transA" in trans:
+        a = np.ascontiguousarray(a.swapaxes(1, 2))
+    if "transB" in trans:
+        b = np.ascontiguousarray(b.swapaxes(1, 2))
+    if "transBatchA" in trans:
+        a, b = (np.ascontiguousarray(x.swapaxes(0, 1)) for x in (a, b))
+    agree(*node("FusedMatMul", {"a": a, "b": b}, alpha=0.5, **trans))
+
+
+def test_activations_with_biases() -> None:
+    x, bias = floats(2, 3, 8), floats(8)
+    agree(*node("Gelu", {"x": x}))
+    agree(*node("BiasGelu", {"x": x, "b": bias}))
+    agree(*node("FastGelu", {"x": x}))
+    agree(*node("FastGelu", {"x": x, "b": bias}))
+    agree(*node("QuickGelu", {"x": x}, alpha=1.5))
+    agree(
+        *node("BiasSoftmax", {"x": floats(2, 3, 4, 4), "b": floats(2, 1, 1, 4)}, axis=3, is_inner_broadcast=0)
+    )
+    agree(*node("ExpandDims", {"x": x, "axis": np.array(-2, np.int32)}, fixed=("axis",)))
+    assert run(*node("BiasSplitGelu", {"x": x, "b": bias}))["y"].shape == (2, 3, 4)
+    np.testing.assert_allclose(
+        run(*node("BiasAdd", {"x": x, "b": bias, "s": x}))["y"], x + bias + x, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_skip_normalisations(bias: bool) -> None:
+    x, skip, scale = floats(2, 3, 8), floats(2, 3, 8), floats(8)
+    extra = floats(8) if bias else None
+    outputs = ("y", "", "", "sum")
+    agree(
+        *node("SkipLayerNormalization", {"x": x, "k": skip, "g": scale, "b": floats(8), "c": extra}, outputs)
+    )
+    agree(*node("SkipSimplifiedLayerNormalization", {"x": x, "k": skip, "g": scale, "c": extra}, outputs))
+    agree(*node("SimplifiedLayerNormalization", {"x": x, "g": scale}, domain="", axis=-1, epsilon=1e-3))
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_embed_layer_normalization(full: bool) -> None:
+    ids = rng.integers(0, 11, (2, 5)).astype(np.int32)
+    arrays: dict[str, np.ndarray | None] = {
+        "ids": ids,
+        "segments": ids % 2 if full else None,
+        "words": floats(11, 8),
+        "places": floats(9, 8),
+        "parts": floats(2, 8) if full else None,
+        "g": floats(8),
+        "b": floats(8),
+        "mask": np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], np.int32) if full else None,
+    }
+    agree(*node("EmbedLayerNormalization", arrays, ("y", "int_mask")))
+
+
+@pytest.mark.parametrize("last", [0, 1])
+def test_group_norm(last: int) -> None:
+    x = floats(2, 5, 3, 8) if last else floats(2, 8, 5, 3)
+    attrs = {"groups": 4, "activation": 1, "channels_last": last}
+    got = run(*node("GroupNorm", {"x": x, "g": floats(8), "b": floats(8)}, **attrs))["y"]
+    assert got.shape == x.shape
+
+
+@pytest.mark.parametrize(
+    ("activation", "params"),
+    [("Relu", []), ("LeakyRelu", [0.2]), ("Clip", [-0.1, 0.4]), ("HardSigmoid", [0.3, 0.4])],
+)
+def test_fused_conv_and_gemm(activation: str, params: list[float]) -> None:
+    arrays = {"x": floats(1, 3, 6, 5), "w": floats(4, 3, 3, 3), "b": floats(4)}
+    more = {"activation_params": params} if params else {}
+    agree(*node("FusedConv", arrays, activation=activation, kernel_shape=[3, 3], pads=[1] * 4, **more))
+    if activation in ("Relu", "LeakyRelu"):
+        gemm = {"a": floats(3, 4), "b": floats(5, 4), "c": floats(5)}
+        names = {"activation_alpha": params[0]} if params else {}
+        agree(*node("FusedGemm", gemm, activation=activation, transB=1, **names))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("zeros", [False, True])
+def test_weights_of_few_bits(bits: int, zeros: bool) -> None:
+    depth, columns, block = 40, 6, 16
+    blocks = -(-depth // block)
+    arrays: dict[str, np.ndarray | None] = {
+        "a": floats(3, depth),
+        "b": rng.integers(0, 256, (columns, blocks, block * bits // 8)).astype(np.uint8),
+        "s": np.abs(floats(columns * blocks)) + 0.1,
+        "z": rng.integers(0, 256, columns * -(-blocks * bits // 8)).astype(np.uint8) if zeros else None,
+    }
+    fixed = ("b", "s", "z") if zeros else ("b", "s")
+    agree(*node("MatMulNBits", arrays, fixed=fixed, K=depth, N=columns, bits=bits, block_size=block))
+
+
+# -------------------------------------------------------------------------------------------------- attention
+@pytest.mark.parametrize("mask", [None, "lengths", "keys", "pairs"])
+@pytest.mark.parametrize("causal", [0, 1])
+@pytest.mark.parametrize("past", [False, True])
+def test_attention(mask: str | None, causal: int, past: bool) -> None:
+    b, s, heads, size, old = 2, 5, 2, 4, 3 if past else 0
+    masks = {
+        None: None,
+        "lengths": np.array([4, 5], np.int32),
+        "keys": np.tril(np.ones((s + old, s + old), np.int32))[[old + 2, old + 4]],
+        "pairs": rng.integers(0, 2, (b, s, s + old)).astype(np.int32),
+    }
+    if mask == "lengths" and past:
+        return  # onnxruntime counts these from the end of the past, which is not documented
+    arrays = {
+        "x": floats(b, s, 6),
+        "w": floats(6, 3 * heads * size),
+        "b": floats(3 * heads * size),
+        "m": masks[mask],
+        "p": floats(2, b, heads, old, size) if past else None,
+    }
+    if mask == "pairs":
+        arrays["m"] |= np.eye(s, s + old, old, dtype=np.int32)
+    outputs = ("y", "present") if past else ("y",)
+    agree(*node("Attention", arrays, outputs, num_heads=heads, unidirectional=causal))
+
+
+@pytest.mark.parametrize("causal", [0, 1])
+@pytest.mark.parametrize("past", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_multi_head_attention(causal: int, past: bool, bias: bool) -> None:
+    b, s, heads, size = 2, 4, 2, 4
+    width = heads * size
+    arrays = {
+        "q": floats(b, s, width), "k": floats(b, s, width), "v": floats(b, s, width),
+        "b": floats(3 * width) if bias else None, "m": None,
+        "a": floats(1, heads, s, s + 3 * past),
+        "pk": floats(b, heads, 3, size) if past else None, "pv": floats(b, heads, 3, size) if past else None,
+    }  # fmt: skip
+    outputs = ("y", "k2", "v2") if past else ("y",)
+    agree(*node("MultiHeadAttention", arrays, outputs, num_heads=heads, unidirectional=causal, scale=0.3))
+
+
+@pytest.mark.parametrize("interleaved", [0, 1])
+@pytest.mark.parametrize("heads", [False, True])
+@pytest.mark.parametrize("partial", [False, True])
+def test_rotary_embedding(interleaved: int, heads: bool, partial: bool) -> None:
+    size = 8
+    half = size // 4 if partial else size // 2
+    x = floats(2, 3, 5, size) if heads else floats(2, 5, 3 * size)
+    angles = rng.uniform(0, 3, (9, half)).astype(np.float32)
+    attrs: dict[str, Any] = {"interleaved": interleaved}
+    if partial:
+        attrs |= {"rotary_embedding_dim": 2 * half, "num_heads": 3}
+    for places in (np.array([2], np.int64), rng.integers(0, 9, (2, 5)).astype(np.int64)):
+        agree(
+            *node("RotaryEmbedding", {"x": x, "p": places, "c": np.cos(angles), "s": np.sin(angles)}, **attrs)
+        )
+
+
+def test_what_is_not_supported_says_so() -> None:
+    with pytest.raises(UnsupportedError, match="packed queries"):
+        run(*node("MultiHeadAttention", {"q": floats(1, 2, 1, 3, 4)}, num_heads=1))
+    arrays = {"a": floats(1, 16), "b": np.zeros((1, 1, 8), np.uint8), "s": floats(1), "z": None}
+    arrays["g"] = np.zeros(16, np.int32)
+    with pytest.raises(UnsupportedError, match="in another order"):
+        run(*node("MatMulNBits", arrays, fixed=("b", "s", "g"), K=16, N=1, bits=4, block_size=16))
