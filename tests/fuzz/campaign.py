@@ -8,8 +8,19 @@ from collections.abc import Callable, Sequence
 from random import Random
 
 from tests.fuzz.case import Case
-from tests.fuzz.checks import Failure, Oracle, check_schedule, collapsed, guarded
-from tests.fuzz.driver import Broken, Driver
+from tests.fuzz.checks import (
+    CHECKS,
+    Failure,
+    Oracle,
+    Subject,
+    check_schedule,
+    collapsed,
+    concrete_schedules,
+    guarded,
+    run_checks,
+)
+from tests.fuzz.driver import Broken, Driver, replay
+from tests.fuzz.odd import odd_case
 from tests.fuzz.operators import operator_case
 from tests.fuzz.primitives import random_schedule
 from tests.fuzz.programs import KERNEL, SMALL, ProgramGenerator
@@ -59,6 +70,7 @@ class Report:
 
     programs: Counter[str] = dataclasses.field(default_factory=Counter)
     schedules: Counter[str] = dataclasses.field(default_factory=Counter)
+    quick: int = 0
     native: int = 0
     accepted: Counter[str] = dataclasses.field(default_factory=Counter)
     refused: Counter[str] = dataclasses.field(default_factory=Counter)
@@ -67,6 +79,7 @@ class Report:
     def add(self, other: Report) -> None:
         self.programs += other.programs
         self.schedules += other.schedules
+        self.quick += other.quick
         self.native += other.native
         self.accepted += other.accepted
         self.refused += other.refused
@@ -89,25 +102,40 @@ def _kernel(rng: Random) -> Case | None:
     return ProgramGenerator(rng, rng.randint(1, 5), STAGES, KERNEL).case()
 
 
+def _odd(rng: Random) -> Case | None:
+    case = SmallProgram(rng, symbolic=False).case()
+    return None if case is None else odd_case(case, rng)
+
+
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """Programs of one kind: how often, how they are made, what schedules them, which share runs natively."""
+    """Programs of one kind: how often, how they are made, and what schedules them.
+
+    Attributes:
+        schedules: random schedules of each that get all checks; 0 for that of the rules.
+        quick: random schedules that only get :data:`QUICK` checks: illegal ones that are accepted are rare.
+        native: the share that is run natively.
+    """
 
     name: str
     weight: int
     make: Callable[[Random], Case | None]
-    schedules: int  # random ones; 0 for that of the rules
+    schedules: int
+    quick: int
     native: float
 
 
 KINDS: tuple[Kind, ...] = (
-    Kind("small", 40, _small, 3, 0.02),
-    Kind("symbolic", 14, _symbolic, 2, 0.0),
-    Kind("model", 18, _model, 3, 0.02),
-    Kind("operator", 18, operator_case, 3, 0.02),
-    Kind("rules", 4, _kernel, 0, 0.35),
-    Kind("rules, operator", 6, operator_case, 0, 0.2),
+    Kind("small", 24, _small, 2, 6, 0.03),
+    Kind("odd", 26, _odd, 2, 8, 0.03),
+    Kind("symbolic", 12, _symbolic, 2, 2, 0.0),
+    Kind("model", 15, _model, 2, 2, 0.03),
+    Kind("operator", 14, operator_case, 2, 2, 0.03),
+    Kind("rules", 3, _kernel, 0, 0, 0.35),
+    Kind("rules, operator", 6, operator_case, 0, 0, 0.2),
 )
+
+QUICK = ("scheduled", "order")
 
 
 def run_seed(seed: int, kinds: Sequence[str] = (), native: bool = True) -> Report:
@@ -121,9 +149,10 @@ def run_seed(seed: int, kinds: Sequence[str] = (), native: bool = True) -> Repor
         return report
     report.programs[kind.name] += 1
     oracle = Oracle(case)
-    for _ in range(kind.schedules):
+    for n in range(kind.schedules + kind.quick):
         target = "native" if native and rng.random() < kind.native else None
-        _random(seed, kind, oracle, Random(rng.getrandbits(62)), target, report)
+        quick = n >= kind.schedules
+        _random(seed, kind, oracle, Random(rng.getrandbits(62)), None if quick else target, quick, report)
     if not kind.schedules:
         target = rng.choice([*PRESETS, "native"])
         runs = native and rng.random() < kind.native and target in [*RUNNABLE, "native"]
@@ -132,29 +161,33 @@ def run_seed(seed: int, kinds: Sequence[str] = (), native: bool = True) -> Repor
 
 
 def _random(
-    seed: int, kind: Kind, oracle: Oracle, rng: Random, native: str | None, report: Report
+    seed: int, kind: Kind, oracle: Oracle, rng: Random, native: str | None, quick: bool, report: Report
 ) -> None:
-    driver = Driver(oracle.case.func, rng, symbolic=rng.random() < 0.15)
+    """A random schedule of a program."""
+    driver = Driver(oracle.case.func, rng, symbolic=not quick and rng.random() < 0.15)
     check_seed = rng.getrandbits(31)
-    trace = None
+    target = None if native is None else Target.parse(native)
+    trace, symbolic = driver.sch.trace, driver.sch.symbolic
     try:
         random_schedule(driver)
-        target = None if native is None else Target.parse(native)
-        report.schedules[kind.name] += check_schedule(oracle, driver.sch, check_seed, target)
-        report.native += native is not None
-    except Broken as broken:
-        trace, failure = broken.trace, Failure("primitive", broken.name, str(broken))
-    except Failure as error:
-        trace, failure = driver.sch.trace, error
-    report.accepted += driver.accepted
-    report.refused += driver.refused
-    if trace is not None:
+        trace = driver.sch.trace
+        for sch in concrete_schedules(oracle, driver.sch, check_seed):
+            trace, symbolic = sch.trace, sch.symbolic
+            run_checks(Subject(oracle, sch, check_seed, target), QUICK if quick else tuple(CHECKS))
+            report.quick += quick
+            report.schedules[kind.name] += not quick
+            report.native += native is not None
+    except (Broken, Failure) as error:
+        failure = error if isinstance(error, Failure) else Failure("primitive", error.name, str(error))
+        if isinstance(error, Broken):
+            trace = error.trace
         report.found.append(
             Found(
-                seed, kind.name, oracle.case, None, trace.instructions, driver.sch.symbolic, check_seed,
-                native, failure,
+                seed, kind.name, oracle.case, None, trace.instructions, symbolic, check_seed, native, failure
             )
-        )  # fmt: skip
+        )
+    report.accepted += driver.accepted
+    report.refused += driver.refused
 
 
 def _rules(seed: int, kind: Kind, case: Case, name: str, native: bool, report: Report) -> None:
@@ -178,9 +211,6 @@ def repeat(found: Found) -> None:
     """Check again what was found. Raises Failure while it is wrong; a case without a meaning of its own (its
     unscheduled program is not one) raises something else.
     """
-    from tests.fuzz.checks import CHECKS, Subject, concrete_schedules, run_checks
-    from tests.fuzz.driver import replay
-
     oracle = Oracle(found.case)
     for n in range(len(found.case.sizes)):
         oracle.expected(n)
@@ -196,7 +226,7 @@ def repeat(found: Found) -> None:
     except Broken as broken:
         raise Failure("primitive", broken.name, str(broken)) from broken
     except ScheduleError as error:
-        raise ValueError(f"not a program to schedule: {error}") from error
+        raise ValueError(f"the program cannot be scheduled: {error}") from error
     native = None if found.native is None else Target.parse(found.native)
     for concrete in concrete_schedules(oracle, sch, found.check_seed):
         only = [check] if check in CHECKS else ["verified", "scheduled"]

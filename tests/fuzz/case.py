@@ -57,6 +57,8 @@ class Case:
         seed: of the inputs. Each is drawn by itself, so that others keep their values when one goes.
         exact: for each output, whether any order of summation gives the same bits.
         sizes: run-time dimensions to run with.
+        lowers: whether temporaries hold nothing from one iteration to the next of a loop that contains all
+            their uses, which lowering takes for granted.
     """
 
     func: PrimFunc
@@ -64,6 +66,7 @@ class Case:
     seed: int = 0
     exact: tuple[bool, ...] = ()
     sizes: tuple[Sizes, ...] = STATIC
+    lowers: bool = True
 
     @staticmethod
     def integers(func: PrimFunc, low: int = 0, high: int = 4) -> Case:

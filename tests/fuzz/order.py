@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from math import gcd
 from random import Random
 
@@ -19,7 +20,7 @@ def adversarial(func: PrimFunc, rng: Random | None = None) -> PrimFunc:
     The order is backwards, or (with ``rng``) sometimes one that jumps. A schedule that is legal computes the
     same.
     """
-    return func.with_(body=reordered(_sink_allocs(func.body), rng))
+    return func.with_(body=reordered(sink_allocs(func.body), rng))
 
 
 def reordered(body: Stmt, rng: Random | None = None) -> Stmt:
@@ -49,8 +50,10 @@ def _another(loop: For, rng: Random | None) -> Expr:
     return simplify(as_expr(0) + loop.extent - 1 - loop.var)
 
 
-def _sink_allocs(body: Stmt) -> Stmt:
-    """Move each allocation into the parallel loop that contains all uses of its buffer, if any does."""
+def sink_allocs(body: Stmt, kinds: Collection[str] = ("parallel",)) -> Stmt:
+    """Move each allocation into the innermost loop of one of ``kinds`` that contains all uses of its buffer,
+    if any does.
+    """
     buffers: list[Buffer] = []
 
     def drop(stmt: Stmt) -> Stmt | None:
@@ -64,7 +67,7 @@ def _sink_allocs(body: Stmt) -> Stmt:
     placed: set[Buffer] = set()
 
     def place(stmt: Stmt) -> Stmt | None:
-        if not (isinstance(stmt, For) and stmt.kind == "parallel"):
+        if not (isinstance(stmt, For) and stmt.kind in kinds):
             return None
         inner = stmt.body
         for b in buffers:

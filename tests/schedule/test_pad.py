@@ -403,3 +403,24 @@ def test_integer_windows_may_be_padded() -> None:
     sch = Schedule(func)
     sch.pad(C, [4, 4])
     assert_same(func, sch)
+
+
+def test_a_constant_is_copied_where_factors_are_known_at_run_time_only() -> None:
+    n = Var("n", lo=1)
+    x = te.placeholder((n, 3), "float32", "x")
+    w = te.placeholder((3, 4), "float32", "w")
+    y = te.compute((n, 4), lambda i, j: te.reduce("sum", (3,), lambda r: x[i, r] * w[r, j]), "y")
+    func = te.primfunc("f", [x, w], [y], const_inputs=[w], dims=[n])
+    sch = Schedule(func)
+    assert sch.pad(sch.get_block("y"), [None, n, None])[0] == BlockRef("w_pad")
+    assert_same(func, sch, {"n": 5})
+    with pytest.raises(ScheduleError, match="uses n, neither an index nor a decision"):
+        Schedule(func).transform_layout(BlockRef("y"), "read", 1, "r,j -> j//n, r, j%n")
+
+
+def test_a_sum_of_one_term_is_filled_up() -> None:
+    """What loops once has indices that simplify to 0; they must not, before the loop grows."""
+    func = matmul(3, 4, 1)
+    sch = Schedule(func)
+    sch.pad(C, [None, None, 2])
+    assert_same(func, sch)

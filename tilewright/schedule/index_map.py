@@ -119,7 +119,10 @@ class IndexMap:
     def indices(self, at: Sequence[Expr]) -> tuple[Expr, ...]:
         """The new indices of the element at the old indices ``at``."""
         mapping: dict[Expr, Expr] = dict(zip(self.inputs, at, strict=True))
-        return tuple(simplify(substitute_expr(e, mapping)) for e in self.outputs)
+        # What only changes place keeps its form: the bounds of its variables may be about to change.
+        return tuple(
+            mapping[e] if e in mapping else simplify(substitute_expr(e, mapping)) for e in self.outputs
+        )
 
     def shape(self, dims: Sequence[ExprLike]) -> tuple[Expr, ...]:
         """The shape in the new layout of an array of shape ``dims``, padding included. Raises ScheduleError

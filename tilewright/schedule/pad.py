@@ -303,10 +303,13 @@ def _filled_layout(
     if not constant or buffer.name in tree.func.attr("param_layouts", {}):
         return None
     multiples: list[Expr | None] = [None] * len(buffer.shape)
+    at_run_time = {p for p in tree.func.params if isinstance(p, Var)}
     for n in moved:
         indices = {node.indices[n] for node in loads}
         (index, *others) = indices
         if others or not isinstance(index, Var) or index not in domain.factors:
+            return None
+        if uses(domain.factors[index], at_run_time):  # without a value when the constant is bound
             return None
         if domain.extents[index] is not _filled_up(buffer.shape[n], domain.factors[index]):
             return None
