@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from random import Random
 
+import numpy as np
+
 from tests.fuzz.case import Case
 from tests.fuzz.checks import (
     CHECKS,
     Failure,
     Oracle,
     Subject,
-    check_schedule,
     collapsed,
     concrete_schedules,
     guarded,
@@ -22,12 +23,15 @@ from tests.fuzz.checks import (
 from tests.fuzz.driver import Broken, Driver, replay
 from tests.fuzz.odd import odd_case
 from tests.fuzz.operators import operator_case
-from tests.fuzz.primitives import random_schedule
 from tests.fuzz.programs import KERNEL, SMALL, ProgramGenerator
+from tests.fuzz.recipes import on_threads, product_case, random_schedule, with_instructions
 from tests.fuzz.small import SmallProgram
 from tests.fuzz.stages import STAGES
 from tilewright.errors import ScheduleError
+from tilewright.ir.stmt import PrimFunc
+from tilewright.schedule import Schedule
 from tilewright.schedule.default import default_schedule
+from tilewright.schedule.space import sketches
 from tilewright.schedule.trace import Instruction
 from tilewright.target import Target
 
@@ -45,7 +49,7 @@ class Found:
         seed: of the campaign.
         kind: of the program.
         case: the program as it was scheduled.
-        rules: the target whose rules failed to schedule it, or None.
+        rules: the target for which choosing a schedule failed, or None.
         instructions: of the schedule that failed, or up to the primitive that broke.
         symbolic: whether the schedule left its decisions open.
         check_seed: of the checks.
@@ -123,6 +127,7 @@ class Kind:
     schedules: int
     quick: int
     native: float
+    schedule: Callable[[Driver], None] = random_schedule
 
 
 KINDS: tuple[Kind, ...] = (
@@ -131,8 +136,12 @@ KINDS: tuple[Kind, ...] = (
     Kind("symbolic", 12, _symbolic, 2, 2, 0.0),
     Kind("model", 15, _model, 2, 2, 0.03),
     Kind("operator", 14, operator_case, 2, 2, 0.03),
+    Kind("threads", 8, _small, 2, 0, 0.0, on_threads),
+    Kind("instructions", 3, product_case, 2, 0, 0.0, with_instructions),
     Kind("rules", 3, _kernel, 0, 0, 0.35),
     Kind("rules, operator", 6, operator_case, 0, 0, 0.2),
+    Kind("sketches", 3, _model, 0, 0, 0.1),
+    Kind("sketches, operator", 4, operator_case, 0, 0, 0.1),
 )
 
 QUICK = ("scheduled", "order")
@@ -156,7 +165,8 @@ def run_seed(seed: int, kinds: Sequence[str] = (), native: bool = True) -> Repor
     if not kind.schedules:
         target = rng.choice([*PRESETS, "native"])
         runs = native and rng.random() < kind.native and target in [*RUNNABLE, "native"]
-        _rules(seed, kind, case, target, runs, report)
+        chosen_by = "sketches" if kind.name.startswith("sketches") else "rules"
+        _chosen(seed, kind, case, chosen_by, target, runs, report)
     return report
 
 
@@ -169,7 +179,7 @@ def _random(
     target = None if native is None else Target.parse(native)
     trace, symbolic = driver.sch.trace, driver.sch.symbolic
     try:
-        random_schedule(driver)
+        kind.schedule(driver)
         trace = driver.sch.trace
         for sch in concrete_schedules(oracle, driver.sch, check_seed):
             trace, symbolic = sch.trace, sch.symbolic
@@ -190,21 +200,49 @@ def _random(
     report.refused += driver.refused
 
 
-def _rules(seed: int, kind: Kind, case: Case, name: str, native: bool, report: Report) -> None:
-    """The schedule that the rules choose for a target."""
+def _chosen(seed: int, kind: Kind, case: Case, by: str, name: str, native: bool, report: Report) -> None:
+    """The schedules that the rules, or candidates of the sketches, make of a program for a target."""
     target, instructions, rules = Target.parse(name), (), name
     try:
         case = collapsed(case)
-        made = []
-        guarded("rules", lambda: made.append(default_schedule(case.func, target)))
-        instructions, rules = made[0].trace.instructions, None
-        report.schedules[kind.name] += check_schedule(case, made[0], seed, target if native else None)
-        report.native += native
+        made: list[Schedule] = []
+        guarded(by, lambda: made.extend(CHOOSE[by](case.func, target, seed)))
+        rules, oracle = None, Oracle(case)
+        for sch in made:
+            instructions = sch.trace.instructions
+            run_checks(Subject(oracle, sch, seed, target if native else None))
+            report.schedules[kind.name] += 1
+            report.native += native
     except Failure as failure:
         found = Found(
             seed, kind.name, case, rules, instructions, False, seed, name if native else None, failure
         )
         report.found.append(found)
+
+
+def _by_rules(func: PrimFunc, target: Target, seed: int) -> list[Schedule]:
+    return [default_schedule(func, target)]
+
+
+def _by_sketches(func: PrimFunc, target: Target, seed: int) -> list[Schedule]:
+    """Some candidates of some sketches, their descendants among them."""
+    rng = Random(f"{seed} sketches")
+    made = []
+    every = sketches(func, target)
+    for sketch in rng.sample(every, min(2, len(every))):
+        rows = sketch.sample(4, seed)
+        if len(rows) > 1:
+            rows = np.concatenate([rows[:1], sketch.crossover(sketch.mutate(rows, seed), rows[::-1], seed)])
+        assert sketch.valid(rows).all(), "candidates are not valid"
+        made += [sketch.bind(row) for row in rows[:2]]
+    return made
+
+
+#: What chooses schedules by itself, and must not fail.
+CHOOSE: dict[str, Callable[[PrimFunc, Target, int], list[Schedule]]] = {
+    "rules": _by_rules,
+    "sketches": _by_sketches,
+}
 
 
 def repeat(found: Found) -> None:
@@ -219,7 +257,7 @@ def repeat(found: Found) -> None:
         collapsed(found.case)
         return
     if found.rules is not None:
-        guarded("rules", lambda: default_schedule(found.case.func, Target.parse(found.rules)))
+        guarded(check, CHOOSE[check], found.case.func, Target.parse(found.rules), found.check_seed)
         return
     try:
         sch = replay(found.case.func, found.instructions, found.symbolic)

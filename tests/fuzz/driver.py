@@ -54,6 +54,18 @@ class Driver:
         self.accepted[name] += 1
         return result
 
+    def replay(self, trace: Trace) -> None:
+        """The schedule that ``trace`` makes of the function, in place of the one so far. Raises ScheduleError
+        or Broken.
+        """
+        try:
+            self.sch = trace.apply(self.sch.func)
+        except ScheduleError:
+            raise
+        except Exception as error:
+            raise Broken("replay", trace, repr(error)) from error
+        self.accepted.update(i.name for i in trace.instructions)
+
     def attempt(self, name: str, /, *refs: BlockRef | LoopRef, **attrs: Any) -> bool:
         """Whether the primitive was accepted."""
         try:

@@ -129,5 +129,3 @@ def _smaller(attrs: Any) -> Iterator[dict[str, Any]]:
 def size_of(found: Found) -> tuple[int, int]:
     """Characters of the program's text and number of instructions: what minimising makes smaller."""
     return len(repr(found.case.func)), len(found.instructions)
-
-

@@ -116,7 +116,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--name", help="mutants with this in their name")
     parser.add_argument("--seeds", type=int, default=BUDGET, help="at most as many for each")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--from-zero", action="store_true", help="do not begin with the seed known to find it")
+    parser.add_argument(
+        "--from-zero", action="store_true", help="do not begin with the seed known to find it"
+    )
     options = parser.parse_args(argv)
     mutants = [m for m in MUTANTS if options.name is None or options.name in m.name]
     if options.from_zero:
@@ -128,7 +130,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             missed += outcome.seeds is None
             count = "MISSED" if outcome.seeds is None else f"{outcome.seeds:4d} seeds"
             name, function = outcome.mutant.name, outcome.mutant.function
-            print(f"{count:>10}  {outcome.seconds:6.1f} s  {name:44} {function:50} {outcome.check}", flush=True)
+            print(
+                f"{count:>10}  {outcome.seconds:6.1f} s  {name:44} {function:50} {outcome.check}", flush=True
+            )
     print(f"{len(mutants) - missed} of {len(mutants)} mutants caught")
     return 1 if missed else 0
 

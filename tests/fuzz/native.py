@@ -58,6 +58,7 @@ def _runtime() -> dict[str, int]:
     backend = get_backend(host)
     return load_runtime(backend.compile([backend.emit_runtime(host)], host)[0])
 
+
 class GuardedMemory:
     """Shared memory between two pages that cannot be touched; the data ends (or begins) at one of them."""
 

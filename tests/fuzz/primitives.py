@@ -1,4 +1,4 @@
-"""A generator of random arguments for every instruction of a trace, and recipes of several that fit together.
+"""A generator of random arguments for every instruction of a trace.
 
 A new primitive needs one function here::
 
@@ -9,17 +9,15 @@ A new primitive needs one function here::
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Callable
 from random import Random
 
 from tests.fuzz.driver import Driver
-from tilewright.errors import ScheduleError
 from tilewright.ir.expr import Expr, Var
-from tilewright.ir.stmt import For
-from tilewright.schedule import BlockRef, IndexMap, LoopRef
-from tilewright.schedule.state import binding_vars
+from tilewright.ir.launch import AXES
+from tilewright.ir.tensor_intrinsics import tensor_intrinsics
+from tilewright.schedule import BlockRef, IndexMap
 from tilewright.schedule.trace import INSTRUCTIONS
 
 Generator = Callable[[Driver], None]
@@ -53,16 +51,6 @@ def random_step(d: Driver) -> None:
     names = list(GENERATORS)
     name = d.rng.choices(names, [GENERATORS[n].weight for n in names])[0]
     GENERATORS[name].generate(d)
-
-
-def random_schedule(d: Driver) -> None:
-    """A recipe or none, then random steps, some of which refuse."""
-    if d.chance(0.45):
-        with contextlib.suppress(ScheduleError):
-            tile_and_fuse(d)
-    for _ in range(d.rng.randint(1, 10)):
-        with contextlib.suppress(ScheduleError):
-            random_step(d)
 
 
 # ----------------------------------------------------------------------------------------------------- loops
@@ -111,6 +99,16 @@ def _unroll(d: Driver) -> None:
     d.do("unroll", d.loop(d.block()))
 
 
+@primitive("bind", weight=2)
+def _bind(d: Driver) -> None:
+    d.do("bind", d.loop(d.block()), axis=d.rng.choice(AXES))
+
+
+@primitive("virtual_thread", weight=1)
+def _virtual_thread(d: Driver) -> None:
+    d.do("virtual_thread", d.loop(d.block()))
+
+
 # ---------------------------------------------------------------------------------- where a block is computed
 
 
@@ -142,7 +140,7 @@ def _reverse_compute_inline(d: Driver) -> None:
 
 
 def _scope(d: Driver) -> str:
-    return d.rng.choice(["global", "register"])
+    return d.rng.choice(["global", "register", "register", "shared"])
 
 
 @primitive("cache_read", weight=2)
@@ -165,6 +163,13 @@ def _pad(d: Driver) -> None:
     block = d.block()
     count = len(d.tree.blocks[block.name].iters)
     d.do("pad", block, factors=[None if d.chance(0.4) else d.number() for _ in range(count)])
+
+
+@primitive("storage_align", weight=1)
+def _storage_align(d: Driver) -> None:
+    factor = d.rng.choice([2, 3, 8])
+    offset = d.rng.randint(0, factor)
+    d.do("storage_align", d.block(), dim=d.rng.randint(-1, 1), factor=factor, offset=offset)
 
 
 @primitive("transform_layout", weight=2)
@@ -197,6 +202,20 @@ def random_map(rng: Random, rank: int) -> IndexMap:
     return IndexMap(inputs, tuple(outputs))
 
 
+# ---------------------------------------------------------------------------------------------- instructions
+
+
+@primitive("blockize", weight=1)
+def _blockize(d: Driver) -> None:
+    d.do("blockize", d.loop(d.block()))
+
+
+@primitive("tensorize", weight=1)
+def _tensorize(d: Driver) -> None:
+    name = d.rng.choice(tensor_intrinsics()).name
+    d.do("tensorize", d.loop(d.block()) if d.chance(0.7) else d.block(), intrinsic=name)
+
+
 # ------------------------------------------------------------------------------------------ reductions, hints
 
 
@@ -220,68 +239,3 @@ def _reduction(d: Driver) -> BlockRef:
     """Mostly a block that reduces."""
     found = [name for name, block in d.tree.blocks.items() if block.init is not None]
     return BlockRef(d.rng.choice(found)) if found and d.chance(0.9) else d.block()
-
-
-# --------------------------------------------------------------------------------------------------- recipes
-
-
-def tile_and_fuse(d: Driver) -> None:
-    """Tile the loops of an output, run them on threads, compute producers inside, refine these."""
-    out = BlockRef(d.rng.choice([b.name for b in d.tree.blocks.values() if not d.tree.consumers(b)]))
-    for name in list(d.tree.blocks):
-        if d.chance(0.3):
-            d.attempt("compute_inline", BlockRef(name))
-    outer, inner = [], []
-    iters = d.tree.blocks[out.name].iters
-    loops = d.around(out)
-    if len(loops) != len(iters):
-        return
-    for loop, it in zip(loops, iters, strict=True):
-        if it.kind == "reduce" or d.chance(0.3):
-            inner.append(loop)
-        else:
-            parts = d.do("split", loop, factors=[None, d.number()])
-            outer.append(parts[0])
-            inner.append(parts[1])
-    if not outer:
-        return
-    d.do("reorder", *outer, *inner)
-    fused = d.chance(0.5)
-    tile = d.do("fuse", *outer) if fused else outer[-1]
-    if d.chance(0.7):
-        d.attempt("parallel", tile if fused else outer[0])
-    done = _computed_inside(d, out)
-    for name in sorted(done & d.tree.blocks.keys()):
-        _refine(d, BlockRef(name))
-
-
-def _computed_inside(d: Driver, out: BlockRef) -> set[str]:
-    """Move the producers of ``out``, and theirs, below outer loops of what reads them; their names."""
-    pending, done = [out], set()
-    while pending:
-        user = pending.pop(0)
-        for producer in d.sch.get_producers(user):
-            loops = d.around(user)[:3]
-            if producer.name not in done and loops:
-                done.add(producer.name)
-                if d.attempt("compute_at", producer, d.rng.choice(loops)):
-                    pending.append(producer)
-    return done
-
-
-def _refine(d: Driver, block: BlockRef) -> None:
-    """Put the reduction outside, decompose it, vectorize the last loop."""
-    node = d.tree.blocks[block.name]
-    reduced, top = binding_vars(node, "reduce"), d.tree.own_nest(node)
-    own = [LoopRef(s.var) for s in d.tree.loops_between(top, node)]
-    if isinstance(top, For):
-        own.insert(0, LoopRef(top.var))
-    first = [loop for loop in own if loop.var in reduced]
-    rest = [loop for loop in own if loop.var not in reduced]
-    if rest and d.chance(0.5):
-        rest[-1:] = d.do("split", rest[-1], factors=[None, d.rng.choice([2, 3])])
-    d.attempt("reorder", *first, *rest)
-    if rest:
-        d.attempt("vectorize", rest[-1])
-    if first and d.chance(0.7):
-        d.attempt("decompose_reduction", block, d.rng.choice(first[:1] + rest))

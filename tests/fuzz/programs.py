@@ -200,8 +200,6 @@ def make_case(
     """The program that computes ``outputs``; of ``inputs``, those that it reads."""
     read = reached([v.tensor for v in outputs])
     used = [t for t in inputs if t in read]
-    func = te.primfunc(
-        "program", used, [v.tensor for v in outputs], [t for t in used if t in consts], dims
-    )
+    func = te.primfunc("program", used, [v.tensor for v in outputs], [t for t in used if t in consts], dims)
     draws = {t.name: inputs[t] for t in used}
     return Case(func, draws, rng.getrandbits(31), tuple(v.exact for v in outputs), sizes)

@@ -118,9 +118,7 @@ def elementwise(g: SmallProgram, v: Value) -> bool:
     o = g.other(v.dims, v.dtype)
     op = g.rng.choice(["add", "mul", "max", "min", "sub"])
     bound = v.bound * o.bound if op == "mul" else v.bound + o.bound
-    return g.emit(
-        v.dims, lambda *i: binop(op, v.tensor[i], o.tensor[i]), v.exact and o.exact, bound
-    )
+    return g.emit(v.dims, lambda *i: binop(op, v.tensor[i], o.tensor[i]), v.exact and o.exact, bound)
 
 
 def function(g: SmallProgram, v: Value) -> bool:
@@ -258,9 +256,7 @@ def reduction(g: SmallProgram, v: Value) -> bool:
 
     def body(*i: Expr) -> Expr:
         def term(*r: Expr) -> Expr:
-            return v.tensor[
-                tuple(r[axes.index(a)] if a in axes else i[rest.index(a)] for a in range(v.ndim))
-            ]
+            return v.tensor[tuple(r[axes.index(a)] if a in axes else i[rest.index(a)] for a in range(v.ndim))]
 
         return te.reduce(op, tuple(v.dims[a] for a in axes), term)
 

@@ -10,7 +10,8 @@ import pytest
 from tests.fuzz.campaign import KINDS, Report, run_seed
 from tests.fuzz.driver import Driver
 from tests.fuzz.operators import operator_case
-from tests.fuzz.primitives import GENERATORS, HANDLES, random_schedule
+from tests.fuzz.primitives import GENERATORS, HANDLES
+from tests.fuzz.recipes import on_threads, random_schedule
 from tests.fuzz.reduce import reductions, resized
 from tests.fuzz.small import SmallProgram
 from tilewright.errors import VerifyError
@@ -57,7 +58,7 @@ def test_every_primitive_is_accepted_often() -> None:
         case = SmallProgram(rng, symbolic=seed % 4 == 0).case()
         if case is not None:
             driver = Driver(case.func, rng, symbolic=seed % 4 == 1)
-            random_schedule(driver)
+            (on_threads if seed % 4 == 2 else random_schedule)(driver)
             accepted += driver.accepted
     rare = [name for name in GENERATORS if accepted[name] < 5]
     assert not rare, f"hardly ever accepted: {rare} of {dict(accepted)}"
