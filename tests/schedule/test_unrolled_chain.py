@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from tilewright.ir import te
 from tilewright.ir.expr import Expr, select
 from tilewright.ir.interp import run
-from tilewright.ir.stmt import For, PrimFunc
+from tilewright.ir.stmt import Alloc, For, PrimFunc
 from tilewright.ir.visit import walk_stmt
 from tilewright.lower import lower
 from tilewright.schedule.default import default_schedule
@@ -64,11 +66,11 @@ def spectral_product(rows: int, columns: int, ci: int, co: int, tail: bool = Fal
     return te.primfunc("spectral", [x, w], [y], const_inputs=[w])
 
 
-def lowered_equals_plain(func: PrimFunc) -> PrimFunc:
+def lowered_equals_plain(func: PrimFunc, target: Target = TARGET) -> PrimFunc:
     rng = np.random.default_rng(0)
     data = [rng.standard_normal(p.static_shape).astype(np.float32) for p in func.params[: -len(func.outputs)]]
     want = run(func, data)
-    schedule = default_schedule(func, TARGET)
+    schedule = default_schedule(func, target)
     packed = dict(schedule.func.attr("param_layouts", {}))
     fresh = [
         IndexMap.parse(packed[p.name]).apply(a) if p.name in packed else a
@@ -92,6 +94,25 @@ def test_it_is_computed_in_blocks(rows: int, columns: int, ci: int, co: int, tai
     text = repr(result).partition("def ")[2]
     assert "% 2" not in text
     assert "//" not in text
+
+
+def test_a_block_that_crowds_the_cache_goes_by_panels():
+    """What waits between contraction and transform is then one panel wide; the constant is laid out so."""
+    func = spectral_product(4, 6, 24, 96)
+    small = dataclasses.replace(TARGET, l2_bytes=32 << 10)
+    by_panels, whole = lowered_equals_plain(func, small), lowered_equals_plain(func)
+    widths = [
+        next(int(a.buffer.shape[-1].value) for a in walk_stmt(f.body) if is_memory(a, "product"))
+        for f in (by_panels, whole)
+    ]
+    assert widths[0] < widths[1]
+    layouts = [dict(default_schedule(func, t).func.attr("param_layouts"))["w"] for t in (small, TARGET)]
+    assert [text.partition("->")[2].strip().startswith("i3//") for text in layouts] == [True, False]
+    lowered_equals_plain(spectral_product(3, 5, 24, 100), small)
+
+
+def is_memory(stmt: object, name: str) -> bool:
+    return isinstance(stmt, Alloc) and stmt.buffer.name == name and stmt.buffer.scope != "register"
 
 
 def test_a_single_block_of_tiles():

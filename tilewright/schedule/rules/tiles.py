@@ -31,6 +31,7 @@ class TileProblem:
         row_stride: bytes between the scalar operand's rows (0: none).
         outer: how often the tiles are walked by the loops around.
         run: columns, counted from a multiple of that, that share the scalar operand (0: all).
+        lanes: lengths of vectors that there are (none: all up to the target's).
     """
 
     rows: int
@@ -41,9 +42,13 @@ class TileProblem:
     row_stride: int = 0
     outer: int = 1
     run: int = 0
+    lanes: tuple[int, ...] = ()
 
     def fits(self, lanes: int, vectors: int) -> bool:
-        """Whether no vector, and no tile, reaches from one run into part of another."""
+        """Whether there are such vectors, and none of them, and no tile, reaches from one run into part of
+        another."""
+        if self.lanes and lanes not in self.lanes:
+            return False
         width = lanes * vectors
         return self.run % lanes == 0 and (self.run % width == 0 or width % self.run == 0)
 
@@ -76,18 +81,22 @@ class OpenTile:
         return self.vectors * self.lanes
 
 
-def pick_tile(sch: Schedule, ref: BlockRef, problem: TileProblem, target: Target) -> OpenTile:
-    """The tile of block ``ref``: the estimated best, or open where decisions are."""
+def pick_tile(
+    sch: Schedule, ref: BlockRef, problem: TileProblem, target: Target, rows: Expr | None = None
+) -> OpenTile:
+    """The tile of block ``ref``: the estimated best, or open where decisions are. ``rows`` may be given."""
     best = choose_tile(problem, target)
     widest = target.lanes(problem.bits)
     narrowest = min(SHORTEST_BITS // problem.bits, widest)
-    lanes = pick(sch, ref, "lanes", powers(narrowest, widest), best.lanes)
+    lengths = powers(narrowest, widest) if not problem.lanes else [best.lanes]
+    lanes = pick(sch, ref, "lanes", lengths, best.lanes)
     most = min(-(-problem.columns // narrowest), MAX_VECTORS)
     vectors = pick(sch, ref, "vectors", range(1, most + 1), best.vectors)
-    rows = pick(sch, ref, "rows", range(1, min(problem.rows, max_rows(problem, target)) + 1), best.rows)
-    tile = OpenTile(rows, vectors, lanes)
+    most_rows = min(problem.rows, max_rows(problem, target))
+    height = pick(sch, ref, "rows", range(1, most_rows + 1), best.rows) if rows is None else rows
+    tile = OpenTile(height, vectors, lanes)
     if sch.symbolic:
-        need = register_need(as_expr(rows), as_expr(vectors), problem)
+        need = register_need(as_expr(height), as_expr(vectors), problem)
         sch.require(need <= target.vector_registers - 1)
         # Whole vectors outside of the tensor are work for nothing.
         sch.require(as_expr(tile.width) < problem.columns + lanes)

@@ -16,10 +16,11 @@ import math
 
 from tilewright.errors import ScheduleError
 from tilewright.ir import dtype as dt
-from tilewright.ir.expr import BinOp, Cmp, Const, Expr, Select, Var
+from tilewright.ir.bounds import interval
+from tilewright.ir.expr import BinOp, Cmp, Const, Expr, Select, Var, as_expr
 from tilewright.ir.visit import const_int, free_vars, walk_expr
 from tilewright.schedule.index_map import IndexMap
-from tilewright.schedule.rules.analysis import BlockInfo, block_info, is_injective
+from tilewright.schedule.rules.analysis import Access, BlockInfo, block_info, is_injective
 from tilewright.schedule.rules.common import (
     at_default,
     block_named,
@@ -73,18 +74,24 @@ def find_chain(sch: Schedule) -> Chain | None:
     return Chain((first, second), contraction, tuple(after))
 
 
-def schedule_chain(sch: Schedule, chain: Chain, target: Target) -> None:
-    """Schedule the whole function. Raises ScheduleError where it is not such a chain after all."""
+def schedule_chain(sch: Schedule, chain: Chain, target: Target, whole_lines: bool = False) -> None:
+    """Schedule the whole function; with open decisions, ``whole_lines`` makes the contraction's register
+    tiles of several whole lines of rows. Raises ScheduleError where it is not such a chain after all."""
     info = _info(sch, chain.contraction)
     flops = 2 * info.points(info.spatial + info.reduce)
-    block, tile_loop = _tile_output(sch, chain, target)
+    block, inside, tile_loop = _tile_output(sch, chain, target)
     # The contraction's result in memory, its accumulators in registers.
     stored = sch.cache_write(chain.contraction, "register")
     for ref in reversed(chain.after[:-1]):
         sch.compute_at(ref, tile_loop)
         _unroll_tile(sch, ref, tile_loop, target)
     sch.compute_at(stored, block)
-    _tile_contraction(sch, chain.contraction, stored, block, target)
+    lines, tile = _contraction_tile(sch, chain.contraction, stored, block, target, whole_lines)
+    around = block
+    if _crowded(sch, chain.contraction, stored, block, target):
+        around = _panels(sch, inside, tile_loop, tile)
+        sch.compute_at(stored, around)
+    _tile_contraction(sch, chain.contraction, stored, around, lines, tile, by_panels=around != block)
     sch.compute_at(chain.before[1], block)
     _transform(sch, chain.before, block, target)
     parallelize(sch, block, flops, target)
@@ -134,8 +141,29 @@ def _divisors(info: BlockInfo) -> dict[Var, int]:
     return found
 
 
-def _tile_output(sch: Schedule, chain: Chain, target: Target) -> tuple[LoopRef, LoopRef]:
-    """Tile the last block; returns the loop over blocks of tiles and the loop whose body makes one tile."""
+def _crowded(sch: Schedule, ref: BlockRef, stored: BlockRef, block: LoopRef, target: Target) -> bool:
+    """Whether what passes between the steps of a block takes so much of the second-level cache that the
+    contraction's other operand finds no room beside it."""
+    axes = _axes(sch, ref, stored, block)
+    points = math.prod(at_default(sch, loop_of(sch, axes.loops[v]).extent) for v in [*axes.batch, *axes.rows])
+    columns = at_default(sch, loop_of(sch, axes.loops[axes.vector]).extent)
+    info = _info(sch, ref)
+    passing = points * (columns + info.points(info.reduce)) * dt.nbytes(info.store.buffer.dtype)
+    return passing >= target.l2_bytes // 2
+
+
+def _panels(sch: Schedule, inside: list[LoopRef], chunk: LoopRef, tile: OpenTile) -> LoopRef:
+    """Go through a block by panels of as many columns as a register tile has: contraction and transform of
+    one panel after the other, so that few results wait for the transform at a time while the other operand
+    passes through the cache. Returns that loop."""
+    panel, chunk = sch.split(chunk, [None, tile.vectors])
+    sch.reorder(panel, *inside, chunk)
+    return panel
+
+
+def _tile_output(sch: Schedule, chain: Chain, target: Target) -> tuple[LoopRef, list[LoopRef], LoopRef]:
+    """Tile the last block; returns the loop over blocks of tiles, those over the tiles of a block, and the
+    loop whose body makes one tile."""
     info = _info(sch, chain.after[-1])
     # Elementwise blocks behind the transform's second half have its iterators, by position.
     half = _info(sch, chain.after[1])
@@ -168,7 +196,7 @@ def _tile_output(sch: Schedule, chain: Chain, target: Target) -> tuple[LoopRef, 
     for loop in short:
         sch.unroll(loop)
     sch.vectorize(lane)
-    return block, chunk
+    return block, inside, chunk
 
 
 def _split_block(
@@ -243,9 +271,20 @@ def _transform(sch: Schedule, pair: tuple[BlockRef, BlockRef], below: LoopRef, t
     sch.vectorize(lane)
 
 
-def _tile_contraction(sch: Schedule, ref: BlockRef, stored: BlockRef, below: LoopRef, target: Target) -> None:
-    """Register tiles of the contraction inside a block: rows along the last iterator that the vector operand
-    does not move with."""
+@dataclasses.dataclass(frozen=True)
+class _Axes:
+    """Iterators of the contraction's copy that loops move: ``rows`` share the vector operand ``weights``,
+    ``batch`` do not; ``vector`` walks its dimension ``dim``."""
+
+    loops: dict[Var, LoopRef]
+    rows: list[Var]
+    batch: list[Var]
+    vector: Var
+    weights: Access
+    dim: int
+
+
+def _axes(sch: Schedule, ref: BlockRef, stored: BlockRef, below: LoopRef) -> _Axes:
     info, out = _info(sch, ref), _info(sch, stored)
     loops = loops_by_iter(sch, stored, below=below)
     order = [v for v in out.spatial if v in loops]
@@ -259,25 +298,59 @@ def _tile_contraction(sch: Schedule, ref: BlockRef, stored: BlockRef, below: Loo
     batch = [v for v in order[:-1] if weights[0].stride(same[v]) != 0]
     if not rows:
         raise ScheduleError(f"'{ref.name}' has no rows that share the constant operand")
+    return _Axes(loops, rows, batch, vector, weights[0], weights[0].indices.index(same[vector]))
+
+
+def _contraction_tile(
+    sch: Schedule, ref: BlockRef, stored: BlockRef, below: LoopRef, target: Target, whole_lines: bool
+) -> tuple[int | Expr, OpenTile]:
+    """The register tile inside a block: over how many lines of rows it goes, and its size. Rows lie along the
+    last iterator that the vector operand does not move with."""
+    info, axes = _info(sch, ref), _axes(sch, ref, stored, below)
+    loops, rows = axes.loops, axes.rows
     row = rows[-1]
     problem = TileProblem(
         rows=extent_of(sch, loops[row]),
-        columns=extent_of(sch, loops[vector]),
+        columns=extent_of(sch, loops[axes.vector]),
         bits=dt.bits(info.store.buffer.dtype),
         depth=info.points(info.reduce),
-        outer=math.prod(at_default(sch, loop_of(sch, loops[v]).extent) for v in [*batch, *rows[:-1]]),
+        outer=math.prod(at_default(sch, loop_of(sch, loops[v]).extent) for v in [*axes.batch, *rows[:-1]]),
     )
-    tile = pick_tile(sch, ref, problem, target)
-    lines = 1
-    if isinstance(tile.rows, int) and len(rows) > 1 and tile.rows == problem.rows:
-        best = choose_tile(problem, target)
-        lines, wider = _several_lines(problem, best, extent_of(sch, loops[rows[-2]]), target)
-        tile = OpenTile(wider.rows, wider.vectors, wider.lanes)
-    name = weights[0].buffer
-    if name.name in sch.func.attr("const_params", ()):
-        _pack(sch, ref, info, weights[0].indices.index(same[vector]), tile.width)
-    panel, columns, lane = sch.split(loops[vector], [None, tile.vectors, tile.lanes])
-    if lines > 1:
+    lines: int | Expr = 1
+    if whole_lines:
+        if len(rows) < 2 or not sch.symbolic:
+            raise ScheduleError(f"'{ref.name}' has no several lines of rows to choose from")
+        all_lines = loop_of(sch, loops[rows[-2]]).extent
+        most = min(interval(all_lines).hi or 1, target.vector_registers // problem.rows)
+        lines = as_expr(pick(sch, ref, "lines", range(1, max(most, 1) + 1), 1))
+        sch.require(lines <= all_lines)
+        tile = pick_tile(sch, ref, problem, target, lines * problem.rows)
+    else:
+        tile = pick_tile(sch, ref, problem, target)
+        if isinstance(tile.rows, int) and len(rows) > 1 and tile.rows == problem.rows:
+            best = choose_tile(problem, target)
+            lines, wider = _several_lines(problem, best, extent_of(sch, loops[rows[-2]]), target)
+            tile = OpenTile(wider.rows, wider.vectors, wider.lanes)
+    return lines, tile
+
+
+def _tile_contraction(
+    sch: Schedule,
+    ref: BlockRef,
+    stored: BlockRef,
+    below: LoopRef,
+    lines: int | Expr,
+    tile: OpenTile,
+    by_panels: bool,
+) -> None:
+    """Compute the contraction in register tiles inside ``below``, which is one panel or a whole block."""
+    axes = _axes(sch, ref, stored, below)
+    loops, rows, batch = axes.loops, axes.rows, axes.batch
+    row = rows[-1]
+    if axes.weights.buffer.name in sch.func.attr("const_params", ()):
+        _pack(sch, ref, axes, tile.width, by_panels)
+    panel, columns, lane = sch.split(loops[axes.vector], [None, tile.vectors, tile.lanes])
+    if not isinstance(lines, int) or lines > 1:
         strips, line = sch.split(loops[rows[-2]], [None, lines])
         before, inner = rows[:-2], [line, loops[row]]
     else:
@@ -293,22 +366,25 @@ def _tile_contraction(sch: Schedule, ref: BlockRef, stored: BlockRef, below: Loo
 
 def _several_lines(problem: TileProblem, tile: Tile, lines: int, target: Target) -> tuple[int, Tile]:
     """How many of ``lines`` short lines of rows make one register tile, and that tile: the more rows share a
-    vector operand that comes from memory, the less they wait for it."""
+    vector operand that comes from memory, the less they wait for it. But each scalar serves two vectors at
+    least: the rows are as many streams, read once for each panel."""
     best = 1, tile
     for count in range(2, lines + 1):
         wider = choose_tile(dataclasses.replace(problem, rows=count * problem.rows), target)
-        if lines % count == 0 and wider.rows == count * problem.rows:
+        whole = lines % count == 0 and wider.rows == count * problem.rows
+        if whole and wider.vectors >= min(tile.vectors, 2):
             best = count, wider
     return best
 
 
-def _pack(sch: Schedule, ref: BlockRef, info: BlockInfo, dim: int, width: int | Expr) -> None:
-    buffer = next(a.buffer for a in info.loads if a.buffer.name in sch.func.attr("const_params", ()))
-    rank = len(buffer.shape)
+def _pack(sch: Schedule, ref: BlockRef, axes: _Axes, width: int | Expr, by_panels: bool) -> None:
+    """Lay the constant operand ``[..., K, N]`` out in the order in which it is read: ``[N / width, ..., K,
+    width]`` by panels, else ``[..., N / width, K, width]``."""
+    buffer, dim = axes.weights.buffer, axes.dim
     names = list(dict.fromkeys(r.buffer.name for r in block_named(sch, ref.name).reads))
-    # [..., K, N] becomes [..., N / width, K, width].
-    order = [*range(dim - 1), dim, dim - 1, dim + 1]
-    sch.transform_layout(ref, "read", names.index(buffer.name), IndexMap.tile(rank, dim, width, order))
+    order = [dim, *range(dim), dim + 1] if by_panels else [*range(dim - 1), dim, dim - 1, dim + 1]
+    index_map = IndexMap.tile(len(buffer.shape), dim, width, order)
+    sch.transform_layout(ref, "read", names.index(buffer.name), index_map)
 
 
 def _accumulate(sch: Schedule, ref: BlockRef, below: LoopRef, tile: OpenTile) -> None:
