@@ -305,3 +305,23 @@ def test_products_of_variables_are_bounded_together() -> None:
         found = interval(simplify(e))
         assert found.lo is None or found.lo <= min(values)
         assert found.hi is None or found.hi >= max(values)
+
+
+def test_division_by_a_multiple_of_a_variable() -> None:
+    """``(16*v + l) // (16*t)`` with ``l < 16`` is ``v // t``, as tiles of open width need it."""
+    t, u = Var("t", lo=1, hi=4), Var("u", lo=1, hi=3)
+    v, lane = Var("v", lo=0, hi=20), Var("l", lo=0, hi=15)
+    assert simplify((v * 16 + lane) // (t * 16)) is simplify(v // t)
+    assert simplify((v * 16 + lane) % (t * 16)) is simplify((v % t) * 16 + lane)
+    assert simplify((v * t * 16 + lane) // (t * 16)) is v
+    assert simplify((v * 16 + lane) // (t * 32)) is not simplify(v // (t * 2))  # 16*v is no multiple of 32
+    rng = random.Random(1)
+    for _ in range(200):
+        a = as_expr(rng.randint(0, 40))
+        for atom in (v, lane, v * t, v * u * t):
+            a = a + atom * rng.choice([0, 1, 4, 8, 16])
+        d = rng.choice([t, u, t * u]) * rng.choice([2, 4, 16])
+        for e in (a // d, a % d):
+            at: dict[Expr, Expr] = {x: as_expr(rng.randint(x.lo or 0, x.hi or 0)) for x in (t, u, v, lane)}
+            found = const_int(simplify(substitute_expr(simplify(e), at)))
+            assert found == const_int(substitute_expr(e, at)), (e, at)

@@ -393,12 +393,7 @@ REFUSED: list[tuple[str, Callable[[], Schedule], Callable[[Schedule], None], str
     ("computed operand", lambda: computed_operand(), tensorize, "operand 'A' is read from memory; the"),
     ("part of a tile", lambda: partly_padded(), tensorize, "holds for a part of the tile only"),
     ("several blocks", lambda: several(), lambda s: tensorize(s, at=0), "is not around a single block alone"),
-    (
-        "kind",
-        lambda: vectorized(),
-        lambda s: tensorize(s, at=2),
-        "tensorize: loop 'r0_1' is vectorized",
-    ),
+    ("kind", lambda: threaded(), tensorize, "tensorize: loop 'i1' is parallel"),
     (
         "blockize: gaps",
         lambda: Schedule(matmul(4, 10, 10)),
@@ -479,11 +474,9 @@ def several() -> Schedule:
     return sch
 
 
-def vectorized() -> Schedule:
+def threaded() -> Schedule:
     sch = dot()
-    loops = sch.get_loops(C)
-    sch.decompose_reduction(C, loops[1])
-    sch.vectorize(loops[3])
+    sch.parallel(sch.get_loops(C)[2])
     return sch
 
 

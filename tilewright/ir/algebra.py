@@ -389,7 +389,8 @@ class Simplifier:
         else:
             ((atom, k),) = b[0].items()
             if k != 1:
-                return None
+                positive = k > 1 and self._nonnegative({atom: 1}, -1)
+                return self._scaled_divmod(op, a, k, atom) if positive else None
             divisor_factors = factors(atom)
         divisor = from_terms(*b)
         if not self._nonnegative(b[0], b[1] - 1):
@@ -424,6 +425,20 @@ class Simplifier:
         if op == "mod":
             return {remainder: 1}, 0
         return add_terms(quotient, {remainder: 1}, 1), constant
+
+    def _scaled_divmod(self, op: str, a: Form, k: int, d: Expr) -> Form | None:
+        """Division by ``k * d`` of ``k * x + y`` where ``0 <= y < k``: of ``x`` by ``d``."""
+        high, (low, base) = self._split(a, k)
+        shift, base = divmod(base, k)
+        low_range = self.ranges.form_interval(low, base)
+        if low_range.lo is None or low_range.hi is None or low_range.lo < 0 or low_range.hi >= k:
+            return None
+        if not high and not shift:
+            return ({}, 0) if op == "floordiv" else (low, base)
+        inner = self._form(binop(op, from_terms(high, shift), d))
+        if op == "floordiv":
+            return inner
+        return add_terms({atom: times * k for atom, times in inner[0].items()}, low, 1), inner[1] * k + base
 
     def _nonnegative(self, terms: Terms, base: int) -> bool:
         lo = self.ranges.form_interval(terms, base).lo

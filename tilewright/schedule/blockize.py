@@ -40,7 +40,7 @@ def blockize(func: PrimFunc, loop: LoopRef) -> tuple[PrimFunc, BlockRef]:
     count tiles. Its initialisation, if it still has one, comes along with the spatial loops. The iteration
     space of such a block is fixed: primitives that would rewrite it refuse.
 
-    Raises ScheduleError when the loops are not serial and perfectly nested around one block, when they cut an
+    Raises ScheduleError when the loops are not perfectly nested around one block, run on threads, cut an
     iterator into pieces of unequal size (a predicate over them is in the way), or drive several iterators.
     """
     tree = Tree(func)
@@ -66,12 +66,12 @@ def nest_of(tree: Tree, target: For, what: str) -> tuple[list[For], Block]:
             hint="choose a loop further in; decompose_reduction takes an initialisation out",
         )
     for loop in nest:
-        if loop.kind not in ("serial", "unrolled"):
+        if loop.kind not in ("serial", "unrolled", "vectorized"):
             raise failure(
                 tree,
                 f"{what}: loop '{loop.var.name}' is {loop.kind}",
                 loop,
-                hint=f"{what} takes plain loops; what becomes of them is decided by it",
+                hint="iterations inside a block run one after the other",
             )
     require_no_recurrence(tree, inner, what)
     return nest, inner

@@ -23,6 +23,8 @@ from tilewright.schedule.rules.common import block_named, extent_of
 from tilewright.schedule.rules.injective import schedule_injective
 from tilewright.schedule.rules.inline import auto_inline
 from tilewright.schedule.rules.plain_loops import schedule_plainly
+from tilewright.schedule.rules.tensorize import find_instruction, tile_by_instruction
+from tilewright.schedule.rules.windows import stage_windows
 from tilewright.schedule.schedule import BlockRef, Schedule
 from tilewright.target import Target
 
@@ -35,8 +37,8 @@ class Structure:
     """The choices that give a schedule its shape; what is left open in them are decisions.
 
     Attributes:
-        whole: a rule for the function as a whole: ``chain``, ``parts``, ``rows``, or none of them
-            (``blocks``); None takes the first that is known to be good.
+        whole: a rule for the function as a whole: ``chain``, ``chain_lines``, ``parts``, ``rows``, or none
+            of them (``blocks``); None takes the first that is known to be good.
         reductions: rules to try on each reduction, in this order; None: those known to be good.
         row: which axis gives register tiles their rows, best first.
         inline: which producers disappear into reductions: what pays (True), or none (False).
@@ -63,13 +65,15 @@ def compose(sch: Schedule, target: Target, structure: Structure) -> Schedule:
     Raises ScheduleError when a rule named for the whole function does not apply.
     """
     auto_inline(sch, into_reductions=structure.inline)
-    if structure.whole in (None, "chain"):
+    if structure.whole in (None, "chain", "chain_lines"):
         chain = unrolled_chain.find_chain(sch)
         if chain is not None:
-            whole = _attempt(sch, partial(unrolled_chain.schedule_chain, chain=chain, target=target))
+            lines = structure.whole == "chain_lines"
+            by_chain = partial(unrolled_chain.schedule_chain, chain=chain, target=target, whole_lines=lines)
+            whole = _attempt(sch, by_chain)
             if whole is not None:
                 return whole
-        if structure.whole == "chain":
+        if structure.whole is not None:
             raise ScheduleError(f"'{sch.func.name}' is not a chain of small transforms")
     if structure.whole in (None, "parts"):
         parts = row_parts.find_parts(sch, target)
@@ -129,6 +133,8 @@ def reduction_rules(info: BlockInfo, func: PrimFunc, target: Target) -> list[str
     """The rules known to be good for a reduction, best first."""
     consts = func.attr("const_params", ())
     rules = []
+    if find_instruction(info, target, consts) is not None:
+        rules.append("instruction")
     if multi_level_tiling.applies(info, consts):
         rules.append("tile")
     if lane_reduction.applies(info, target):
@@ -144,6 +150,7 @@ def _reduction(
     """``sch`` with the reduction ``ref`` scheduled by the first rule that can."""
     known = reduction_rules(info, sch.func, target)
     steps: dict[str, Callable[[Schedule], None]] = {
+        "instruction": partial(tile_by_instruction, ref=ref, target=target, row=structure.row),
         "tile": partial(multi_level_tiling.tile_reduction, ref=ref, target=target, row=structure.row),
         "lanes": partial(lane_reduction.split_lanes, ref=ref, target=target),
         "rows": partial(row_reduction.schedule_rows, refs=[ref], target=target),
@@ -152,7 +159,7 @@ def _reduction(
     for name in known if structure.reductions is None else structure.reductions:
         scheduled = _attempt(sch, steps[name])
         if scheduled is not None:
-            return scheduled
+            return _attempt(scheduled, partial(stage_windows, ref=ref, target=target)) or scheduled
     return None
 
 

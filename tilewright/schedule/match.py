@@ -29,7 +29,7 @@ class Mismatch(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Pair:
+class Pair:
     """An access of the intrinsic and what stands in its place in the program."""
 
     param: Buffer
@@ -46,9 +46,9 @@ def match(intrinsic: TensorIntrinsic, loops: Sequence[For], store: Store) -> tup
     floats may be taken in another order. Raises Mismatch.
     """
     wanted_loops, wanted = semantic_nest(intrinsic)
-    own = _Pair(wanted.buffer, wanted.indices, store.buffer, store.indices)
+    own = Pair(wanted.buffer, wanted.indices, store.buffer, store.indices)
     best: Mismatch | None = None
-    for pairing in _pairings(wanted.value, store.value):
+    for pairing in pairings(wanted.value, store.value):
         try:
             if isinstance(pairing, Mismatch):
                 raise pairing
@@ -60,11 +60,11 @@ def match(intrinsic: TensorIntrinsic, loops: Sequence[For], store: Store) -> tup
     raise best
 
 
-def _pairings(wanted: Expr, found: Expr, depth: int = 0) -> Iterator[list[_Pair] | Mismatch]:
+def pairings(wanted: Expr, found: Expr, depth: int = 0) -> Iterator[list[Pair] | Mismatch]:
     """The ways in which the loads of one expression may stand for those of the other."""
     if isinstance(wanted, Load):
         if isinstance(found, Load):
-            yield [_Pair(wanted.buffer, wanted.indices, found.buffer, found.indices)]
+            yield [Pair(wanted.buffer, wanted.indices, found.buffer, found.indices)]
         else:
             reason = f"operand '{wanted.buffer.name}' is read from memory; the program computes {found!r}"
             yield Mismatch(reason, depth, "compute it in a block of its own (do not inline it)")
@@ -82,7 +82,7 @@ def _pairings(wanted: Expr, found: Expr, depth: int = 0) -> Iterator[list[_Pair]
         yield Mismatch(f"the program has {found!r} where the intrinsic has {wanted!r}", depth)
     for order in orders:
         parts = [
-            _pairings(a, b, depth + 1) for a, b in zip(wanted.children, order, strict=True)
+            pairings(a, b, depth + 1) for a, b in zip(wanted.children, order, strict=True)
         ]
         for combination in itertools.product(*parts):
             failures = [c for c in combination if isinstance(c, Mismatch)]
@@ -97,7 +97,7 @@ def _label(e: Expr) -> tuple[str, str, str]:
 
 
 def _operands(
-    intrinsic: TensorIntrinsic, wanted_loops: Sequence[For], loops: Sequence[For], pairs: Sequence[_Pair]
+    intrinsic: TensorIntrinsic, wanted_loops: Sequence[For], loops: Sequence[For], pairs: Sequence[Pair]
 ) -> tuple[Region, ...]:
     inner = {s.var: s for s in loops if const_int(s.extent) != 1}
     outer = {s.var: s for s in wanted_loops if const_int(s.extent) != 1}
@@ -132,7 +132,7 @@ def _operands(
 
 def _operand(
     intrinsic: TensorIntrinsic,
-    pair: _Pair,
+    pair: Pair,
     outer: Mapping[Var, For],
     inner: Mapping[Var, For],
     of: dict[Var, Var],
@@ -186,7 +186,7 @@ def _operand(
 
 
 def _run(
-    pair: _Pair, dim: int, index: Expr, inner: Mapping[Var, For], what: str, progress: int
+    pair: Pair, dim: int, index: Expr, inner: Mapping[Var, For], what: str, progress: int
 ) -> tuple[Expr, Var | None]:
     """An index as a base plus at most one loop variable of the nest."""
     if not free_vars(index) & inner.keys():
@@ -201,7 +201,7 @@ def _run(
     return simplify(index - atom), atom
 
 
-def _not_a_run(pair: _Pair, dim: int, index: Expr, what: str, progress: int) -> Mismatch:
+def _not_a_run(pair: Pair, dim: int, index: Expr, what: str, progress: int) -> Mismatch:
     return Mismatch(
         f"{what} is not contiguous along dimension {dim} of '{pair.buffer.name}': its index is {index!r}",
         progress,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from tilewright.errors import IntrinsicError, ScheduleError
-from tilewright.ir.expr import BinOp, Expr, Load, Var, all_of, as_expr, binop, ceildiv, conjuncts
+from tilewright.ir.expr import TRUE, BinOp, Expr, Load, Var, all_of, as_expr, binop, ceildiv, conjuncts
 from tilewright.ir.padding import split_zero
 from tilewright.ir.simplify import Simplifier, prove, simplify
 from tilewright.ir.stmt import (
@@ -196,11 +196,40 @@ def _grown(tree: Tree, nest: list[For], block: Block) -> tuple[Tree, list[For], 
     wide = with_body(
         block.with_(iters=tuple(iters[it.var] for it in block.iters), predicate=all_of(kept)), body, init
     )
-    func = replace(tree, {block: wide})
+    changed: dict[Stmt, Stmt | None] = {block: wide}
+    for other in tree.writers(store.buffer):
+        if other is not block:
+            changed[other] = _widened(tree, other, tuple(sizes))
+    func = replace(tree, changed)
     grown = store.buffer.with_(shape=tuple(sizes))
     func = func.with_(body=replace_buffers(func.body, {store.buffer: grown}))
     fresh = Tree(func)
     return fresh, *nest_of(fresh, fresh.loops[nest[0].var], "tensorize")
+
+
+def _widened(tree: Tree, block: Block, sizes: tuple[Expr, ...]) -> Block:
+    """``block``, which fills its buffer with what depends on no data, over the buffer's new ``sizes``, as far
+    as its loops go; as it is where that is not its form."""
+    store, access = block.body, tree.accesses[block.name]
+    if not isinstance(store, Store) or access.loads or access.accumulates:
+        return block
+    iters = {it.var: it for it in block.iters}
+    predicate = conjuncts(block.predicate)
+    for index, old, new in zip(store.indices, store.buffer.shape, sizes, strict=True):
+        it = iters.get(index) if isinstance(index, Var) else None
+        if it is None or old is new or it.extent is not old:
+            continue
+        known = Simplifier().assuming(simplify(it.binding < old))
+        rest = [c for c in predicate if not known.prove(c)]
+        if len(rest) < len(predicate):
+            inside = simplify(it.binding < new)
+            predicate = rest if inside is TRUE else [*rest, inside]
+            iters[it.var] = dataclasses.replace(it, var=loop_var(it.var.name, new), extent=new)
+    renamed: dict[Expr, Expr] = {old_var: it.var for old_var, it in iters.items() if it.var is not old_var}
+    body = substitute(block.body, renamed)
+    return with_body(
+        block.with_(iters=tuple(iters[it.var] for it in block.iters), predicate=all_of(predicate)), body
+    )
 
 
 def _overrunning(cond: Expr, splits: list[Split]) -> Split | None:

@@ -43,8 +43,9 @@ def _multiply_add(lanes: int) -> Implementation:
 def _dot(name: str, lanes: int, wide: str, narrow: str) -> Implementation:
     """An instruction of the accumulator, one broadcast group of 32 bits and a vector of such groups."""
 
-    # On AArch64 the group that all lanes share comes last, unless types say otherwise.
-    shared_last = name.startswith("llvm.aarch64") and "usdot" not in name
+    # Where both types are the same, the group that all lanes share comes last: there, x86 broadcasts from
+    # memory, and AArch64 can take one of a register's.
+    shared_last = "busd" not in name and "usdot" not in name
 
     def emit(a: Operand, b: Operand, c: Operand) -> None:
         operands = (narrow, a.broadcast(narrow, lanes)), (narrow, b.vector(narrow))

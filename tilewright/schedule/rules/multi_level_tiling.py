@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 from tilewright.errors import ScheduleError
 from tilewright.ir import dtype as dt
@@ -35,6 +36,9 @@ from tilewright.schedule.rules.injective import schedule_injective
 from tilewright.schedule.rules.tiles import SHORTEST_BITS, OpenTile, TileProblem, pick_tile
 from tilewright.schedule.schedule import BlockRef, LoopRef, Schedule
 from tilewright.target import Target
+
+if TYPE_CHECKING:
+    from tilewright.schedule.rules.tensorize import Instruction
 
 #: Reduce loops up to this length directly around the tile are unrolled when there is no deeper reduction
 #: (stencils).
@@ -61,7 +65,7 @@ def applies(info: BlockInfo, consts: Collection[str] = ()) -> bool:
     return all(
         a.stride(axes.vector) == 1
         or _is_scalar(a, axes)
-        or (_vector_dim(a, axes) is not None and (a.buffer.name in consts or _reuse(info, a) >= PACK_REUSE))
+        or (plain_dim(a, axes.vector) is not None and packable(info, a, consts))
         for a in info.loads
     )
 
@@ -77,10 +81,15 @@ def _is_scalar(access: Access, axes: _Axes) -> bool:
     return run == 0 or run % axes.lanes == 0
 
 
-def _vector_dim(access: Access, axes: _Axes) -> int | None:
-    """The dimension that the vector axis alone walks, when no other dimension moves with it."""
-    moving = [d for d, index in enumerate(access.indices) if axes.vector in free_vars(index)]
-    return moving[0] if len(moving) == 1 and access.indices[moving[0]] is axes.vector else None
+def plain_dim(access: Access, var: Var) -> int | None:
+    """The dimension that ``var`` alone walks, when no other dimension moves with it."""
+    moving = [d for d, index in enumerate(access.indices) if var in free_vars(index)]
+    return moving[0] if len(moving) == 1 and access.indices[moving[0]] is var else None
+
+
+def packable(info: BlockInfo, access: Access, consts: Collection[str]) -> bool:
+    """Whether laying an operand out anew pays: a constant (``consts``), or what is used many times."""
+    return access.buffer.name in consts or _reuse(info, access) >= PACK_REUSE
 
 
 def _reuse(info: BlockInfo, access: Access) -> int:
@@ -95,7 +104,7 @@ def row_axes(info: BlockInfo) -> int:
 
 def _axes(info: BlockInfo, choice: int = 0) -> _Axes | None:
     """The axes of a tile; ``choice`` counts the rows' candidates, best first."""
-    vector = _vector_axis(info)
+    vector = vector_axis(info)
     if vector is None:
         return None
     rows = _row_candidates(info)
@@ -103,13 +112,14 @@ def _axes(info: BlockInfo, choice: int = 0) -> _Axes | None:
     return _Axes(vector, row, SHORTEST_BITS // max(dt.bits(info.store.buffer.dtype), 8))
 
 
-def _vector_axis(info: BlockInfo) -> Var | None:
+def vector_axis(info: BlockInfo) -> Var | None:
+    """The spatial iterator along which the output is contiguous."""
     return next((v for v in info.spatial if info.out.stride(v) == 1 and info.extent(v) > 1), None)
 
 
 def _row_candidates(info: BlockInfo) -> list[Var]:
     """Axes for a tile's rows, best first: those that share an operand's vectors, long ones, inner ones."""
-    vector = _vector_axis(info)
+    vector = vector_axis(info)
     if vector is None:
         return []
     others = [v for v in info.spatial if v is not vector and info.extent(v) > 1]
@@ -121,21 +131,31 @@ def _row_candidates(info: BlockInfo) -> list[Var]:
     return sorted(candidates, key=info.extent, reverse=True)
 
 
-def tile_reduction(sch: Schedule, ref: BlockRef, target: Target, row: int = 0) -> None:
+def tile_reduction(
+    sch: Schedule, ref: BlockRef, target: Target, row: int = 0, instruction: Instruction | None = None
+) -> None:
     """Schedule the reduction block ``ref`` and its elementwise consumer; ``row`` chooses among
-    :func:`row_axes`. Raises ScheduleError where a step is not legal."""
+    :func:`row_axes`. With an ``instruction``, that does groups of reduction steps. Raises ScheduleError where
+    a step is not legal."""
     info = block_info(block_named(sch, ref.name))
     axes = None if info is None else _axes(info, row)
     if info is None or axes is None:
         raise ScheduleError(f"'{ref.name}' has no vector axis")
-    tile = pick_tile(sch, ref, _problem(info, axes), target)
+    problem = _problem(info, axes)
+    if instruction is not None:
+        depth = problem.depth // instruction.depth
+        problem = dataclasses.replace(problem, depth=depth, lanes=tuple(instruction.names))
+    tile = pick_tile(sch, ref, problem, target)
     write_back = _write_back(sch, ref, info)
-    packed = _pack_weights(sch, ref, info, axes, tile.width)
-    _pack_operands(sch, ref, info, axes, packed, target)
+    if instruction is not None:
+        _pack_groups(sch, ref, axes, tile.width, instruction, target)
+    else:
+        packed = _pack_weights(sch, ref, info, axes, tile.width)
+        _pack_operands(sch, ref, info, axes, packed, target)
     inner = _tile_write_back(sch, write_back, ref, info, axes, tile, target)
     sch.compute_at(ref, inner)
     sch.set_scope(ref, "register")
-    _tile_accumulation(sch, ref, inner, info, axes, tile)
+    _tile_accumulation(sch, ref, inner, info, axes, tile, instruction)
 
 
 def _problem(info: BlockInfo, axes: _Axes) -> TileProblem:
@@ -185,7 +205,7 @@ def _pack_weights(sch: Schedule, ref: BlockRef, info: BlockInfo, axes: _Axes, wi
             continue
         if sum(1 for a in info.loads if a.buffer is access.buffer) > 1 or _read_elsewhere(sch, access, ref):
             continue
-        dim = _vector_dim(access, axes)
+        dim = plain_dim(access, axes.vector)
         size = access.buffer.static_shape
         if dim is None or size is None or (width == size[dim] and access.stride(axes.vector) == 1):
             continue
@@ -206,7 +226,7 @@ def _pack_operands(
     strided = [a for a in walking if a.buffer.name not in packed]
     for buffer in dict.fromkeys(a.buffer for a in strided):
         accesses = [a for a in info.loads if a.buffer is buffer]
-        dim = _vector_dim(accesses[0], axes)
+        dim = plain_dim(accesses[0], axes.vector)
         if len(accesses) > 1 or dim is None or _reuse(info, accesses[0]) < PACK_REUSE:
             continue
         copy = sch.cache_read(ref, read_index(sch, ref, buffer), "global")
@@ -217,6 +237,40 @@ def _pack_operands(
         index = read_index(sch, ref, copied.store.buffer)
         sch.transform_layout(ref, "read", index, IndexMap(names, order))
         schedule_injective(sch, copy, target)
+
+
+def _pack_groups(
+    sch: Schedule,
+    ref: BlockRef,
+    axes: _Axes,
+    width: int | Expr,
+    instruction: Instruction,
+    target: Target,
+) -> None:
+    """Lay the vector operand out in panels as wide as the tile, in which the neighbours that one lane sums
+    are next to each other: a constant where it is, anything else in a copy."""
+    buffer = instruction.vectors.buffer
+    columns = plain_dim(instruction.vectors, axes.vector)
+    steps = plain_dim(instruction.vectors, instruction.step)
+    assert columns is not None
+    assert steps is not None
+    if buffer.name in sch.func.attr("const_params", ()) and not _read_elsewhere(
+        sch, instruction.vectors, ref
+    ):
+        index = read_index(sch, ref, buffer)
+    else:
+        copy = sch.cache_read(ref, read_index(sch, ref, buffer), "global")
+        copied = block_info(block_named(sch, copy.name))
+        assert copied is not None
+        index = read_index(sch, ref, copied.store.buffer)
+        schedule_injective(sch, copy, target)
+    inputs = tuple(Var(f"i{n}", lo=0) for n in range(len(buffer.shape)))
+    groups: list[Expr] = list(inputs)
+    groups[steps] = inputs[steps] // instruction.depth
+    del groups[columns]
+    panel, lane = inputs[columns] // width, inputs[columns] % width
+    outputs = (panel, *groups, lane, inputs[steps] % instruction.depth)
+    sch.transform_layout(ref, "read", index, IndexMap(inputs, outputs))
 
 
 def _is_param(sch: Schedule, buffer: Buffer) -> bool:
@@ -315,9 +369,16 @@ def _bytes(access: Access) -> int:
 
 
 def _tile_accumulation(
-    sch: Schedule, ref: BlockRef, inner: LoopRef, info: BlockInfo, axes: _Axes, tile: OpenTile
+    sch: Schedule,
+    ref: BlockRef,
+    inner: LoopRef,
+    info: BlockInfo,
+    axes: _Axes,
+    tile: OpenTile,
+    instruction: Instruction | None,
 ) -> None:
-    """Order the accumulation's loops: reduce loops outside, the unrolled register tile inside."""
+    """Order the accumulation's loops: reduce loops outside, the unrolled register tile inside, and in that
+    the loops that an instruction runs through."""
     loops = loops_by_iter(sch, ref, below=inner)
     block = block_named(sch, ref.name)
     if [it.var.name for it in block.iters] != [it.var.name for it in info.block.iters]:
@@ -332,7 +393,13 @@ def _tile_accumulation(
         vectors, vector = sch.split(columns, [tile.vectors, tile.lanes])
         tile_loops.append(vectors)
     reduce_loops = [loops[now[v]] for v in info.reduce if now[v] in loops]
-    order = [*reduce_loops, *tile_loops, *([vector] if vector is not None else [])]
+    grouped: list[LoopRef] = []
+    if instruction is not None:
+        steps = loops[now[instruction.step]]
+        outside, inside = sch.split(steps, [None, instruction.depth])
+        reduce_loops[reduce_loops.index(steps)] = outside
+        grouped = [inside]
+    order = [*reduce_loops, *tile_loops, *grouped, *([vector] if vector is not None else [])]
     if len(order) > 1:
         sch.reorder(*order)
     for loop in tile_loops:
@@ -344,3 +411,8 @@ def _tile_accumulation(
         sch.unroll(reduce_loops[-1])
     if reduce_loops:
         sch.decompose_reduction(ref, reduce_loops[0])
+    if instruction is not None:
+        name = instruction.names.get(tile.lanes) if isinstance(tile.lanes, int) else None
+        if vector is None or name is None:
+            raise ScheduleError(f"no lanes of block '{ref.name}' fit the instruction")
+        sch.tensorize(grouped[0], name)
