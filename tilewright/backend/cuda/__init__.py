@@ -1,0 +1,1 @@
+"""NVIDIA GPUs. So far: how their tensor intrinsics are done, for the code generator to come."""
