@@ -17,8 +17,9 @@ from tilewright.graph.graph import Graph
 from tilewright.graph.interpret import interpret
 from tilewright.graph.partition import partition
 from tilewright.graph.pipeline import variants
-from tilewright.ir.stmt import For
+from tilewright.ir.stmt import Alloc, For
 from tilewright.ir.visit import find_blocks, walk_stmt
+from tilewright.lower import lower
 from tilewright.measure import Comparison, GraphRunner, compare_variants, measured_pick
 from tilewright.schedule.default import default_schedule
 from tilewright.target import Target
@@ -101,6 +102,15 @@ def test_what_concerns_one_part_is_in_one_loop():
     inside = {block.name for block in find_blocks(first)}
     assert {"chunk_max", "exp", "chunk_sum"} <= inside
     assert "softmax" not in inside
+
+
+def test_patches_are_made_for_one_tile_at_a_time():
+    (point,) = choice_points(CASES["conv"])
+    variant = variants(point)["im2col"]
+    (kernel,) = graph_kernels(variant, partition(variant))
+    lowered = lower(default_schedule(kernel.func, Target.parse("x86-64-v4")).func)
+    patches = next(s for s in walk_stmt(lowered.body) if isinstance(s, Alloc) and s.buffer.name == "patches")
+    assert np.prod(patches.buffer.static_shape) <= 14 * 3 * 3 * 40
 
 
 # ------------------------------------------------------------------------------------------------- measuring

@@ -1,9 +1,9 @@
 """Convolution as a matrix product over patches: each output position's window laid out as one row.
 
-The direct way reads the image in place, tap by tap. The patches are worth their copy where that is slow: with
-few input channels each tap is a short piece of memory, and with strides the pieces lie far apart. The rows
-are made in blocks (``schedule.rules.staged_operand``), so that a block stays in the cache while all output
-channels are computed from it; the whole matrix, kernel-size times the image, never exists.
+The direct way reads the image in place, tap by tap. The rows are made in blocks, as many as one register tile
+has (``schedule.rules.windows``), so that a block stays in the first-level cache while it is used; the whole
+matrix, kernel-size times the image, never exists. What the copy can gain is that a tile reads one short,
+gapless piece of memory; docs/alternatives.md says what it does.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from tilewright.ir.stmt import Block
 from tilewright.ir.visit import find_blocks
 from tilewright.schedule.rules.analysis import Access, BlockInfo, block_info, is_data_movement, is_injective
 from tilewright.schedule.rules.common import block_named
+from tilewright.schedule.rules.windows import copies_windows
 from tilewright.schedule.schedule import Schedule
 
 #: A combination of several elements is not repeated in a consumer that reads this many of its results.
@@ -20,8 +21,8 @@ def auto_inline(sch: Schedule, into_reductions: bool = True) -> None:
     """Inline injective blocks into their consumers where that does not repeat work or spoil access patterns.
 
     Into an injective consumer: always when it is the only one, else only pure copies. Into a reduction (if
-    ``into_reductions``): padding and copies whose vector axis stays contiguous; arithmetic only when each
-    element is used once.
+    ``into_reductions``): padding and copies whose vector axis stays contiguous, but for windows that were
+    laid out on purpose; arithmetic only when each element is used once.
     """
     for name in [b.name for b in find_blocks(sch.func.body)]:
         block = block_named(sch, name)  # as it is now: what was inlined into it counts
@@ -46,7 +47,7 @@ def _worth(block: Block, consumer: Block, uses: int) -> bool:
     if is_injective(consumer):
         return movement or (uses == 1 and not _multiplies(block, consumer))
     own, user = block_info(block), block_info(consumer)
-    if own is None or user is None or not (movement or _used_once(own, user)):
+    if own is None or user is None or not (movement or _used_once(own, user)) or copies_windows(block):
         return False
     return _keeps_contiguity(own, user)
 
