@@ -128,12 +128,13 @@ def _reverse_compute_at(d: Driver) -> None:
 
 @primitive("compute_inline", weight=2)
 def _compute_inline(d: Driver) -> None:
-    d.do("compute_inline", d.block())
+    d.do("compute_inline", _elementwise(d))
 
 
 @primitive("reverse_compute_inline", weight=2)
 def _reverse_compute_inline(d: Driver) -> None:
-    d.do("reverse_compute_inline", d.block())
+    alone = [name for name, block in d.tree.blocks.items() if len(d.tree.producers(block)) == 1]
+    d.do("reverse_compute_inline", BlockRef(d.rng.choice(alone)) if alone else d.block())
 
 
 # ------------------------------------------------------------------------------------------- where data lives
@@ -233,6 +234,13 @@ def _rfactor(d: Driver) -> None:
 @primitive("annotate", weight=1)
 def _annotate(d: Driver) -> None:
     d.do("annotate", d.loop() if d.chance(0.5) else d.block(), key="grain", value=d.rng.randint(1, 9))
+
+
+def _elementwise(d: Driver) -> BlockRef:
+    """Mostly a block that does not reduce, and is read."""
+    blocks = d.tree.blocks.items()
+    found = [name for name, block in blocks if block.init is None and d.tree.consumers(block)]
+    return BlockRef(d.rng.choice(found)) if found and d.chance(0.8) else d.block()
 
 
 def _reduction(d: Driver) -> BlockRef:

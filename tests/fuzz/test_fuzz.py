@@ -11,7 +11,7 @@ from tests.fuzz.campaign import KINDS, Report, run_seed
 from tests.fuzz.driver import Driver
 from tests.fuzz.operators import operator_case
 from tests.fuzz.primitives import GENERATORS, HANDLES
-from tests.fuzz.recipes import on_threads, random_schedule
+from tests.fuzz.recipes import on_threads, product_case, random_schedule, with_instructions
 from tests.fuzz.reduce import reductions, resized
 from tests.fuzz.small import SmallProgram
 from tilewright.errors import VerifyError
@@ -55,6 +55,10 @@ def test_every_primitive_is_accepted_often() -> None:
     accepted: Counter[str] = Counter()
     for seed in range(500):
         rng = random.Random(seed)
+        if seed % 50 == 0:
+            driver = Driver(product_case(rng).func, rng)
+            with_instructions(driver)
+            accepted += driver.accepted
         case = SmallProgram(rng, symbolic=seed % 4 == 0).case()
         if case is not None:
             driver = Driver(case.func, rng, symbolic=seed % 4 == 1)

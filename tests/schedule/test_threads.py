@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.schedule.gpu_programs import CASES, across_threads, bind_all, injective, row_sums, tiled_matmul
-from tests.schedule.programs import assert_same, chain, matmul, matmul_relu, softmax
+from tests.schedule.programs import assert_same, chain, matmul, matmul_relu, softmax, symbolic
 from tilewright.errors import ScheduleError
 from tilewright.ir.parser import parse
 from tilewright.ir.printer import structural_equal, to_text
@@ -179,6 +179,11 @@ CASES_REFUSED: list[tuple[str, Callable[[], Schedule], Callable[[Schedule], obje
         "bind: loop 'r0' drives the reduction of block 'C'",
         lambda: Schedule(matmul()),
         lambda s: s.bind(loop(s, "C", 2), "threadIdx.x"),
+    ),
+    (
+        "virtual_thread: the extent n of loop 'i0' is not constant",
+        lambda: Schedule(symbolic()),
+        lambda s: s.virtual_thread(loop(s, "s", 0)),
     ),
     (
         "virtual_thread: loop 'r0' drives the reduction of block 'C'",

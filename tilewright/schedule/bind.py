@@ -8,6 +8,7 @@ from tilewright.ir.launch import AXES
 from tilewright.ir.stmt import PrimFunc
 from tilewright.schedule.dependence import require_independent
 from tilewright.schedule.diagnostics import failure
+from tilewright.schedule.loops import known_when_compiling
 from tilewright.schedule.state import LoopRef, Tree, find_loop, replace
 from tilewright.schedule.threads import require_launches
 
@@ -37,10 +38,19 @@ def virtual_thread(func: PrimFunc, loop: LoopRef) -> PrimFunc:
     """Let the iterations of a loop run interleaved in each thread: every statement for all of them before the
     next, each iteration with its own copy of what is computed inside.
 
-    What does not depend on the loop is computed once. Raises ScheduleError when the loop is not serial or its
-    iterations are not independent.
+    What does not depend on the loop is computed once. Raises ScheduleError when the loop is not serial, its
+    extent is not constant or its iterations are not independent.
     """
-    return _with_kind(Tree(func), loop, "virtual", "virtual_thread")
+    tree = Tree(func)
+    target = find_loop(tree, loop, "virtual_thread")
+    if not known_when_compiling(tree, target.extent):
+        raise failure(
+            tree,
+            f"virtual_thread: the extent {target.extent!r} of loop '{target.var.name}' is not constant",
+            target,
+            hint="split off an inner loop of constant extent first",
+        )
+    return _with_kind(tree, loop, "virtual", "virtual_thread")
 
 
 def _with_kind(tree: Tree, ref: LoopRef, kind: str, what: str) -> PrimFunc:

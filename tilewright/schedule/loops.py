@@ -249,7 +249,7 @@ def vectorize(func: PrimFunc, loop: LoopRef) -> PrimFunc:
     """
     tree = Tree(func)
     target = find_loop(tree, loop, "vectorize")
-    if not _known_when_compiling(tree, target.extent):
+    if not known_when_compiling(tree, target.extent):
         raise failure(
             tree,
             f"vectorize: the extent {target.extent!r} of loop '{target.var.name}' is not constant",
@@ -280,7 +280,7 @@ def unroll(func: PrimFunc, loop: LoopRef) -> PrimFunc:
     """
     tree = Tree(func)
     target = find_loop(tree, loop, "unroll")
-    if not _known_when_compiling(tree, target.extent):
+    if not known_when_compiling(tree, target.extent):
         raise failure(
             tree,
             f"unroll: the extent {target.extent!r} of loop '{target.var.name}' is not constant",
@@ -301,7 +301,7 @@ def _require_short(tree: Tree, loop: For, primitive: str) -> None:
         )
 
 
-def _known_when_compiling(tree: Tree, extent: Expr) -> bool:
+def known_when_compiling(tree: Tree, extent: Expr) -> bool:
     """Whether ``extent`` is constant once the open decisions are taken."""
     return not free_vars(extent) & {p for p in tree.func.params if isinstance(p, Var)}
 
