@@ -201,7 +201,7 @@ def _pack_weights(sch: Schedule, ref: BlockRef, info: BlockInfo, axes: _Axes, wi
         name = access.buffer.name
         if name not in const_params or name in packed or access.stride(axes.vector) == 0:
             continue
-        if any(access.stride(v) != 0 for v in info.spatial if v is not axes.vector):
+        if any(_selects(info, access, v) for v in info.spatial if v is not axes.vector):
             continue
         if sum(1 for a in info.loads if a.buffer is access.buffer) > 1 or _read_elsewhere(sch, access, ref):
             continue
@@ -216,6 +216,13 @@ def _pack_weights(sch: Schedule, ref: BlockRef, info: BlockInfo, axes: _Axes, wi
             ref, "read", read_index(sch, ref, access.buffer), IndexMap.tile(rank, dim, width, order)
         )
     return packed
+
+
+def _selects(info: BlockInfo, access: Access, var: Var) -> bool:
+    """Whether an iterator chooses among several operands, instead of a part of the reduced dimensions of one
+    (``k = part * length + r``)."""
+    moved = [free_vars(index) for index in access.indices if var in free_vars(index)]
+    return any(not any(r in variables for r in info.reduce) for variables in moved)
 
 
 def _pack_operands(
