@@ -40,7 +40,7 @@ def _structures(func: PrimFunc, target: Target) -> list[tuple[str, Structure]]:
     infos = [block_info(block_named(inlined, ref.name)) for ref in inlined.get_blocks()]
     reductions = [info for info in infos if info is not None and info.reduce]
     structures = [("default", Structure())]
-    structures += [(whole, Structure(whole)) for whole in ("chain", "parts", "rows")]
+    structures += [(whole, Structure(whole)) for whole in ("chain", "chain_lines", "parts", "rows")]
     if reductions:
         main = max(reductions, key=_work)
         known = reduction_rules(main, inlined.func, target)

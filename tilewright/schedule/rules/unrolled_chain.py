@@ -16,7 +16,6 @@ import math
 
 from tilewright.errors import ScheduleError
 from tilewright.ir import dtype as dt
-from tilewright.ir.bounds import interval
 from tilewright.ir.expr import BinOp, Cmp, Const, Expr, Select, Var, as_expr
 from tilewright.ir.visit import const_int, free_vars, walk_expr
 from tilewright.schedule.index_map import IndexMap
@@ -40,6 +39,8 @@ MAX_UNROLL = 8
 #: Tiles in a block: with fewer the contraction reads its other operand too often, with more the block leaves
 #: the cache. Down to half as many where there would be fewer blocks than cores.
 BLOCK_TILES = 16
+#: Lines of tiles whose rows share a register tile, at most.
+MAX_LINES = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,19 +80,22 @@ def schedule_chain(sch: Schedule, chain: Chain, target: Target, whole_lines: boo
     tiles of several whole lines of rows. Raises ScheduleError where it is not such a chain after all."""
     info = _info(sch, chain.contraction)
     flops = 2 * info.points(info.spatial + info.reduce)
-    block, inside, tile_loop = _tile_output(sch, chain, target)
+    lines: Expr | None = None
+    if whole_lines:
+        lines = as_expr(pick(sch, chain.contraction, "lines", range(1, MAX_LINES + 1), 1))
+    block, inside, tile_loop = _tile_output(sch, chain, target, lines)
     # The contraction's result in memory, its accumulators in registers.
     stored = sch.cache_write(chain.contraction, "register")
     for ref in reversed(chain.after[:-1]):
         sch.compute_at(ref, tile_loop)
         _unroll_tile(sch, ref, tile_loop, target)
     sch.compute_at(stored, block)
-    lines, tile = _contraction_tile(sch, chain.contraction, stored, block, target, whole_lines)
+    strips, tile = _contraction_tile(sch, chain.contraction, stored, block, target, lines)
     around = block
     if _crowded(sch, chain.contraction, stored, block, target):
         around = _panels(sch, inside, tile_loop, tile)
         sch.compute_at(stored, around)
-    _tile_contraction(sch, chain.contraction, stored, around, lines, tile, by_panels=around != block)
+    _tile_contraction(sch, chain.contraction, stored, around, strips, tile, by_panels=around != block)
     sch.compute_at(chain.before[1], block)
     _transform(sch, chain.before, block, target)
     parallelize(sch, block, flops, target)
@@ -161,7 +165,9 @@ def _panels(sch: Schedule, inside: list[LoopRef], chunk: LoopRef, tile: OpenTile
     return panel
 
 
-def _tile_output(sch: Schedule, chain: Chain, target: Target) -> tuple[LoopRef, list[LoopRef], LoopRef]:
+def _tile_output(
+    sch: Schedule, chain: Chain, target: Target, lines: Expr | None
+) -> tuple[LoopRef, list[LoopRef], LoopRef]:
     """Tile the last block; returns the loop over blocks of tiles, those over the tiles of a block, and the
     loop whose body makes one tile."""
     info = _info(sch, chain.after[-1])
@@ -190,7 +196,7 @@ def _tile_output(sch: Schedule, chain: Chain, target: Target) -> tuple[LoopRef, 
     if vector is None or not short:
         raise ScheduleError(f"'{info.block.name}' is not made of tiles")
     chunk, lane = sch.split(vector, [None, target.lanes(dt.bits(info.store.buffer.dtype))])
-    blocks, inside = _split_block(sch, chain.after[-1], outer, target)
+    blocks, inside = _split_block(sch, chain.after[-1], outer, target, lines)
     sch.reorder(*blocks, *inside, chunk, *short, lane)
     block = sch.fuse(*blocks) if len(blocks) > 1 else blocks[0]
     for loop in short:
@@ -200,9 +206,10 @@ def _tile_output(sch: Schedule, chain: Chain, target: Target) -> tuple[LoopRef, 
 
 
 def _split_block(
-    sch: Schedule, ref: BlockRef, outer: list[LoopRef], target: Target
+    sch: Schedule, ref: BlockRef, outer: list[LoopRef], target: Target, lines: Expr | None
 ) -> tuple[list[LoopRef], list[LoopRef]]:
-    """The loops over tiles, outermost first, as loops over blocks and loops inside a block."""
+    """The loops over tiles, outermost first, as loops over blocks and loops inside a block: a multiple of
+    ``lines`` lines of tiles, if that is given."""
     total = math.prod(extent_of(sch, loop) for loop in outer)
     wanted = min(max(total // max(target.cores, 1), BLOCK_TILES // 2), BLOCK_TILES)
     inside: list[LoopRef] = []
@@ -215,8 +222,13 @@ def _split_block(
             part = count  # whole lines: where their borders are is known when compiling
         if part < count or place == 0:
             whole_lines = place == len(outer) - 1
-            size_of_block = part if whole_lines else pick(sch, ref, "lines", powers(1, count), part)
-            blocks, rest = sch.split(loop, [None, size_of_block])
+            if whole_lines and lines is not None:
+                raise ScheduleError(f"'{ref.name}' has no lines of tiles")
+            block_size = part if whole_lines else pick(sch, ref, "block_lines", powers(1, count), part)
+            if lines is not None:
+                block_size = lines * block_size
+                sch.require(block_size <= count)
+            blocks, rest = sch.split(loop, [None, block_size])
             return [*outer[:place], blocks], [rest, *inside]
         inside.insert(0, loop)
         size *= count
@@ -302,10 +314,10 @@ def _axes(sch: Schedule, ref: BlockRef, stored: BlockRef, below: LoopRef) -> _Ax
 
 
 def _contraction_tile(
-    sch: Schedule, ref: BlockRef, stored: BlockRef, below: LoopRef, target: Target, whole_lines: bool
+    sch: Schedule, ref: BlockRef, stored: BlockRef, below: LoopRef, target: Target, given: Expr | None
 ) -> tuple[int | Expr, OpenTile]:
-    """The register tile inside a block: over how many lines of rows it goes, and its size. Rows lie along the
-    last iterator that the vector operand does not move with."""
+    """The register tile inside a block: over how many lines of rows it goes (``given``, if that is decided),
+    and its size. Rows lie along the last iterator that the vector operand does not move with."""
     info, axes = _info(sch, ref), _axes(sch, ref, stored, below)
     loops, rows = axes.loops, axes.rows
     row = rows[-1]
@@ -317,14 +329,10 @@ def _contraction_tile(
         outer=math.prod(at_default(sch, loop_of(sch, loops[v]).extent) for v in [*axes.batch, *rows[:-1]]),
     )
     lines: int | Expr = 1
-    if whole_lines:
-        if len(rows) < 2 or not sch.symbolic:
-            raise ScheduleError(f"'{ref.name}' has no several lines of rows to choose from")
-        all_lines = loop_of(sch, loops[rows[-2]]).extent
-        most = min(interval(all_lines).hi or 1, target.vector_registers // problem.rows)
-        lines = as_expr(pick(sch, ref, "lines", range(1, max(most, 1) + 1), 1))
-        sch.require(lines <= all_lines)
-        tile = pick_tile(sch, ref, problem, target, lines * problem.rows)
+    if given is not None:
+        if len(rows) < 2:
+            raise ScheduleError(f"'{ref.name}' has no lines of rows")
+        lines, tile = given, pick_tile(sch, ref, problem, target, given * problem.rows)
     else:
         tile = pick_tile(sch, ref, problem, target)
         if isinstance(tile.rows, int) and len(rows) > 1 and tile.rows == problem.rows:
