@@ -219,8 +219,12 @@ def _vars(e: Expr) -> list[Var]:
 def _vars_outside_accesses(block: Block) -> set[Var]:
     """Variables whose value the body uses other than as part of an index."""
     found: set[Var] = set()
+    seen: set[Expr] = set()  # an expression may occur in very many places
 
     def visit(e: Expr) -> None:
+        if e in seen:
+            return
+        seen.add(e)
         if isinstance(e, Var):
             found.add(e)
         elif not isinstance(e, Load):

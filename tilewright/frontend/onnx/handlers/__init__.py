@@ -12,12 +12,14 @@ from tilewright.frontend.onnx.handlers import (
     movement,
     nn,
     normalise,
+    random,
     recurrent,
     reduction,
     resampling,
     sampling,
     signal,
     sources,
+    training,
 )
 
 __all__ = [
@@ -31,10 +33,12 @@ __all__ = [
     "movement",
     "nn",
     "normalise",
+    "random",
     "recurrent",
     "reduction",
     "resampling",
     "sampling",
     "signal",
     "sources",
+    "training",
 ]

@@ -14,7 +14,7 @@ import onnx
 from tilewright.frontend.onnx.context import NodeContext
 from tilewright.frontend.onnx.handlers.math import cast_to
 from tilewright.frontend.onnx.handlers.normalise import inference_batch_norm
-from tilewright.frontend.onnx.handlers.sources import inference_dropout
+from tilewright.frontend.onnx.handlers.random import inference_dropout
 from tilewright.frontend.onnx.registry import onnx_op
 from tilewright.frontend.onnx.tensors import DTYPES
 from tilewright.graph.graph import Value

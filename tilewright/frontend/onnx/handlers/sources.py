@@ -76,20 +76,3 @@ def shape(ctx: NodeContext) -> Value:
 def size(ctx: NodeContext) -> Value:
     """The number of elements."""
     return ctx.op("reduce", ctx.op("shape", ctx.x, start=0), op="prod", axes=(0,), keepdims=False)
-
-
-@onnx_op("Dropout", 7, 10, 12, 13, 22)
-def dropout(ctx: NodeContext) -> list[Value | None]:
-    """Inference: the identity, and a mask of ones."""
-    if ctx.since >= 12 and ctx.has(2) and bool(ctx.scalar(2, "training_mode")):
-        ctx.unsupported("training mode is not supported")
-    return inference_dropout(ctx)
-
-
-def inference_dropout(ctx: NodeContext) -> list[Value | None]:
-    """The identity and, where the model reads it, a mask of ones."""
-    mask = None
-    if ctx.wants_output(1):
-        one = ctx.constant(1, "bool" if ctx.since >= 10 else ctx.x.dtype)
-        mask = ctx.op("expand", one, ctx.op("shape", ctx.x, start=0))
-    return [ctx.op("identity", ctx.x), mask]
