@@ -241,3 +241,26 @@ def carried(x: float32[4, {inner}], y: float32[4, {inner}]):
                 y[w, u] = select(0 < w, t[w, u], 0.0)
 """
     )
+
+BACKWARDS = parse(
+    """
+@primfunc({"outputs": 1})
+def total(x: float32[8], y: float32[1]):
+    t = alloc(float32[8])
+    for i in serial(8):
+        with block("t"):
+            v = spatial(8, 7 - i)
+            reads(x[v])
+            writes(t[v])
+            t[v] = x[v]
+    for k in serial(8):
+        with block("y"):
+            vi = spatial(1, 0)
+            vk = reduce(8, k)
+            reads(t[vk])
+            writes(y[vi])
+            with init():
+                y[vi] = 0.0
+            y[vi] = y[vi] + t[vk]
+"""
+)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.schedule.illegal_programs import (
+    BACKWARDS,
     RECURRENCE,
     SHIFTED_START,
     TIED,
@@ -258,6 +259,11 @@ CASES: list[tuple[str, Callable[[], Schedule], Callable[[Schedule], object]]] = 
     (
         "reverse_compute_at: block 'y' accumulates, and iterations of loop 'i' would repeat its work",
         lambda: Schedule(summed_windows()),
+        lambda s: s.reverse_compute_at(BlockRef("y"), loop(s, "t", 0)),
+    ),
+    (
+        "reverse_compute_at: block 'y' accumulates over 'vk', which would not begin at 0 but at 7 - i",
+        lambda: Schedule(BACKWARDS),
         lambda s: s.reverse_compute_at(BlockRef("y"), loop(s, "t", 0)),
     ),
     # inline

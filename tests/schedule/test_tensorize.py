@@ -82,6 +82,16 @@ def test_blockize_counts_tiles_and_keeps_the_initialisation() -> None:
     assert_same(matmul(4, 10, 10), sch.copy())
 
 
+def test_loops_that_run_once_go_into_blocks_too() -> None:
+    for depth in range(3):
+        func = matmul(1, 1, 1)
+        sch = Schedule(func)
+        c = sch.get_block("C")
+        sch.blockize(sch.get_loops(c)[depth])
+        verify(sch.func)
+        assert_same(func, sch)
+
+
 def test_blocks_of_tiles_go_on_being_scheduled() -> None:
     sch = tiled()
     sch.blockize(sch.get_loops(BlockRef("C"))[3])

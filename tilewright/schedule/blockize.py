@@ -93,8 +93,8 @@ def tiled_block(tree: Tree, nest: Sequence[For], block: Block, what: str) -> Blo
     iters = []
     for split in splits:
         it = split.it
-        if not split.digits:
-            iters.append(it)
+        if not split.digits:  # a loop that runs once is in no binding any more, and goes inside
+            iters.append(dataclasses.replace(it, binding=split.rest))
             continue
         extent = simplify(it.extent // split.count)
         var = loop_var(it.var.name, extent)

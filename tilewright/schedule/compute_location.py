@@ -20,7 +20,7 @@ from tilewright.ir.stmt import (
     child_stmts,
     seq,
 )
-from tilewright.ir.visit import const_int
+from tilewright.ir.visit import const_int, substitute_expr
 from tilewright.schedule import region
 from tilewright.schedule.dependence import (
     recheck_kinds,
@@ -292,7 +292,7 @@ def _moved(
 
 
 def _require_once(tree: Tree, block: Block) -> None:
-    """A reduction must not see an instance twice."""
+    """A reduction must not see an instance twice, and must begin with its first."""
     variables = {loop.var for loop in tree.loops_above(block) if const_int(loop.extent) != 1}
     extents = {loop.var: loop.extent for loop in tree.loops_above(block)}
     bindings = [it.binding for it in block.iters]
@@ -306,4 +306,15 @@ def _require_once(tree: Tree, block: Block) -> None:
                 f"'{loop.var.name}' would repeat its work",
                 loop,
                 block,
+            )
+    begin: dict[Expr, Expr] = {loop.var: as_expr(0) for loop in tree.loops_above(block)}
+    for it in block.iters:
+        # The instance at 0 starts the sum: it has to come first.
+        if it.kind == "reduce" and not prove(substitute_expr(it.binding, begin).eq(0)):
+            raise failure(
+                tree,
+                f"reverse_compute_at: block '{block.name}' accumulates over '{it.var.name}', which would not "
+                f"begin at 0 but at {it.binding!r}",
+                block,
+                hint="compute the block after the loop",
             )
