@@ -23,6 +23,7 @@ from tilewright.graph.alternatives import Pick, all_alternatives, default_pick
 from tilewright.graph.graph import Graph, TensorType
 from tilewright.graph.specialise import specialise
 from tilewright.ir.expr import Const, Expr, Var
+from tilewright.ops.alternatives import BUILT_IN
 from tilewright.runtime.artifact import Artifact, WeightStore
 from tilewright.runtime.model import Executable, MissingVariantError
 from tilewright.runtime.plan import Dim, Signature, TensorSpec
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     import onnx
 
 Source: TypeAlias = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, "onnx.ModelProto", Graph]
-#: The alternatives that come with the compiler; others may change without it.
-_OWN_ALTERNATIVES = all_alternatives()
 #: Sizes by input name; None or a name leaves a dimension open.
 Shapes: TypeAlias = Mapping[str, Sequence[int | str | None]]
 
@@ -265,7 +264,7 @@ def compile(
         fast_conv=settings.fast_conv,
         pick=pick or default_pick,
     )
-    keep = store is not None and folder is None and pick is None and all_alternatives() == _OWN_ALTERNATIVES
+    keep = store is not None and folder is None and pick is None and all_alternatives() == BUILT_IN
     key = _source_key(source, shapes, chosen, count) if keep else None
     kept = None if key is None or store is None else _kept_artifact(store, key)
     if kept is not None:

@@ -21,7 +21,7 @@ import numpy as np
 from tilewright.backend import get_backend
 from tilewright.build import Choose, Options, build_optimised
 from tilewright.cache import DiskCache
-from tilewright.errors import InputError
+from tilewright.errors import InputError, ShapeError
 from tilewright.graph.alternatives import DIRECT, ChoicePoint, Pick
 from tilewright.graph.graph import Graph, Value
 from tilewright.graph.pipeline import variants
@@ -56,6 +56,7 @@ class GraphRunner:
             :class:`tilewright.build.Options`.
 
     Raises:
+        ShapeError: the graph has open dimensions.
         TargetError: this machine cannot run code for ``target``.
         CompileError: the code generator failed.
     """
@@ -267,7 +268,9 @@ def _likeness(point: ChoicePoint) -> object:
 
 def _array(value: Value) -> np.ndarray:
     """Zeroed memory for a value, from the start of a page."""
-    kind, dims = dt.to_numpy(value.dtype), value.dims()
+    kind, dims = dt.to_numpy(value.dtype), value.static_shape
+    if dims is None:
+        raise ShapeError(f"'{value.name}' is {value.type}", hint="give its dimensions sizes to time it")
     count = math.prod(dims)
     return np.frombuffer(allocate(count * kind.itemsize), kind, count).reshape(dims)
 

@@ -82,10 +82,10 @@ def _growth(m: int, ctx: OpContext) -> int:
 
 
 def _preferred(m: int, ctx: OpContext, threads: int) -> bool:
-    weights = ctx.consts[1]
+    weights, output = ctx.consts[1], None if ctx.node is None else ctx.node.output.static_shape
     assert weights is not None
-    assert ctx.node is not None
-    return choose_tile(ctx.node.output.dims(), weights.shape, threads) == m
+    assert output is not None
+    return choose_tile(output, weights.shape, threads) == m
 
 
 for _m in sorted(POINTS, reverse=True):
