@@ -33,6 +33,17 @@ def _parse_count(text: str) -> int:
     return number
 
 
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def _parse_size(text: str) -> int:
+    digits = text.strip().upper().removesuffix("B").removesuffix("I")
+    unit = digits[-1:] if digits[-1:].isalpha() else ""
+    if unit not in _UNITS or not digits.removesuffix(unit).isdecimal():
+        raise ValueError("expected a number of at least 1, perhaps with one of the units K, M, G, T")
+    return _parse_count(digits.removesuffix(unit)) * _UNITS[unit]
+
+
 def _parse_path(text: str) -> Path:
     if not text.strip():
         raise ValueError("expected a path")
@@ -66,6 +77,12 @@ class Options:
         cache: whether compiled kernels are looked up and kept there.
         fast_conv: whether 3x3 convolutions may be computed by Winograd's algorithm: faster, with other
             rounding errors and larger weights.
+        follow_links: whether files of external data may be links that lead out of the model's folder.
+        max_tensor_bytes: bytes of the largest tensor that a model may have.
+        max_fold_bytes: bytes that results of constant folding may take beyond four times the model's weights.
+        max_fold_work: operations on elements that constant folding may take for one model.
+        max_nodes: nodes that a model may have, bodies of functions counted at every call.
+        max_nesting: how deep subgraphs and functions may stand inside each other.
         debug: show Python tracebacks for expected errors, verify the program after every pass.
     """
 
@@ -103,6 +120,66 @@ class Options:
             _parse_bool,
             "Compute every convolution directly, never by Winograd's algorithm.",
             "use it",
+        ),
+    )
+    follow_links: bool = dataclasses.field(
+        default_factory=bool,
+        metadata=_source(
+            "--follow-links",
+            "TILEWRIGHT_FOLLOW_LINKS",
+            _parse_bool,
+            "External data may be links that lead out of the model's folder.",
+            "off",
+        ),
+    )
+    max_tensor_bytes: int = dataclasses.field(
+        default_factory=lambda: 256 << 30,
+        metadata=_source(
+            "--max-tensor-bytes",
+            "TILEWRIGHT_MAX_TENSOR_BYTES",
+            _parse_size,
+            "Largest tensor of a model.",
+            "256G",
+        ),
+    )
+    max_fold_bytes: int = dataclasses.field(
+        default_factory=lambda: 1 << 30,
+        metadata=_source(
+            "--max-fold-bytes",
+            "TILEWRIGHT_MAX_FOLD_BYTES",
+            _parse_size,
+            "Memory for constant folding, beyond four times the weights.",
+            "1G",
+        ),
+    )
+    max_fold_work: int = dataclasses.field(
+        default_factory=lambda: 10**11,
+        metadata=_source(
+            "--max-fold-work",
+            "TILEWRIGHT_MAX_FOLD_WORK",
+            _parse_size,
+            "Operations on elements that constant folding may take.",
+            "100000000000",
+        ),
+    )
+    max_nodes: int = dataclasses.field(
+        default_factory=lambda: 500_000,
+        metadata=_source(
+            "--max-nodes",
+            "TILEWRIGHT_MAX_NODES",
+            _parse_size,
+            "Nodes of a model, functions expanded.",
+            "500000",
+        ),
+    )
+    max_nesting: int = dataclasses.field(
+        default_factory=lambda: 32,
+        metadata=_source(
+            "--max-nesting",
+            "TILEWRIGHT_MAX_NESTING",
+            _parse_size,
+            "Depth of subgraphs and functions inside each other.",
+            "32",
         ),
     )
     debug: bool = dataclasses.field(

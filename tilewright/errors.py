@@ -10,6 +10,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
+def printable(text: str) -> str:
+    """``text`` with control characters other than line feeds written as escapes: names in messages come from
+    files, and a terminal must not obey them.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c == "\n" or c.isprintable() else c.encode("unicode_escape").decode() for c in text
+    )
+
+
 class TilewrightError(Exception):
     """Base of all errors raised on purpose.
 
@@ -23,9 +34,9 @@ class TilewrightError(Exception):
 
     def __init__(self, message: str, *, location: str | None = None, hint: str | None = None) -> None:
         super().__init__(message)
-        self.message = message
-        self.location = location
-        self.hint = hint
+        self.message = printable(message)
+        self.location = None if location is None else printable(location)
+        self.hint = None if hint is None else printable(hint)
 
     def __str__(self) -> str:
         text = self.message
@@ -34,6 +45,14 @@ class TilewrightError(Exception):
         if self.hint:
             text += f"\n  hint: {self.hint}"
         return text
+
+
+class LimitError(TilewrightError):
+    """What was asked for exceeds a limit of :class:`tilewright.config.Options`; the hint names the option."""
+
+
+class OutOfMemoryError(TilewrightError, MemoryError):
+    """The system does not have the memory that a run or a compilation needs."""
 
 
 class ModelFileError(TilewrightError):
@@ -51,7 +70,7 @@ class UnsupportedError(TilewrightError):
         self, message: str, items: Sequence[str] = (), *, location: str | None = None, hint: str | None = None
     ) -> None:
         super().__init__(message, location=location, hint=hint)
-        self.items = tuple(items)
+        self.items = tuple(printable(item) for item in items)
 
     def __str__(self) -> str:
         lines = "".join(f"\n  - {item}" for item in self.items)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from tilewright.errors import InputError, ModelFileError, ShapeError
-from tilewright.frontend.onnx.reader import RawModel
+from tilewright.frontend.onnx.raw import RawModel
 from tilewright.ir import dtype as dtypes
 
 #: Integers are drawn below this number where the graph does not bound them.

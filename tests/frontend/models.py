@@ -34,7 +34,7 @@ def model(
     opset: int = 17,
     domains: Mapping[str, int] | None = None,
 ) -> onnx.ModelProto:
-    outs = [o if isinstance(o, onnx.ValueInfoProto) else value(o, None) for o in outputs]
+    outs = [o if isinstance(o, onnx.ValueInfoProto) else onnx.ValueInfoProto(name=o) for o in outputs]
     imports = [helper.make_opsetid("", opset)] + [
         helper.make_opsetid(d, v) for d, v in (domains or {}).items()
     ]

@@ -75,7 +75,7 @@ def test_steering_operands_as_attributes() -> None:
         [helper.make_node("Tile", ["x", "n", "axis"], ["y"])],
         [value("x", [2, 3])],
         ["y"],
-        [constant("n", 2), constant("axis", 1)],
+        [constant("n", 2, "float32"), constant("axis", 1, "float32")],
         opset=1,
     )
     np.testing.assert_array_equal(run(tiled, {"x": x})["y"], np.tile(x, (1, 2)))

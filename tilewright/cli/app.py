@@ -71,6 +71,12 @@ def _options(
     jobs: Annotated[str | None, _flag("jobs")] = None,
     no_cache: Annotated[bool, _flag("cache")] = False,
     no_fast_conv: Annotated[bool, _flag("fast_conv")] = False,
+    follow_links: Annotated[bool, _flag("follow_links")] = False,
+    max_tensor_bytes: Annotated[str | None, _flag("max_tensor_bytes")] = None,
+    max_fold_bytes: Annotated[str | None, _flag("max_fold_bytes")] = None,
+    max_fold_work: Annotated[str | None, _flag("max_fold_work")] = None,
+    max_nodes: Annotated[str | None, _flag("max_nodes")] = None,
+    max_nesting: Annotated[str | None, _flag("max_nesting")] = None,
     debug: Annotated[bool, _flag("debug")] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)
@@ -79,7 +85,9 @@ def _options(
     """Flags of the whole program; they may stand before or after the subcommand."""
     changes: dict[str, Any] = {"cache_dir": cache_dir, "jobs": jobs}
     changes |= {"cache": False if no_cache else None, "debug": True if debug else None}
-    changes |= {"fast_conv": False if no_fast_conv else None}
+    changes |= {"fast_conv": False if no_fast_conv else None, "follow_links": True if follow_links else None}
+    changes |= {"max_tensor_bytes": max_tensor_bytes, "max_nodes": max_nodes, "max_nesting": max_nesting}
+    changes |= {"max_fold_bytes": max_fold_bytes, "max_fold_work": max_fold_work}
     config.use(config.Options.from_environment(**changes))
 
 

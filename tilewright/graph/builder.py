@@ -9,6 +9,7 @@ import numpy as np
 
 from tilewright.errors import GraphError
 from tilewright.graph.graph import Attr, Graph, Node, Origin, TensorType, Value
+from tilewright.graph.limits import check_type
 from tilewright.graph.opdef import OpContext, OpDef, const_exprs, get_op
 from tilewright.ir import dtype as dt
 from tilewright.ir.expr import Const, Expr, ExprLike
@@ -52,6 +53,7 @@ class GraphBuilder:
             raise GraphError(f"the name of input '{name}' is taken")
         self._names.add(name)
         value = Value(name, TensorType.make(shape, dtype))
+        check_type(value.type, f"input '{name}'", None)
         self._inputs.append(value)
         return value
 
@@ -96,6 +98,8 @@ class GraphBuilder:
         ctx = self.context(node)
         opdef = get_op(op)
         types = tuple(opdef.infer(ctx))
+        for kind in types:
+            check_type(kind, f"the result of {op}", node.location)
         wish = list(output_names or [])
         base = name or op
         wish += [base if n == 0 else f"{base}_{n}" for n in range(len(wish), len(types))]

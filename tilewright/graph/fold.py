@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from tilewright.config import options
 from tilewright.graph.graph import Graph, Node, Value
 from tilewright.graph.interpret import run_reference
+from tilewright.graph.limits import FoldBudget, fold_work
 from tilewright.graph.opdef import get_op
 from tilewright.graph.rewrite import Rewriter, rewrite
 from tilewright.ir import dtype as dt
@@ -31,9 +33,13 @@ def fold_constants(graph: Graph) -> Graph:
     return rewrite(graph, visit)
 
 
-def fold_node(node: Node, const: Callable[[Value | None], np.ndarray | None]) -> list[np.ndarray] | None:
+def fold_node(
+    node: Node,
+    const: Callable[[Value | None], np.ndarray | None],
+    budget: FoldBudget | None = None,
+) -> list[np.ndarray] | None:
     """The results of a node whose operands are all constant; None when they are not, or when folding does not
-    pay.
+    pay. Raises LimitError when they are more than ``budget`` has left.
     """
     operands = [const(v) for v in node.inputs]
     if any(v is not None and data is None for v, data in zip(node.inputs, operands, strict=True)):
@@ -46,6 +52,11 @@ def fold_node(node: Node, const: Callable[[Value | None], np.ndarray | None]) ->
         size += int(np.prod(shape, dtype=np.int64)) * dt.nbytes(value.dtype)
     if size > MAX_GROWTH_BYTES and size > sum(a.nbytes for a in operands if a is not None):
         return None
+    work = fold_work(node, operands)
+    if work > options().max_fold_work:
+        return None
+    if budget is not None:
+        budget.spend(size, work, node.location)
     return [_frozen(r) for r in run_reference(node, operands)]
 
 

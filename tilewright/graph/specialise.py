@@ -10,6 +10,7 @@ from tilewright.errors import ShapeError
 from tilewright.graph.builder import GraphBuilder
 from tilewright.graph.fold import fold_node
 from tilewright.graph.graph import Attr, Graph, Value
+from tilewright.graph.limits import FoldBudget
 from tilewright.graph.rewrite import eliminate_dead_code
 from tilewright.ir import dtype as dt
 from tilewright.ir.expr import Const, Expr, as_expr
@@ -32,12 +33,14 @@ def specialise(graph: Graph, bindings: Mapping[str, int]) -> Graph:
             raise ShapeError(f"dimension '{name}' cannot be {size}")
     mapping: dict[Expr, Expr] = {dims[name]: as_expr(int(size)) for name, size in bindings.items()}
     builder = GraphBuilder(graph.name)
+    folding = FoldBudget()
     values: dict[Value, Value] = {}
     for value in graph.inputs:
         shape = [substitute_expr(d, mapping) for d in value.shape]
         values[value] = builder.input(value.name, shape, value.dtype)
     for value, data in graph.constants.items():
         values[value] = builder.constant(data, value.name)
+        folding.given(data.nbytes)
     for node in graph.nodes:
         inputs = [None if v is None else values[v] for v in node.inputs]
         names = [v.name for v in node.outputs]
@@ -45,7 +48,7 @@ def specialise(graph: Graph, bindings: Mapping[str, int]) -> Graph:
         outputs = builder.emit(node.op, inputs, attrs, name=node.name, origin=node.origin, output_names=names)
         folded = _known_shape_arithmetic(builder, outputs)
         if folded is None:
-            folded = fold_node(node.with_(inputs=tuple(inputs), outputs=outputs), builder.const)
+            folded = fold_node(node.with_(inputs=tuple(inputs), outputs=outputs), builder.const, folding)
         if folded is not None:
             outputs = tuple(builder.constant(d, v.name) for v, d in zip(outputs, folded, strict=True))
         values.update(zip(node.outputs, outputs, strict=True))

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.errors import OutOfMemoryError
 from tilewright.runtime.plan import ALIGNMENT
 
 _addressof = ctypes.addressof
@@ -33,7 +34,7 @@ def allocate(nbytes: int, *, reserve: bool = False) -> mmap.mmap:
         reserve: whether most of it may never be used, so that the system should not account for it yet.
 
     Raises:
-        MemoryError: the system does not have that much.
+        OutOfMemoryError: the system does not have that much.
     """
     size = max(nbytes, 1)
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
@@ -41,8 +42,12 @@ def allocate(nbytes: int, *, reserve: bool = False) -> mmap.mmap:
         flags |= getattr(mmap, "MAP_NORESERVE", 0)
     try:
         memory = mmap.mmap(-1, size, flags=flags)
-    except OSError as error:
-        raise MemoryError(f"{size / 2**30:.1f} GiB cannot be allocated ({error.strerror})") from error
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or "more than the address space"
+        raise OutOfMemoryError(
+            f"{size / 2**30:.1f} GiB cannot be allocated ({reason})",
+            hint="give smaller shapes, or fewer threads",
+        ) from error
     if size >= HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # a kernel built without them
             memory.madvise(mmap.MADV_HUGEPAGE)

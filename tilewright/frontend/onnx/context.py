@@ -8,10 +8,11 @@ from typing import Any, NoReturn
 import numpy as np
 
 from tilewright.errors import GraphError, UnsupportedError
-from tilewright.frontend.onnx.reader import RawBody, RawNode
+from tilewright.frontend.onnx.raw import RawBody, RawNode
 from tilewright.graph.builder import GraphBuilder
 from tilewright.graph.fold import fold_node
 from tilewright.graph.graph import Attr, Value
+from tilewright.graph.limits import FoldBudget
 from tilewright.ir import dtype as dt
 from tilewright.ir.expr import Const, Expr, ExprLike, as_expr
 from tilewright.ir.visit import const_int
@@ -34,6 +35,7 @@ class NodeContext:
         inputs: Sequence[Value | None],
         location: str,
         inline: Callable[[RawBody], list[Value]],
+        folding: FoldBudget | None = None,
     ) -> None:
         self.node = node
         self.since = since
@@ -42,6 +44,7 @@ class NodeContext:
         self.location = location
         #: Imports a body of the node in its place; returns the body's outputs.
         self.inline = inline
+        self._folding = folding
 
     # ----------------------------------------------------------------------------------------------- operands
     def has(self, index: int) -> bool:
@@ -135,7 +138,7 @@ class NodeContext:
         assert node is not None
         known: list[np.ndarray | None] = [_numbers(builder, v) for v in outputs]
         if any(k is None for k in known):
-            folded = fold_node(node, builder.const)
+            folded = fold_node(node, builder.const, self._folding)
             if folded is None:
                 return outputs
             known = list(folded)

@@ -1,96 +1,87 @@
-"""Operators defined by others: model-local functions, and ONNX's function operators without a handler."""
+"""ONNX's own function operators: those whose meaning the standard gives as a graph of other operators."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, Final
+
 import onnx
-from onnx import defs, inliner, shape_inference
+from onnx import defs
 
-from tilewright.errors import ModelFileError
-from tilewright.frontend.onnx.registry import lookup
+from tilewright.frontend.onnx.raw import RawFunction, RawNode
+from tilewright.frontend.onnx.reader import read_function
+from tilewright.frontend.onnx.schema import schema_of
+from tilewright.frontend.onnx.tensors import DTYPES
+from tilewright.graph.graph import TensorType, Value
+from tilewright.ir.expr import Const
 
-#: Function bodies may use functions again; ONNX's nest two deep.
-_MAX_ROUNDS = 8
-
-
-def opsets_of(proto: onnx.ModelProto) -> dict[str, int]:
-    """Imported opsets by domain; '' is ai.onnx."""
-    return {("" if o.domain == "ai.onnx" else o.domain): int(o.version) for o in proto.opset_import}
+_ELEM_TYPES: Final = {name: number for number, name in DTYPES.items()}
 
 
-def expand_functions(proto: onnx.ModelProto, location: str) -> onnx.ModelProto:
-    """``proto`` with calls replaced by the bodies of the functions, as far as bodies are known.
+def has_standard_body(domain: str, op_type: str, opset: int) -> bool:
+    """Whether the standard defines the operator by a function."""
+    schema = schema_of(domain, op_type, opset)
+    return schema is not None and (schema.has_function or schema.has_context_dependent_function)
 
-    Raises ModelFileError when a model-local function does not fit its call.
+
+def standard_body(node: RawNode, opset: int, inputs: Sequence[Value | None]) -> RawFunction | None:
+    """The function that defines the operator of ``node``, for operands of the types of ``inputs``.
+
+    None when the standard has none for them.
     """
-    if proto.functions:
-        try:
-            proto = inliner.inline_local_functions(proto)
-        except (RuntimeError, ValueError) as error:
-            message = f"the model's local functions cannot be expanded: {error}"
-            raise ModelFileError(message, location=location) from error
-    for _ in range(_MAX_ROUNDS):
-        expanded = proto
-        for function in sorted(_expandable(proto)):
-            expanded = _expand(expanded, function)
-        if expanded is proto:
-            break
-        proto = expanded
+    schema = schema_of(node.domain, node.op_type, opset)
+    if schema is None:
+        return None
+    if schema.has_function:
+        return _fixed_body(node.domain, node.op_type, opset)
+    if not schema.has_context_dependent_function:
+        return None
+    versions = [v for v in schema.context_dependent_function_opset_versions if v <= opset]
+    if not versions:
+        return None
+    types = [_type_proto(v.type).SerializeToString() if v is not None else b"" for v in inputs]
+    try:
+        body = schema.get_context_dependent_function_with_opset_version(
+            max(versions), _node_proto(node).SerializeToString(), types
+        )
+    except (RuntimeError, ValueError):  # raised by ONNX for operands that its body is not written for
+        return None
+    return _parsed(body, schema) if body else None
+
+
+@cache
+def _fixed_body(domain: str, op_type: str, opset: int) -> RawFunction | None:
+    schema = schema_of(domain, op_type, opset)
+    assert schema is not None
+    versions = [v for v in schema.function_opset_versions if v <= opset]
+    if not versions:
+        return None
+    return _parsed(schema.get_function_with_opset_version(max(versions)), schema)
+
+
+def _parsed(body: bytes, schema: defs.OpSchema) -> RawFunction:
+    proto = onnx.FunctionProto()
+    proto.ParseFromString(body)
+    defaults = [a.default_value for a in schema.attributes.values() if a.default_value.name]
+    return read_function(proto, defaults)
+
+
+def _type_proto(kind: TensorType) -> onnx.TypeProto:
+    dims = [int(d.value) if isinstance(d, Const) else None for d in kind.shape]
+    return onnx.helper.make_tensor_type_proto(_ELEM_TYPES[kind.dtype], dims)
+
+
+def _node_proto(node: RawNode) -> onnx.NodeProto:
+    """The node as ONNX's body builders want it: they read attributes of numbers and texts."""
+    attrs: dict[str, Any] = {k: v for k, v in node.attrs.items() if _plain(v)}
+    proto: onnx.NodeProto = onnx.helper.make_node(
+        node.op_type, node.inputs, node.outputs, node.name, domain=node.domain, **attrs
+    )
     return proto
 
 
-def _expand(proto: onnx.ModelProto, function: tuple[str, str]) -> onnx.ModelProto:
-    """All calls of one operator replaced. Those for which ONNX has no body stay, to be reported."""
-    try:
-        explicit = shape_inference.infer_shapes(proto)
-        _write_defaults(explicit, function)
-        _write_types(explicit)
-        expanded = inliner.inline_selected_functions(
-            explicit, [function], exclude=False, inline_schema_functions=True
-        )
-    except (RuntimeError, ValueError):
-        return proto
-    return proto if _calls(expanded, function) == _calls(proto, function) else expanded
-
-
-def _calls(proto: onnx.ModelProto, function: tuple[str, str]) -> int:
-    return sum((_domain(node), node.op_type) == function for node in proto.graph.node)
-
-
-def _write_defaults(proto: onnx.ModelProto, function: tuple[str, str]) -> None:
-    """Write out attributes' defaults: bodies refer to attributes, and a reference to none is lost."""
-    for node in proto.graph.node:
-        if (_domain(node), node.op_type) != function:
-            continue
-        schema = defs.get_schema(node.op_type, opsets_of(proto)[function[0]], function[0])
-        given = {a.name for a in node.attribute}
-        for name, attribute in schema.attributes.items():
-            if name not in given and attribute.default_value.name:
-                node.attribute.append(attribute.default_value)
-
-
-def _write_types(proto: onnx.ModelProto) -> None:
-    """Declare what the inliner looks up among declared types only: weights, and the input left out."""
-    declared = {v.name for v in (*proto.graph.input, *proto.graph.value_info)}
-    for tensor in proto.graph.initializer:
-        if tensor.name not in declared:
-            info = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
-            proto.graph.value_info.append(info)
-    proto.graph.value_info.append(onnx.ValueInfoProto(name=""))
-
-
-def _domain(node: onnx.NodeProto) -> str:
-    return "" if node.domain == "ai.onnx" else str(node.domain)
-
-
-def _expandable(proto: onnx.ModelProto) -> set[tuple[str, str]]:
-    """Operators of the model without a handler that ONNX defines by a function."""
-    opsets = opsets_of(proto)
-    found: set[tuple[str, str]] = set()
-    for domain, op_type in {(_domain(n), n.op_type) for n in proto.graph.node}:
-        opset = opsets.get(domain, 0)
-        if lookup(domain, op_type, opset) is not None or not defs.has(op_type, opset, domain):
-            continue
-        schema = defs.get_schema(op_type, opset, domain)
-        if schema.has_function or schema.has_context_dependent_function:
-            found.add((domain, op_type))
-    return found
+def _plain(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return bool(value) and all(isinstance(v, int | float | str) for v in value)
+    return isinstance(value, int | float | str)

@@ -5,17 +5,16 @@ on demand.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
-import numpy as np
-
 import tilewright.frontend.onnx.handlers  # noqa: F401  (registers them)
-from tilewright.errors import ModelFileError, ShapeError, TilewrightError, UnsupportedError
+from tilewright.errors import GraphError, ModelFileError, ShapeError, TilewrightError, UnsupportedError
 from tilewright.frontend.common import UnsupportedReport, bind_dims
-from tilewright.frontend.onnx.context import NodeContext
-from tilewright.frontend.onnx.reader import RawBody, RawModel, RawNode, RawValue, Source, read
-from tilewright.frontend.onnx.registry import MAX_OPSET, MIN_OPSET, Entry, lookup
+from tilewright.frontend.onnx.importer import Importer, all_nodes, report_unsupported
+from tilewright.frontend.onnx.raw import RawModel, RawValue
+from tilewright.frontend.onnx.reader import Source, read
+from tilewright.frontend.onnx.registry import MAX_OPSET, MIN_OPSET
 from tilewright.graph.builder import GraphBuilder
 from tilewright.graph.graph import Graph, Origin, TensorType, Value
 from tilewright.graph.rewrite import eliminate_dead_code
@@ -42,6 +41,7 @@ class OnnxModel:
     def __init__(self, raw: RawModel) -> None:
         self._raw = raw
         self._dims: dict[str, Var] = {}
+        self._named = {d for v in (*raw.inputs, *raw.outputs) for d in v.shape or () if isinstance(d, str)}
         self.location = raw.location
         self._inputs = {v.name: self._declared(v) for v in raw.inputs if v.shape is not None}
 
@@ -79,7 +79,7 @@ class OnnxModel:
             dims = tuple(as_expr(bound.get(d, d)) if isinstance(d, Var) else d for d in kind.shape)
             return Signature(name, TensorType(dims, kind.dtype))
 
-        inputs = tuple(fixed(v.name, types[v.name]) for v in self._raw.inputs)
+        inputs = tuple(fixed(name, kind) for name, kind in types.items())
         return inputs, tuple(fixed(v.name, self._declared(v)) for v in self._raw.outputs)
 
     def unsupported(self) -> list[str]:
@@ -105,28 +105,45 @@ class OnnxModel:
         types = self._input_types(shapes)
         bound = bind_dims(types, shapes, dims)
         builder = GraphBuilder(_graph_name(self.location))
-        values: dict[str, Value] = {}
-        for raw in self._raw.inputs:
-            kind = types[raw.name]
+        values: dict[str, Value | None] = {}
+        for name, kind in types.items():
             shape = [bound.get(d, d) if isinstance(d, Var) else d for d in kind.shape]
-            values[raw.name] = builder.input(raw.name, shape, kind.dtype)
-        self._import_nodes(builder, self._raw.initializers, self._raw.nodes, values)
+            values[name] = builder.input(name, shape, kind.dtype)
+        Importer(self._raw, builder).add(values)
         builder.origin = Origin()
-        names = [v.name for v in self._raw.outputs]
-        graph = eliminate_dead_code(builder.build([values[n] for n in names], names))
+        results = [self._result(v, values[v.name]) for v in self._raw.outputs]
+        graph = eliminate_dead_code(builder.build(results, [v.name for v in self._raw.outputs]))
         if all(v.static_shape is not None for v in graph.inputs):
             _require_static(graph, self.location)
         return graph
 
+    def _result(self, declared: RawValue, value: Value | None) -> Value:
+        """An output. Its declared shape is ignored, because exporters get it wrong; its type must be right.
+
+        Raises GraphError when it is not.
+        """
+        assert value is not None  # only formals of functions may be left out
+        if declared.dtype not in ("", value.dtype):
+            raise GraphError(
+                f"output '{declared.name}' is declared as {declared.dtype}, but it is {value.dtype}",
+                location=self.location,
+            )
+        return value
+
     def _input_types(self, shapes: Mapping[str, Sequence[int | None]] | None) -> dict[str, TensorType]:
-        """The inputs' types; a shape from the user stands in for a rank that the file does not declare."""
+        """The inputs' types; a shape from the user stands in for a rank that the file does not declare, and
+        makes an input of a weight that the file lists among its inputs.
+        """
         types = dict(self._inputs)
         for raw in self._raw.inputs:
             if raw.shape is None and shapes is not None and raw.name in shapes:
                 dims = tuple(None if s is None else int(s) for s in shapes[raw.name])
                 types[raw.name] = self._declared(dataclasses.replace(raw, shape=dims))
         self._require_ranks(types)
-        return {v.name: types[v.name] for v in self._raw.inputs}
+        overridden = [v for v in self._raw.overridable if shapes is not None and v.name in shapes]
+        return {v.name: types[v.name] for v in self._raw.inputs} | {
+            v.name: self._declared(v) for v in overridden
+        }
 
     def _require_ranks(self, types: Mapping[str, TensorType]) -> None:
         for raw in self._raw.inputs:
@@ -138,23 +155,32 @@ class OnnxModel:
                 )
 
     def _declared(self, value: RawValue) -> TensorType:
+        if not value.dtype:
+            raise ModelFileError(f"output '{value.name}' has no element type", location=self.location)
         dims = [self._dim(value, n, d) for n, d in enumerate(value.shape or ())]
         return TensorType(tuple(dims), value.dtype)
 
     def _dim(self, value: RawValue, axis: int, dim: int | str | None) -> Expr:
         if isinstance(dim, int):
             return as_expr(dim)
-        name = dim if dim is not None else f"{value.name}_dim{axis}"
+        name = dim if dim is not None else self._own_name(f"{value.name}_dim{axis}")
         return self._dims.setdefault(name, Var(name, lo=0))
+
+    def _own_name(self, name: str) -> str:
+        """``name``, lengthened until no dimension of the file is called so."""
+        while name in self._named:
+            name += "_"
+        return name
 
     def _check_opsets(self) -> None:
         """The opset of ai.onnx must be one whose definitions are known; other domains matter only where nodes
         use them.
         """
-        uses_default = any(not n.domain for n in _with_bodies(self._raw.nodes))
-        opset = self._raw.opsets.get("")
-        if not uses_default:
-            return
+        used = {opsets.get("") for node, opsets in all_nodes(self._raw) if not node.domain}
+        for opset in sorted(used, key=lambda version: version or 0):
+            self._check_opset(opset)
+
+    def _check_opset(self, opset: int | None) -> None:
         if opset is None:
             raise ModelFileError(
                 "the ONNX file imports no opset of ai.onnx, but its nodes use it", location=self.location
@@ -173,60 +199,8 @@ class OnnxModel:
                 hint=f"export it with an opset of at most {MAX_OPSET}",
             )
 
-    def _entry(self, node: RawNode) -> Entry | None:
-        return lookup(node.domain, node.op_type, self._raw.opsets.get(node.domain, 0))
-
     def _report(self) -> UnsupportedReport:
-        report = UnsupportedReport()
-        for node in _with_bodies(self._raw.nodes):
-            if self._entry(node) is None:
-                version = self._raw.opsets.get(node.domain, 0)
-                domain = f"{node.domain}." if node.domain else ""
-                report.add(f"{domain}{node.op_type} (opset {version})", node.name)
-        return report
-
-    def _import_nodes(
-        self,
-        builder: GraphBuilder,
-        initializers: Mapping[str, np.ndarray],
-        nodes: Sequence[RawNode],
-        values: dict[str, Value],
-    ) -> None:
-        """Add weights and nodes to the graph and their results to ``values``."""
-        for name, data in initializers.items():
-            values[name] = builder.constant(data, name)
-        for node in nodes:
-            self._import_node(builder, node, values)
-
-    def _import_node(self, builder: GraphBuilder, node: RawNode, values: dict[str, Value]) -> None:
-        entry = self._entry(node)
-        assert entry is not None
-        builder.origin = Origin("onnx", node.name, node.op_type)
-        inputs = [values[n] if n else None for n in node.inputs]
-
-        def inline(body: RawBody) -> list[Value]:
-            known = dict(values)
-            self._import_nodes(builder, body.initializers, body.nodes, known)
-            return [known[name] for name in body.outputs]
-
-        ctx = NodeContext(node, entry.since, builder, inputs, self.location, inline)
-        result = entry.handler(ctx)
-        results = [result] if isinstance(result, Value) else list(result)
-        for n, name in enumerate(node.outputs):
-            value = results[n] if n < len(results) else None
-            if name and value is None:
-                raise UnsupportedError(f"output {n} of {node.op_type} is not supported", location=ctx.where)
-            if name and value is not None:
-                values[name] = value
-
-
-def _with_bodies(nodes: Sequence[RawNode]) -> Iterator[RawNode]:
-    """The nodes and, recursively, those of their bodies."""
-    for node in nodes:
-        yield node
-        for attr in node.attrs.values():
-            if isinstance(attr, RawBody):
-                yield from _with_bodies(attr.nodes)
+        return report_unsupported(self._raw)
 
 
 def _require_static(graph: Graph, location: str) -> None:

@@ -1,281 +1,268 @@
 """Reading ONNX files: from a path, bytes or a ``ModelProto`` to a checked, sorted :class:`RawModel` without
 protobuf objects.
 
-Everything that is wrong with the file itself is found here and raised as ``ModelFileError``.
+Everything that is wrong with the file itself is found here and raised as ``ModelFileError``; what is wrong
+with a node is found when it is imported.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import heapq
-import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Final, TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
 
-from tilewright.errors import ModelFileError, UnsupportedError
-from tilewright.frontend.onnx.functions import expand_functions, opsets_of
+from tilewright.config import options
+from tilewright.errors import LimitError, ModelFileError, UnsupportedError
+from tilewright.frontend.onnx.files import Source, load
+from tilewright.frontend.onnx.order import sort_nodes
+from tilewright.frontend.onnx.raw import (
+    Dim,
+    FunctionId,
+    RawBody,
+    RawFunction,
+    RawModel,
+    RawNode,
+    RawValue,
+)
 from tilewright.frontend.onnx.tensors import TensorReader, dtype_name
 
-Source: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | onnx.ModelProto"
+__all__ = ["RawModel", "Source", "read", "read_function"]
 
-#: A declared dimension: a size, a shared name, or None when the file says nothing usable.
-Dim: TypeAlias = "int | str | None"
-
-_HINT: Final = "expected a binary ONNX file (.onnx), as written by onnx.save or an exporter"
-
-
-@dataclasses.dataclass(frozen=True)
-class RawValue:
-    """A graph input or output as the file declares it; ``shape`` None means that even the rank is not
-    declared.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[Dim, ...] | None
-
-
-@dataclasses.dataclass(frozen=True)
-class RawNode:
-    """A node. Attribute values are Python numbers, strings, tuples, arrays or, for control flow, bodies.
-
-    '' in ``inputs`` is an input left out. ``captures``: what its bodies read from around the node.
-    """
-
-    name: str
-    op_type: str
-    domain: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    attrs: Mapping[str, Any]
-    index: int
-    captures: tuple[str, ...] = ()
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """Names of all tensors that must exist before the node."""
-        return (*filter(None, self.inputs), *self.captures)
-
-    def __str__(self) -> str:
-        return f"{self.op_type} node '{self.name}'"
-
-
-@dataclasses.dataclass(frozen=True)
-class RawBody:
-    """A graph inside a node, such as a branch: nodes in topological order. Names that it does not define are
-    those of the graph around it.
-    """
-
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    initializers: Mapping[str, np.ndarray]
-    nodes: tuple[RawNode, ...]
-
-    @property
-    def captures(self) -> tuple[str, ...]:
-        """Names that it reads from the graph around it."""
-        own = {*self.inputs, *self.initializers, *(n for node in self.nodes for n in node.outputs)}
-        read = [*(n for node in self.nodes for n in node.reads), *self.outputs]
-        return tuple(dict.fromkeys(n for n in read if n not in own))
-
-
-@dataclasses.dataclass(frozen=True)
-class RawModel:
-    """The whole file: nodes in topological order, opset versions by domain ('' is ai.onnx)."""
-
-    location: str
-    opsets: Mapping[str, int]
-    inputs: tuple[RawValue, ...]
-    outputs: tuple[RawValue, ...]
-    initializers: Mapping[str, np.ndarray]
-    nodes: tuple[RawNode, ...]
+#: What holds a list of nodes.
+_Nodes: TypeAlias = "onnx.GraphProto | onnx.FunctionProto"
 
 
 def read(source: Source) -> RawModel:
     """Read and check an ONNX model.
 
     Raises ModelFileError when the file is missing, empty, truncated, not ONNX, cyclic or contradicts itself,
-    and UnsupportedError when it holds constructs that no node of ours could mean (sequence inputs, sparse
-    weights).
+    UnsupportedError when it holds constructs that no node of ours could mean (sequence inputs, string
+    weights), and LimitError when it is larger or nested deeper than the options allow.
     """
-    proto, location, folder = _load(source)
-    proto = expand_functions(proto, location)
-    graph, opsets = proto.graph, opsets_of(proto)
-    tensors = TensorReader(folder, location)
-    initializers = _initializers(graph, tensors, location)
-    inputs = tuple(_value(v, location) for v in graph.input if v.name not in initializers)
-    nodes = _nodes(graph, tensors, location)
-    outputs = tuple(_value(v, location) for v in graph.output)
-    if not outputs:
-        raise ModelFileError("the model has no outputs", location=location)
-    ordered = _sort(nodes, {v.name for v in inputs} | set(initializers), [o.name for o in outputs], location)
-    return RawModel(location, opsets, inputs, outputs, initializers, tuple(ordered))
+    proto, location, folder = load(source)
+    reader = _Reader(TensorReader(folder, location), location)
+    return reader.model(proto)
 
 
-def _load(source: Source) -> tuple[onnx.ModelProto, str, Path | None]:
-    """The parsed file, what to call it in messages, and the folder for external data."""
-    if isinstance(source, onnx.ModelProto):
-        _check_model(source, "ModelProto")
-        return source, "ModelProto", None
-    if isinstance(source, bytes | bytearray | memoryview):
-        return _parse(bytes(source), "bytes"), "bytes", None
-    path = Path(source)
-    location = str(path)
-    if not path.exists():
-        raise ModelFileError("no such model file", location=location)
-    if path.is_dir():
-        raise ModelFileError("this is a folder, not a model file", location=location)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ModelFileError(f"the model file cannot be read: {reason}", location=location) from error
-    return _parse(data, location), location, path.parent
+def read_function(proto: onnx.FunctionProto, defaults: Iterable[onnx.AttributeProto]) -> RawFunction:
+    """A function of the ONNX standard; ``defaults`` are those of its operator's attributes."""
+    location = f"the definition of {proto.name}"
+    reader = _Reader(TensorReader(None, location), location)
+    return reader.function(proto, {}, defaults, strict=False)
 
 
-def _parse(data: bytes, location: str) -> onnx.ModelProto:
-    if not data:
-        raise ModelFileError("the model file is empty (0 bytes)", location=location)
-    proto = onnx.ModelProto()
-    try:
-        proto.ParseFromString(data)
-    except (
-        Exception
-    ) as error:  # protobuf's DecodeError; its module differs between protobuf's implementations
-        # Every ONNX writer puts ir_version (field 1, a small varint) first.
-        looks_right = len(data) > 2 and data[0] == 0x08 and data[1] < 0x40
-        what = "the ONNX file is truncated or corrupt" if looks_right else "this is not an ONNX model"
-        raise ModelFileError(f"{what} ({len(data)} bytes)", location=location, hint=_HINT) from error
-    _check_model(proto, location)
-    return proto
+def _domain(name: str) -> str:
+    return "" if name == "ai.onnx" else name
 
 
-def _check_model(proto: onnx.ModelProto, location: str) -> None:
-    if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
-        raise ModelFileError("this is not an ONNX model: it holds no graph", location=location, hint=_HINT)
-    if not proto.opset_import:
-        raise ModelFileError(
-            "the ONNX file names no operator set: it is truncated or corrupt", location=location, hint=_HINT
+class _Reader:
+    """Reads one file."""
+
+    def __init__(self, tensors: TensorReader, location: str) -> None:
+        self.tensors = tensors
+        self.location = location
+        self.text = tensors.text
+
+    def model(self, proto: onnx.ModelProto) -> RawModel:
+        opsets = self._opsets(proto.opset_import)
+        if not opsets and proto.ir_version < 3:
+            opsets = {"": 1}  # files of that time do not say it
+        graph = proto.graph
+        functions = self._functions(proto, opsets)
+        nodes = self._nodes(graph, 0)
+        inputs = {self._name(v): v for v in graph.input}
+        self._require_names([self._name(v) for v in graph.input], "inputs")
+        weights = {*(t.name for t in graph.initializer), *(t.values.name for t in graph.sparse_initializer)}
+        required = tuple(self._value(v, "input") for name, v in inputs.items() if name not in weights)
+        outputs = tuple(self._value(v, "output") for v in graph.output)
+        if not outputs:
+            raise ModelFileError("the model has no outputs", location=self.location)
+        self._require_names([v.name for v in outputs], "outputs")
+        read = {*(n for node in nodes for n in node.reads), *(v.name for v in outputs)}
+        names, initializers = self._initializers(graph, read)
+        overridable = tuple(
+            RawValue(name, initializers[name].dtype.name, tuple(initializers[name].shape))
+            for name in inputs
+            if name in initializers
+        )
+        given = {v.name for v in required} | names
+        ordered = sort_nodes(nodes, given, [v.name for v in outputs], self.location)
+        return RawModel(
+            self.location, opsets, required, outputs, initializers, tuple(ordered), overridable, functions
         )
 
+    def _opsets(self, imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
+        """Versions by domain; '' is ai.onnx."""
+        what = "the domain of an operator set"
+        return {_domain(self.text(o.domain, what)): int(o.version) for o in imports}
 
-def _value(info: onnx.ValueInfoProto, location: str) -> RawValue:
-    kind = info.type.WhichOneof("value")
-    if kind != "tensor_type":
-        what = (kind or "nothing").removesuffix("_type")
-        raise UnsupportedError(
-            f"'{info.name}' is declared as {what}; only tensors are supported as inputs and outputs",
-            location=location,
+    # ------------------------------------------------------------------------------------- inputs and outputs
+    def _name(self, value: onnx.ValueInfoProto) -> str:
+        return self.text(value.name, "the name of a tensor")
+
+    def _require_names(self, names: Sequence[str], what: str) -> None:
+        """Each of the model's inputs or outputs has a name of its own."""
+        if not all(names):
+            raise ModelFileError(f"one of the model's {what} has no name", location=self.location)
+        doubles = [name for name, count in Counter(names).items() if count > 1]
+        if doubles:
+            raise ModelFileError(f"two {what} are called '{doubles[0]}'", location=self.location)
+
+    def _value(self, info: onnx.ValueInfoProto, what: str) -> RawValue:
+        name = self._name(info)
+        kind = info.type.WhichOneof("value")
+        if kind is None and what == "output":
+            return RawValue(name, "", None)
+        if kind != "tensor_type":
+            declared = (kind or "nothing").removesuffix("_type")
+            raise UnsupportedError(
+                f"'{name}' is declared as {declared}; only tensors are supported as inputs and outputs",
+                location=self.location,
+            )
+        tensor = info.type.tensor_type
+        undeclared = what == "output" and not tensor.elem_type
+        dtype = "" if undeclared else dtype_name(tensor.elem_type, f"{what} '{name}'", self.location)
+        if not tensor.HasField("shape"):
+            return RawValue(name, dtype, None)
+        return RawValue(name, dtype, tuple(self._dim(d) for d in tensor.shape.dim))
+
+    def _dim(self, dim: onnx.TensorShapeProto.Dimension) -> Dim:
+        """Exporters write an open dimension as a name, as '?', as -1, as 0 or as nothing at all."""
+        if dim.WhichOneof("value") == "dim_value":
+            return int(dim.dim_value) if dim.dim_value > 0 else None
+        name = self.text(dim.dim_param, "the name of a dimension").strip()
+        return name if name not in ("", "?", "-1", "None") else None
+
+    # ---------------------------------------------------------------------------------------------- weights
+    def _initializers(
+        self, graph: onnx.GraphProto, read: Iterable[str] | None
+    ) -> tuple[set[str], dict[str, np.ndarray]]:
+        """Names of all weights, and the data of those in ``read`` (None: of all)."""
+        wanted = None if read is None else set(read)
+        names: set[str] = set()
+        data: dict[str, np.ndarray] = {}
+        readers: tuple[tuple[Any, Any, Any], ...] = (
+            (graph.initializer, lambda t: t.name, self.tensors.array),
+            (graph.sparse_initializer, lambda t: t.values.name, self.tensors.sparse),
         )
-    tensor = info.type.tensor_type
-    dtype = dtype_name(tensor.elem_type, f"'{info.name}'", location)
-    if not tensor.HasField("shape"):
-        return RawValue(info.name, dtype, None)
-    return RawValue(info.name, dtype, tuple(_dim(d) for d in tensor.shape.dim))
+        for tensors, name_of, array_of in readers:
+            for tensor in tensors:
+                name = self.text(name_of(tensor), "the name of an initializer")
+                if not name:
+                    raise ModelFileError("an initializer has no name", location=self.location)
+                if name in names:
+                    raise ModelFileError(f"two initializers are called '{name}'", location=self.location)
+                names.add(name)
+                if wanted is None or name in wanted:
+                    data[name] = array_of(tensor, f"initializer '{name}'")
+        return names, data
 
+    # ------------------------------------------------------------------------------------- nodes and bodies
+    def _nodes(self, graph: _Nodes, depth: int) -> list[RawNode]:
+        """Nodes with unique names: a missing one becomes ``OpType_index``, a repeated one gets its index."""
+        if len(graph.node) > options().max_nodes:
+            raise LimitError(
+                f"the model has more than {options().max_nodes} nodes",
+                location=self.location,
+                hint="--max-nodes raises the limit",
+            )
+        names = [self.text(node.name, "the name of a node") for node in graph.node]
+        taken = set(names)
+        seen: set[str] = set()
+        nodes = []
+        for index, (node, given) in enumerate(zip(graph.node, names, strict=True)):
+            op_type = self.text(node.op_type, f"the operator of node {index}")
+            name = given or f"{op_type}_{index}"
+            while (not given and name in taken) or name in seen:
+                name = f"{name}_{index}"
+            seen.add(name)
+            nodes.append(self._node(node, op_type, name, index, depth))
+        return nodes
 
-def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
-    """Exporters write an open dimension as a name, as '?', as -1, as 0 or as nothing at all."""
-    if dim.WhichOneof("value") == "dim_value":
-        return int(dim.dim_value) if dim.dim_value > 0 else None
-    name = str(dim.dim_param).strip()
-    return name if name not in ("", "?", "-1", "None") else None
-
-
-def _initializers(graph: onnx.GraphProto, tensors: TensorReader, location: str) -> dict[str, np.ndarray]:
-    if graph.sparse_initializer:
-        names = [t.values.name for t in graph.sparse_initializer]
-        raise UnsupportedError("sparse weights are not supported", names, location=location)
-    return {t.name: tensors.array(t, f"initializer '{t.name}'") for t in graph.initializer}
-
-
-def _body(graph: onnx.GraphProto, tensors: TensorReader, location: str) -> RawBody:
-    inputs, outputs = (tuple(v.name for v in values) for values in (graph.input, graph.output))
-    initializers = _initializers(graph, tensors, location)
-    unsorted = RawBody(inputs, outputs, initializers, tuple(_nodes(graph, tensors, location)))
-    given = {*inputs, *initializers, *unsorted.captures}
-    nodes = _sort(unsorted.nodes, given, outputs, location)
-    return dataclasses.replace(unsorted, nodes=tuple(nodes))
-
-
-def _nodes(graph: onnx.GraphProto, tensors: TensorReader, location: str) -> list[RawNode]:
-    """Nodes with unique names: a missing one becomes ``OpType_index``, a repeated one gets its index."""
-    counts = Counter(n.name for n in graph.node if n.name)
-    taken = set(counts)
-    seen: set[str] = set()
-    nodes = []
-    for index, node in enumerate(graph.node):
-        name = node.name or f"{node.op_type}_{index}"
-        if (not node.name and name in taken) or name in seen:
-            name = f"{name}_{index}"
-        seen.add(name)
-        domain = "" if node.domain == "ai.onnx" else node.domain
-        attrs = {a.name: tensors.attribute(a, f"{node.op_type} node '{name}'") for a in node.attribute}
-        bodies = {k: _body(g, tensors, location) for k, g in attrs.items() if isinstance(g, onnx.GraphProto)}
-        captures = tuple(dict.fromkeys(c for body in bodies.values() for c in body.captures))
-        operands = (tuple(node.input), tuple(node.output))
-        nodes.append(RawNode(name, node.op_type, domain, *operands, {**attrs, **bodies}, index, captures))
-    return nodes
-
-
-def _sort(nodes: Sequence[RawNode], given: set[str], wanted: Sequence[str], location: str) -> list[RawNode]:
-    """Nodes in topological order, keeping the file's order where it already is one."""
-    producer: dict[str, RawNode] = {}
-    for node in nodes:
-        for name in filter(None, node.outputs):
-            if name in producer or name in given:
-                raise ModelFileError(
-                    f"two things produce the tensor '{name}'", location=f"{location}, {node}"
+    def _node(self, node: onnx.NodeProto, op_type: str, name: str, index: int, depth: int) -> RawNode:
+        what = f"{op_type} node '{name}'"
+        attrs: dict[str, Any] = {}
+        for attribute in node.attribute:
+            key = self.text(attribute.name, f"the name of an attribute of {what}")
+            if key in attrs:
+                raise ModelFileError(f"{what} gives its attribute '{key}' twice", location=self.location)
+            value = self.tensors.attribute(attribute, what)
+            if isinstance(value, onnx.GraphProto):
+                value = self._body(value, depth + 1)
+            elif isinstance(value, tuple):
+                graphs = (isinstance(v, onnx.GraphProto) for v in value)
+                value = tuple(
+                    self._body(v, depth + 1) if g else v for v, g in zip(value, graphs, strict=True)
                 )
-            producer[name] = node
-    waiting: dict[int, int] = {}
-    readers: dict[int, list[RawNode]] = {}
-    ready: list[RawNode] = []
-    for node in nodes:
-        for name in node.reads:
-            if name not in given and name not in producer:
-                raise ModelFileError(f"{node} reads '{name}', which nothing produces", location=location)
-        sources = {producer[n].index for n in node.reads if n in producer}
-        waiting[node.index] = len(sources)
-        for source in sources:
-            readers.setdefault(source, []).append(node)
-        if not sources:
-            ready.append(node)
-    for name in wanted:
-        if name not in given and name not in producer:
-            raise ModelFileError(f"the output '{name}' is produced by no node", location=location)
-    order: list[RawNode] = []
-    heap = [(n.index, n) for n in ready]
-    heapq.heapify(heap)
-    while heap:
-        _, node = heapq.heappop(heap)
-        order.append(node)
-        for reader in readers.get(node.index, []):
-            waiting[reader.index] -= 1
-            if waiting[reader.index] == 0:
-                heapq.heappush(heap, (reader.index, reader))
-    if len(order) < len(nodes):
-        cycle = _find_cycle([n for n in nodes if waiting[n.index]], producer)
-        path = " → ".join(f"'{n.name}'" for n in [*cycle, cycle[0]])
-        raise ModelFileError(f"the graph is cyclic: {path}", location=location)
-    return order
+            attrs[key] = value
+        bodies = [v for v in attrs.values() if isinstance(v, RawBody)]
+        captures = tuple(dict.fromkeys(c for body in bodies for c in body.captures))
+        inputs, outputs = (
+            tuple(self.text(n, f"the name of an operand of {what}") for n in side)
+            for side in (node.input, node.output)
+        )
+        domain = _domain(self.text(node.domain, f"the domain of {what}"))
+        overload = self.text(node.overload, f"the overload of {what}")
+        return RawNode(name, op_type, domain, inputs, outputs, attrs, index, captures, overload)
 
+    def _body(self, graph: onnx.GraphProto, depth: int) -> RawBody:
+        if depth > options().max_nesting:
+            raise LimitError(
+                f"subgraphs stand inside each other more than {options().max_nesting} deep",
+                location=self.location,
+                hint="--max-nesting raises the limit",
+            )
+        inputs, outputs = (tuple(self._name(v) for v in values) for values in (graph.input, graph.output))
+        _, initializers = self._initializers(graph, None)
+        unsorted = RawBody(inputs, outputs, initializers, tuple(self._nodes(graph, depth)))
+        given = {*inputs, *initializers, *unsorted.captures}
+        nodes = sort_nodes(unsorted.nodes, given, outputs, self.location)
+        return dataclasses.replace(unsorted, nodes=tuple(nodes))
 
-def _find_cycle(blocked: Sequence[RawNode], producer: Mapping[str, RawNode]) -> list[RawNode]:
-    """One cycle, in the direction of the data. Every blocked node reads some blocked node, so walking back
-    closes one.
-    """
-    stuck = {n.index for n in blocked}
-    path: list[RawNode] = []
-    position: dict[int, int] = {}
-    node = blocked[0]
-    while node.index not in position:
-        position[node.index] = len(path)
-        path.append(node)
-        node = next(p for n in node.reads if (p := producer.get(n)) is not None and p.index in stuck)
-    return path[position[node.index] :][::-1]
+    # ---------------------------------------------------------------------------------------------- functions
+    def _functions(
+        self, proto: onnx.ModelProto, opsets: Mapping[str, int]
+    ) -> dict[FunctionId, RawFunction]:
+        found: dict[FunctionId, RawFunction] = {}
+        for function in proto.functions:
+            domain, name, overload = (
+                self.text(part, "the name of a function")
+                for part in (function.domain, function.name, function.overload)
+            )
+            key = (_domain(domain), name, overload)
+            if key in found:
+                raise ModelFileError(f"two functions are called '{name}'", location=self.location)
+            found[key] = self.function(function, opsets, function.attribute_proto)
+        return found
+
+    def function(
+        self,
+        proto: onnx.FunctionProto,
+        opsets: Mapping[str, int],
+        defaults: Iterable[onnx.AttributeProto],
+        strict: bool = True,
+    ) -> RawFunction:
+        """A function; ``opsets`` hold where it does not import its own.
+
+        Unless ``strict`` there may be outputs that nothing produces, as in the standard's own functions.
+        """
+        name = self.text(proto.name, "the name of a function")
+        what = f"function '{name}'"
+        inputs, outputs, attributes = (
+            tuple(self.text(n, f"a name in {what}") for n in names)
+            for names in (proto.input, proto.output, proto.attribute)
+        )
+        values = {
+            self.text(a.name, f"an attribute of {what}"): self.tensors.attribute(a, what) for a in defaults
+        }
+        location = f"{self.location}, {what}"
+        nodes = self._nodes(proto, 0)
+        required = tuple(n for n in attributes if n not in values)
+        made = {n for node in nodes for n in node.outputs} | set(inputs)
+        ordered = sort_nodes(nodes, set(inputs), [n for n in outputs if strict or n in made], location)
+        imports = {**opsets, **self._opsets(proto.opset_import)}
+        return RawFunction(name, inputs, outputs, required, values, imports, tuple(ordered))

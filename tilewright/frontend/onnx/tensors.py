@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
-from tilewright.errors import ModelFileError, UnsupportedError
+from tilewright.config import options
+from tilewright.errors import LimitError, ModelFileError, UnsupportedError
+from tilewright.frontend.onnx.external import ExternalData
+from tilewright.frontend.onnx.files import text
+from tilewright.frontend.onnx.raw import AttrRef
 from tilewright.ir import dtype as dt
 
 _T = onnx.TensorProto
+_A = onnx.AttributeProto
 #: ONNX element type -> ours.
 DTYPES: Final[dict[int, str]] = {
     _T.FLOAT: "float32", _T.DOUBLE: "float64", _T.FLOAT16: "float16", _T.BFLOAT16: "bfloat16",
@@ -22,19 +28,37 @@ DTYPES: Final[dict[int, str]] = {
     _T.UINT8: "uint8", _T.UINT16: "uint16", _T.UINT32: "uint32", _T.UINT64: "uint64",
     _T.FLOAT8E4M3FN: "float8_e4m3fn", _T.FLOAT8E5M2: "float8_e5m2", _T.INT4: "int4", _T.UINT4: "uint4",
 }  # fmt: skip
+#: Our dtype -> the field of TensorProto that holds its elements when there are no raw bytes.
+_FIELDS: Final[dict[str, str]] = {
+    "float32": "float_data", "float64": "double_data", "int64": "int64_data",
+    "uint32": "uint64_data", "uint64": "uint64_data",
+}  # fmt: skip
+#: Types whose elements stand in ``int32_data`` as bit patterns, with the integer of their width.
+_AS_BITS: Final = {
+    "float16": np.uint16, "bfloat16": np.uint16, "float8_e4m3fn": np.uint8, "float8_e5m2": np.uint8,
+}  # fmt: skip
+#: Two elements share a byte, the first in the low half.
+_HALF_BYTES: Final = ("int4", "uint4")
+#: More dimensions than NumPy has are no tensor.
+MAX_RANK: Final = 32
 
 
 def dtype_name(elem_type: int, what: str, location: str) -> str:
     """Our name of an ONNX element type. Raises UnsupportedError naming ``what`` for strings, complex numbers
-    and the like.
+    and the like, ModelFileError for types that ONNX does not have.
     """
     if elem_type in DTYPES:
         return DTYPES[elem_type]
-    known = (
-        _T.DataType.keys()[elem_type] if 0 < elem_type < len(_T.DataType.keys()) else f"number {elem_type}"
-    )
+    if elem_type == _T.UNDEFINED:
+        raise ModelFileError(f"{what} has no element type", location=location)
+    known = dict(_T.DataType.items())
+    name = next((key for key, number in known.items() if number == elem_type), None)
+    if name is None:
+        raise ModelFileError(
+            f"{what} has the element type {elem_type}, which ONNX does not have", location=location
+        )
     raise UnsupportedError(
-        f"{what} has the element type {known.lower()}, which is not supported", location=location
+        f"{what} has the element type {name.lower()}, which is not supported", location=location
     )
 
 
@@ -46,93 +70,173 @@ class TensorReader:
     """Turns ``TensorProto``s of one file into arrays; external data is looked up in ``folder`` only."""
 
     def __init__(self, folder: Path | None, location: str) -> None:
-        self.folder = folder
         self.location = location
+        self.external = ExternalData(folder, location)
+
+    def text(self, value: str | bytes, what: str) -> str:
+        """See :func:`tilewright.frontend.onnx.files.text`."""
+        return text(value, what, self.location)
 
     def array(self, tensor: onnx.TensorProto, what: str) -> np.ndarray:
         """The tensor's data, read-only where it shares memory with the file.
 
-        Raises ModelFileError when the data does not fit the declared shape.
+        Raises ModelFileError when the data does not fit the declared shape, UnsupportedError for element
+        types that are not supported, LimitError when it is larger than ``Options.max_tensor_bytes``.
         """
         dtype = dtype_name(tensor.data_type, what, self.location)
         shape = tuple(int(d) for d in tensor.dims)
+        count = self._count(dtype, shape, what)
+        nbytes = -(-count * dt.bits(dtype) // 8)
         if tensor.data_location == _T.EXTERNAL:
-            return self._from_bytes(self._external(tensor, what), dtype, shape, what)
-        if tensor.HasField("raw_data") and dtype not in ("int4", "uint4"):
-            return self._from_bytes(tensor.raw_data, dtype, shape, what)
-        try:
-            return np.ascontiguousarray(numpy_helper.to_array(tensor), dtype=dt.to_numpy(dtype)).reshape(
-                shape
-            )
-        except (ValueError, TypeError) as error:
+            return self._from_bytes(self.external.read(tensor, nbytes, what), dtype, shape, nbytes, what)
+        if tensor.HasField("raw_data"):
+            raw = np.frombuffer(tensor.raw_data, np.uint8)
+            return self._from_bytes(raw, dtype, shape, nbytes, what)
+        return self._from_fields(tensor, dtype, shape, count, what)
+
+    def _count(self, dtype: str, shape: tuple[int, ...], what: str) -> int:
+        """The number of elements."""
+        if any(d < 0 for d in shape) or len(shape) > MAX_RANK:
             raise ModelFileError(
-                f"{what} does not hold the data for {_type(dtype, shape)}: the file is truncated or corrupt",
+                f"{what} has the impossible shape [{', '.join(map(str, shape[:MAX_RANK]))}]",
                 location=self.location,
-            ) from error
+            )
+        limit = options().max_tensor_bytes
+        if math.prod(max(d, 1) for d in shape) * dt.bits(dtype) > 8 * limit:
+            raise LimitError(
+                f"{what} is {_type(dtype, shape)}, more than {limit} bytes",
+                location=self.location,
+                hint="--max-tensor-bytes raises the limit",
+            )
+        return math.prod(shape)
 
     def _from_bytes(
-        self, data: bytes | memoryview, dtype: str, shape: tuple[int, ...], what: str
+        self, data: np.ndarray, dtype: str, shape: tuple[int, ...], nbytes: int, what: str
     ) -> np.ndarray:
-        if dtype in ("int4", "uint4"):
-            raise UnsupportedError(
-                f"{what}: external data of {dtype} is not supported", location=self.location
-            )
-        numpy_dtype = dt.to_numpy(dtype)
-        count = int(np.prod(shape, dtype=np.int64))
-        expected = count * numpy_dtype.itemsize
-        if len(data) != expected:
+        """Little-endian bytes as an array: a view of them unless elements share bytes."""
+        if len(data) != nbytes:
             raise ModelFileError(
-                f"{what} holds {len(data)} bytes, but {_type(dtype, shape)} takes {expected}: "
+                f"{what} holds {len(data)} bytes, but {_type(dtype, shape)} takes {nbytes}: "
                 "the file is truncated or corrupt",
                 location=self.location,
             )
-        array = np.frombuffer(data, dtype=numpy_dtype, count=count).reshape(shape)
+        if dtype in _HALF_BYTES:
+            return _unpacked(data, dtype, math.prod(shape)).reshape(shape)
+        array = data.view(dt.to_numpy(dtype)).reshape(shape)
+        if dtype == "bool" and array.size and int(data.max()) > 1:
+            array = (data != 0).reshape(shape)
         return array if sys.byteorder == "little" else array.byteswap()
 
-    def _external(self, tensor: onnx.TensorProto, what: str) -> memoryview:
-        """Bytes of a tensor kept in a file beside the model."""
-        entries = {e.key: e.value for e in tensor.external_data}
-        if self.folder is None:
+    def _from_fields(
+        self, tensor: onnx.TensorProto, dtype: str, shape: tuple[int, ...], count: int, what: str
+    ) -> np.ndarray:
+        """Elements from the list of numbers that belongs to the type."""
+        numbers = getattr(tensor, _FIELDS.get(dtype, "int32_data"))
+        held = -(-count // 2) if dtype in _HALF_BYTES else count
+        if len(numbers) != held:
             raise ModelFileError(
-                f"{what} keeps its data in the file '{entries.get('location', '')}', which can only be found "
-                "beside a model file",
-                location=self.location,
-                hint="pass the model's path instead of its bytes",
-            )
-        root = self.folder.resolve()
-        path = (root / entries.get("location", "")).resolve()
-        if not path.is_relative_to(root):
-            raise ModelFileError(
-                f"{what} points outside the model's folder: '{path}'", location=self.location
-            )
-        if not path.is_file():
-            raise ModelFileError(
-                f"{what} needs the data file '{path.name}', which is missing", location=self.location
-            )
-        offset = int(entries.get("offset", 0))
-        size = path.stat().st_size
-        length = int(entries.get("length", size - offset))
-        if offset + length > size:
-            raise ModelFileError(
-                f"{what} needs bytes {offset} to {offset + length} of '{path.name}', which has only {size}",
+                f"{what} does not hold the data for {_type(dtype, shape)}: {len(numbers)} numbers instead of "
+                f"{held}; the file is truncated or corrupt",
                 location=self.location,
             )
-        if length == 0:
-            return memoryview(b"")
-        return np.memmap(path, np.uint8, "r", offset, (length,)).data
+        target = dt.to_numpy(dtype)
+        if dtype in _FIELDS and dtype != "uint32":
+            return np.array(numbers, target).reshape(shape)
+        wide = np.array(numbers, np.uint64 if dtype == "uint32" else np.int64)
+        if dtype in _HALF_BYTES:
+            return _unpacked(wide.astype(np.uint8), dtype, count).reshape(shape)
+        if dtype in _AS_BITS:
+            return wide.astype(_AS_BITS[dtype]).view(target).reshape(shape)
+        array = wide.astype(target)
+        if dtype != "bool" and not np.array_equal(array, wide):
+            raise ModelFileError(
+                f"{what} holds numbers that {dtype} does not have", location=self.location
+            )
+        return array.reshape(shape)
+
+    def sparse(self, tensor: onnx.SparseTensorProto, what: str) -> np.ndarray:
+        """A sparse tensor with all of its zeros. Raises as :meth:`array`."""
+        values = self.array(tensor.values, f"the values of {what}")
+        indices = self.array(tensor.indices, f"the indices of {what}")
+        shape = tuple(int(d) for d in tensor.dims)
+        count = self._count(dt.from_numpy(values.dtype), shape, what)
+        if values.ndim != 1 or indices.dtype != np.int64 or indices.shape not in (
+            (len(values),),
+            (len(values), len(shape)),
+        ):
+            raise ModelFileError(
+                f"{what} of {len(shape)} dimensions has values {list(values.shape)} at indices "
+                f"{indices.dtype}{list(indices.shape)}",
+                location=self.location,
+            )
+        if indices.ndim == 2:
+            inside = bool(((indices >= 0) & (indices < np.array(shape, np.int64))).all())
+            strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+            places = indices @ np.array(strides, np.int64)
+        else:
+            places = indices
+            inside = bool(((places >= 0) & (places < count)).all())
+        if not inside:
+            raise ModelFileError(f"{what} has indices outside of {list(shape)}", location=self.location)
+        dense = np.zeros(count, values.dtype)
+        dense[places] = values
+        return dense.reshape(shape)
 
     def attribute(self, attr: onnx.AttributeProto, what: str) -> Any:
-        """An attribute's value: number, str, tuple of those, array, or the protobuf itself for subgraphs."""
-        kind = attr.type
-        if kind == onnx.AttributeProto.TENSOR:
-            return self.array(attr.t, f"attribute '{attr.name}' of {what}")
-        if kind == onnx.AttributeProto.TENSORS:
-            return tuple(self.array(t, f"attribute '{attr.name}' of {what}") for t in attr.tensors)
-        if kind == onnx.AttributeProto.STRING:
-            return attr.s.decode("utf-8", "replace")
-        if kind == onnx.AttributeProto.STRINGS:
-            return tuple(s.decode("utf-8", "replace") for s in attr.strings)
-        value = onnx.helper.get_attribute_value(attr)
-        if kind in (onnx.AttributeProto.FLOATS, onnx.AttributeProto.INTS):
-            return tuple(value)
-        return value
+        """An attribute's value: number, str, tuple of those, array, a reference to an attribute of the
+        function around it, or the protobuf itself for subgraphs and types.
+
+        Raises ModelFileError when it has no type, and as :meth:`array`.
+        """
+        name = f"attribute '{self.text(attr.name, f'an attribute of {what}')}' of {what}"
+        if attr.ref_attr_name:
+            return AttrRef(self.text(attr.ref_attr_name, f"the reference in {name}"))
+        kind = attr.type or _type_of(attr)
+        if kind not in _READERS:
+            raise ModelFileError(f"{name} has no value", location=self.location)
+        return _READERS[kind](self, attr, name)
+
+
+def _unpacked(data: np.ndarray, dtype: str, count: int) -> np.ndarray:
+    """The first ``count`` half bytes of ``data``."""
+    halves = np.stack([data & 0xF, data >> 4], axis=-1).reshape(-1)[:count].astype(np.int8)
+    if dtype == "int4":
+        halves = np.where(halves > 7, halves - 16, halves)
+    return np.asarray(halves.astype(dt.to_numpy(dtype)))
+
+
+def _type_of(attr: onnx.AttributeProto) -> int:
+    """The type of an attribute that does not say it, as files of the first versions do not."""
+    for kind, field in (
+        (_A.FLOAT, "f"), (_A.INT, "i"), (_A.STRING, "s"), (_A.TENSOR, "t"), (_A.GRAPH, "g"),
+    ):  # fmt: skip
+        if attr.HasField(field):
+            return int(kind)
+    for kind, field in (
+        (_A.FLOATS, "floats"), (_A.INTS, "ints"), (_A.STRINGS, "strings"), (_A.TENSORS, "tensors"),
+    ):  # fmt: skip
+        if getattr(attr, field):
+            return int(kind)
+    return int(_A.UNDEFINED)
+
+
+def _string(value: bytes) -> str:
+    return value.decode("utf-8", "replace")
+
+
+_READERS: Final[dict[int, Callable[[TensorReader, Any, str], Any]]] = {
+    _A.FLOAT: lambda reader, a, name: float(a.f),
+    _A.INT: lambda reader, a, name: int(a.i),
+    _A.STRING: lambda reader, a, name: _string(a.s),
+    _A.TENSOR: lambda reader, a, name: reader.array(a.t, name),
+    _A.GRAPH: lambda reader, a, name: a.g,
+    _A.SPARSE_TENSOR: lambda reader, a, name: reader.sparse(a.sparse_tensor, name),
+    _A.TYPE_PROTO: lambda reader, a, name: a.tp,
+    _A.FLOATS: lambda reader, a, name: tuple(a.floats),
+    _A.INTS: lambda reader, a, name: tuple(a.ints),
+    _A.STRINGS: lambda reader, a, name: tuple(map(_string, a.strings)),
+    _A.TENSORS: lambda reader, a, name: tuple(reader.array(t, name) for t in a.tensors),
+    _A.SPARSE_TENSORS: lambda reader, a, name: tuple(reader.sparse(t, name) for t in a.sparse_tensors),
+    _A.GRAPHS: lambda reader, a, name: tuple(a.graphs),
+    _A.TYPE_PROTOS: lambda reader, a, name: tuple(a.type_protos),
+}

@@ -1,0 +1,90 @@
+"""Limits on what a model may ask of the compiler (``tilewright.config.Options``): sizes of tensors, and work
+and memory of constant folding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from tilewright.config import options
+from tilewright.errors import GraphError, LimitError
+from tilewright.graph.graph import Node, TensorType, Value
+from tilewright.ir import dtype as dt
+from tilewright.ir.expr import Const
+
+#: No more dimensions than NumPy has had for long.
+MAX_RANK: Final = 32
+#: Folding may make this many times the bytes of a model's weights: casts and transposes of weights in a row.
+_FOLD_GROWTH: Final = 4
+
+
+def check_type(kind: TensorType, what: str, where: str | None) -> None:
+    """Raise GraphError when ``what`` has negative or too many dimensions, LimitError when it takes more than
+    ``Options.max_tensor_bytes``. Symbolic dimensions count as 1.
+    """
+    sizes = [int(d.value) for d in kind.shape if isinstance(d, Const)]
+    if any(d < 0 for d in sizes):
+        raise GraphError(f"{what} would have a negative dimension: {kind}", location=where)
+    if kind.rank > MAX_RANK:
+        raise GraphError(f"{what} would have {kind.rank} dimensions; {MAX_RANK} are possible", location=where)
+    limit = options().max_tensor_bytes
+    # An empty tensor may have dimensions that no array can have.
+    if math.prod(max(d, 1) for d in sizes) * dt.bits(kind.dtype) > 8 * limit:
+        raise LimitError(
+            f"{what} is {kind}, more than {limit} bytes",
+            location=where,
+            hint="--max-tensor-bytes raises the limit",
+        )
+
+
+def fold_work(node: Node, operands: Sequence[np.ndarray | None]) -> int:
+    """Roughly how many operations on elements the NumPy reference of ``node`` takes."""
+    sizes = [a.size for a in operands if a is not None]
+    result = sum(_size(v) for v in node.outputs)
+    repeats = 1
+    if node.op == "matmul" and operands[0] is not None and operands[0].ndim:
+        repeats = operands[0].shape[-1]
+    elif node.op in ("conv", "conv_transpose") and len(operands) > 1 and operands[1] is not None:
+        repeats = operands[1].size // max(min(operands[1].shape, default=1), 1)
+    kernel = node.attrs.get("kernel")
+    if isinstance(kernel, tuple):
+        repeats = math.prod(k for k in kernel if isinstance(k, int))
+    return sum(sizes) + result * max(repeats, 1)
+
+
+def _size(value: Value) -> int:
+    return math.prod(value.static_shape or ())
+
+
+class FoldBudget:
+    """What folding may take while one model is imported or specialised."""
+
+    def __init__(self) -> None:
+        self._weights = 0
+        self._folded = 0
+        self._work = 0
+
+    def given(self, nbytes: int) -> None:
+        """A weight of the model."""
+        self._weights += nbytes
+
+    def spend(self, nbytes: int, work: int, where: str) -> None:
+        """Raise LimitError when results of ``nbytes`` after ``work`` operations are too much."""
+        self._folded += nbytes
+        self._work += work
+        if self._folded > options().max_fold_bytes + _FOLD_GROWTH * self._weights:
+            raise LimitError(
+                f"constant folding would take {self._folded} bytes for weights of {self._weights} bytes",
+                location=where,
+                hint="--max-fold-bytes raises the limit",
+            )
+        if self._work > options().max_fold_work:
+            raise LimitError(
+                f"constant folding would take more than {options().max_fold_work} operations",
+                location=where,
+                hint="--max-fold-work raises the limit",
+            )
