@@ -234,6 +234,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2, help="processes that compile")
     parser.add_argument("--only", default="", help="only operators whose name contains this text")
+    parser.add_argument("--part", default="0/1", help="K/N: every N-th operator from the K-th on")
     parser.add_argument("--seconds", type=float, default=0.3, help="time of each in the final turns")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="file for all numbers")
@@ -241,7 +242,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     target = Target.host()
     peak = measure_roofline(arguments.threads).gflops
     results = []
-    for operator in (*RESNET50_CONVS, *MOBILENET_DEPTHWISE):
+    first, _, step = arguments.part.partition("/")
+    for operator in (*RESNET50_CONVS, *MOBILENET_DEPTHWISE)[int(first) :: int(step or 1)]:
         if arguments.only in operator.name:
             result = measure(
                 operator,
