@@ -262,7 +262,7 @@ CASES: list[tuple[str, Callable[[], Schedule], Callable[[Schedule], object]]] = 
         lambda s: s.reverse_compute_at(BlockRef("y"), loop(s, "t", 0)),
     ),
     (
-        "reverse_compute_at: block 'y' accumulates over 'vk', which would not begin at 0 but at (7 - i)",
+        "reverse_compute_at: block 'y' accumulates over 'vk', which would not begin at 0 but at .7 - i",
         lambda: Schedule(BACKWARDS),
         lambda s: s.reverse_compute_at(BlockRef("y"), loop(s, "t", 0)),
     ),
