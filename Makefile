@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 SHELL  := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow fuzz lint format bench clean
+.PHONY: help demo test test-slow fuzz mutants lint format bench clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -34,6 +34,9 @@ test-slow: $(VENV)/.dev  ## the tests left out of the default suite
 
 fuzz: $(VENV)/.dev  ## random programs under random schedules until one fails, which is then minimised
 	$(BIN)/python -m tests.fuzz
+
+mutants: $(VENV)/.dev  ## seed bugs one at a time and see the fuzzer find each
+	$(BIN)/python -m tests.fuzz.mutation
 
 lint: $(VENV)/.dev  ## ruff, mypy and the import contracts
 	$(BIN)/ruff check .

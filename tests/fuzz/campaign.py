@@ -159,12 +159,12 @@ def run_seed(seed: int, kinds: Sequence[str] = (), native: bool = True) -> Repor
     report.programs[kind.name] += 1
     oracle = Oracle(case)
     for n in range(kind.schedules + kind.quick):
-        target = "native" if native and rng.random() < kind.native else None
+        target = "native" if rng.random() < kind.native and native else None
         quick = n >= kind.schedules
         _random(seed, kind, oracle, Random(rng.getrandbits(62)), None if quick else target, quick, report)
     if not kind.schedules:
         target = rng.choice([*PRESETS, "native"])
-        runs = native and rng.random() < kind.native and target in [*RUNNABLE, "native"]
+        runs = rng.random() < kind.native and native and target in [*RUNNABLE, "native"]
         chosen_by = "sketches" if kind.name.startswith("sketches") else "rules"
         _chosen(seed, kind, case, chosen_by, target, runs, report)
     return report

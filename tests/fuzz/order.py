@@ -67,7 +67,7 @@ def sink_allocs(body: Stmt, kinds: Collection[str] = ("parallel",)) -> Stmt:
     placed: set[Buffer] = set()
 
     def place(stmt: Stmt) -> Stmt | None:
-        if not (isinstance(stmt, For) and stmt.kind in kinds):
+        if not (isinstance(stmt, For) and stmt.kind in kinds and const_int(stmt.extent) != 1):
             return None
         inner = stmt.body
         for b in buffers:
