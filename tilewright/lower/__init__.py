@@ -18,6 +18,7 @@ from tilewright.lower.flatten import decompose_reductions, flatten_blocks
 from tilewright.lower.guards import clip_loops, guard_padded_updates, hoist_guards
 from tilewright.lower.limits import check_limits
 from tilewright.lower.overrun import drop_overrun_guards
+from tilewright.lower.pipeline import copy_synchronously, pipeline_loops
 from tilewright.lower.threads import bind_threads, refuse_threads
 from tilewright.lower.unroll import unroll_loops
 from tilewright.lower.virtual import lower_virtual_threads
@@ -38,6 +39,8 @@ PASSES: Passes = (
     ("flatten_blocks", flatten_blocks),
     ("compact_buffers", compact_buffers),
     ("lower_virtual_threads", lower_virtual_threads),
+    ("pipeline_loops", pipeline_loops),
+    ("copy_synchronously", copy_synchronously),
     ("drop_overrun_guards", drop_overrun_guards),
     ("simplify_body", simplify_body),
     ("guard_padded_updates", guard_padded_updates),
@@ -56,6 +59,7 @@ THREAD_PASSES: Passes = (
     ("bind_threads", bind_threads),
     ("compact_buffers", compact_buffers),
     ("lower_virtual_threads", lower_virtual_threads),
+    ("pipeline_loops", pipeline_loops),
     ("place_allocations", place_allocations),
     ("drop_overrun_guards", drop_overrun_guards),
     ("simplify_body", simplify_body),

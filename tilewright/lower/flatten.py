@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from tilewright.ir.expr import Expr, Var, all_of, conjuncts
-from tilewright.ir.stmt import Alloc, Block, For, If, PrimFunc, Seq, Stmt, seq
+from tilewright.ir.stmt import Alloc, Annotate, Block, For, If, PrimFunc, Seq, Stmt, seq
 from tilewright.ir.visit import free_vars, substitute, substitute_expr, transform_stmt
 
 
@@ -28,7 +28,7 @@ def _decompose(stmt: Stmt) -> Stmt:
         return seq([_init_block(stmt, {}), dataclasses.replace(stmt, init=None)])
     if isinstance(stmt, Seq):
         return seq([_decompose(s) for s in stmt.stmts])
-    if isinstance(stmt, Alloc):
+    if isinstance(stmt, Alloc | Annotate):
         return dataclasses.replace(stmt, body=_decompose(stmt.body))
     if isinstance(stmt, If):
         return If(stmt.cond, _decompose(stmt.then), None if stmt.orelse is None else _decompose(stmt.orelse))
@@ -50,7 +50,7 @@ def _blocks_with_init_reduced_by(loop: For) -> list[Block]:
                 found.append(node)
         elif isinstance(node, Seq):
             stack.extend(reversed(node.stmts))
-        elif isinstance(node, For | Alloc):
+        elif isinstance(node, For | Alloc | Annotate):
             stack.append(node.body)
         elif isinstance(node, If):
             stack.extend(s for s in (node.orelse, node.then) if s is not None)
@@ -94,7 +94,7 @@ def _loops_to(stmt: Stmt, block: Block) -> list[For] | None:
     children: tuple[Stmt, ...] = ()
     if isinstance(stmt, Seq):
         children = stmt.stmts
-    elif isinstance(stmt, Alloc):
+    elif isinstance(stmt, Alloc | Annotate):
         children = (stmt.body,)
     elif isinstance(stmt, If):
         children = (stmt.then,) if stmt.orelse is None else (stmt.then, stmt.orelse)

@@ -51,6 +51,8 @@ def _harmless(cond: Expr, body: Stmt, bounds: dict[Var, Interval], inside: dict[
         if isinstance(stmt, For):
             top = const_int(stmt.extent)
             inner[stmt.var] = Interval(0, None if top is None else max(top - 1, 0))
+    if not guarded & inner.keys():
+        return False  # no tile's overrun: it says whether this runs at all
     for store in stores_of(body):
         if store.buffer not in inside:
             return False

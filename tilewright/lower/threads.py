@@ -11,6 +11,7 @@ from tilewright.errors import ScheduleError
 from tilewright.ir.expr import Expr, Var, all_of, as_expr, maximum
 from tilewright.ir.intrinsics import effect
 from tilewright.ir.launch import BLOCK_AXES, THREAD_AXES, has_thread_axes, root_parts, thread_axis
+from tilewright.ir.pipeline import STAGE_KEY
 from tilewright.ir.simplify import prove, simplify
 from tilewright.ir.stmt import Alloc, Annotate, Buffer, Evaluate, For, If, PrimFunc, Seq, Stmt, seq
 from tilewright.ir.visit import (
@@ -127,6 +128,9 @@ class _Threads:
             whole = prove(self.extents[axis] <= s.extent)
             inner = guards if whole else (*guards, s.var < s.extent)
             return self.walk(s.body, axes | {axis}, inner, together)[0], True
+        if together and isinstance(s, Annotate) and s.key == STAGE_KEY:
+            # A part of a pipelined loop is a step of its own, and stays one.
+            return dataclasses.replace(s, body=self.walk(s.body, axes, guards, together)[0]), True
         if not _has_steps(s) or not together:
             if has_thread_axes(s):
                 raise ScheduleError(

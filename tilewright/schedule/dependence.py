@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tilewright.ir.bounds import affine, linear
-from tilewright.ir.expr import TRUE, BinOp, Const, Expr, Load, Var, all_of, as_expr, conjuncts, load
+from tilewright.ir.expr import TRUE, BinOp, Cmp, Const, Expr, Load, Var, all_of, as_expr, conjuncts, load
 from tilewright.ir.launch import is_private
 from tilewright.ir.regions import local_loops
 from tilewright.ir.simplify import Simplifier, prove, simplify
@@ -141,10 +141,12 @@ def covers(tree: Tree, writer: Block, reader: Block, buffer: Buffer) -> bool:
         return True
     if any(loop.var in binding_vars(writer, "reduce") for loop in shared):
         return False
-    written = written_ranges(tree, writer, tree.loops_above(writer)[len(shared) :])
+    inner = tree.loops_above(reader)[len(shared) :]
+    alone = {loop.var for loop in inner}
+    holds = all_of([c for c in conjuncts(reader.predicate) if not uses(c, alone)])
+    written = written_ranges(tree, writer, tree.loops_above(writer)[len(shared) :], holds)
     if written is None:
         return False
-    inner = tree.loops_above(reader)[len(shared) :]
     for node in _loads(tree, reader, buffer):
         for r, w, dim in zip(touched(reader, node.indices, inner), written, buffer.shape, strict=True):
             starts = prove(w.lo <= 0) or (r is not None and prove(w.lo <= r.lo))
@@ -165,42 +167,82 @@ def _loads(tree: Tree, block: Block, buffer: Buffer) -> list[Load]:
     return loads
 
 
-def written_ranges(tree: Tree, block: Block, inner: list[For]) -> list[Range] | None:
-    """Per dimension the gapless range that ``block`` writes as ``inner`` run, up to the buffer's edges; None
-    when not known.
+def written_ranges(tree: Tree, block: Block, inner: list[For], holds: Expr = TRUE) -> list[Range] | None:
+    """Per dimension the gapless range that ``block`` writes as ``inner`` run, up to the buffer's edges, in
+    those iterations of the loops outside in which ``holds`` does; None when not known.
     """
     store = tree.inner_store(block)
-    if block.predicate is not TRUE and not _guards_edges_only(block, store.indices, store.buffer):
-        return None
     bindings: dict[Expr, Expr] = {it.var: it.binding for it in block.iters}
     extents = {loop.var: loop.extent for loop in inner} | local_loops(block.body)
+    indices = [simplify(substitute_expr(index, bindings)) for index in store.indices]
+    every = set(extents)
+    for cond in _limits(block, store.indices, store.buffer, holds):
+        joined = _limited(cond, indices, extents)
+        if joined is None or free_vars(cond) & every - extents.keys():
+            return None
+        indices, extents = joined
     used: dict[Var, list[Expr]] = {}
     result = []
-    for index in store.indices:
-        r = _dense(simplify(substitute_expr(index, bindings)), extents, used)
+    for index in indices:
+        r = _dense(index, extents, used)
         if r is None:
             return None
         result.append(r)
     return result if all(_independent_digits(v, atoms, extents[v]) for v, atoms in used.items()) else None
 
 
-def _guards_edges_only(block: Block, indices: tuple[Expr, ...], buffer: Buffer) -> bool:
-    """Whether the predicate excludes only instances that would write outside of the buffer, or all but the
-    first along reduce loops: an element is then still written.
+def _limits(block: Block, indices: tuple[Expr, ...], buffer: Buffer, holds: Expr) -> list[Expr]:
+    """The conditions of the predicate that may leave an element of the buffer out: not those that exclude
+    only instances that would write outside of it, or all but the first along reduce loops, and not what
+    ``holds`` implies.
     """
+    if block.predicate is TRUE:
+        return []
     full = dict(zip(indices, buffer.shape, strict=True))
     begin: dict[Expr, Expr] = {var: as_expr(0) for var in local_loops(block.body)}
     inside: list[Expr] = []
     for it in block.iters:
         if it.kind == "spatial" and (full.get(it.var) is it.extent or _overruns(it, full, begin)):
             inside += [as_expr(0) <= it.binding, it.binding < it.extent]
-    known = Simplifier().assuming(all_of([simplify(c) for c in inside]))
+    known = Simplifier().assuming(all_of([simplify(c) for c in inside])).assuming(holds)
     reduced = binding_vars(block, "reduce") - binding_vars(block, "spatial")
     at_first: dict[Expr, Expr] = {v: as_expr(0) for v in reduced}
-    return all(
-        known.simplify(c) is TRUE or (free_vars(c) <= reduced and prove(substitute_expr(c, at_first)))
+    return [
+        c
         for c in conjuncts(block.predicate)
-    )
+        if known.simplify(c) is not TRUE
+        and not (free_vars(c) <= reduced and prove(substitute_expr(c, at_first)))
+    ]
+
+
+def _limited(
+    cond: Expr, indices: list[Expr], extents: dict[Var, Expr]
+) -> tuple[list[Expr], dict[Var, Expr]] | None:
+    """Indices and loops where ``cond`` cuts the overrun of a split loop, ``outer*4 + inner < n``: these loops
+    become one of ``n`` iterations. None when it is another condition.
+    """
+    form = None
+    if isinstance(cond, Cmp) and cond.op in ("lt", "le"):
+        form = affine(simplify(cond.b - cond.a - (1 if cond.op == "lt" else 0)), extents)
+    if form is None or not all(atom in extents for atom in form.terms):
+        return None
+    index: Expr = as_expr(0)  # the index of the loop before it was split
+    for atom, coefficient in form.terms.items():
+        index = index - atom * coefficient
+    index, count = simplify(index), simplify(form.base + 1)
+    last = next((v for v in extents if form.terms.get(v) is as_expr(-1)), None)
+    full = _dense(index, extents, {})
+    fits = full is not None and const_int(full.lo) == 0 and prove(count <= full.extent) and prove(count >= 1)
+    if last is None or not fits:
+        return None
+    top = const_int(count)
+    whole = Var(last.name, lo=0, hi=None if top is None else top - 1)
+    parts = {v for v in extents if v in form.terms}
+    at: dict[Expr, Expr] = {last: simplify(whole - (index - last))}
+    rewritten = [simplify(substitute_expr(e, at)) for e in indices]
+    if any(uses(e, parts) for e in rewritten):
+        return None
+    return rewritten, {v: n for v, n in extents.items() if v not in parts} | {whole: count}
 
 
 def _overruns(it: IterVar, full: Mapping[Expr, Expr], begin: Mapping[Expr, Expr]) -> bool:
@@ -248,27 +290,34 @@ def _dense(e: Expr, extents: dict[Var, Expr], used: dict[Var, list[Expr]]) -> Ra
 
 
 def _digit_count(atom: Expr, extents: dict[Var, Expr]) -> Expr | None:
-    """How many values ``0 ..`` a loop variable, or its quotient or remainder by a constant, takes."""
+    """How many values ``0 ..`` a loop variable, or its quotient or remainder by another number, takes."""
     if isinstance(atom, Var):
         return extents[atom]
-    if isinstance(atom, BinOp) and isinstance(atom.a, Var) and isinstance(atom.b, Const):
-        size, n = const_int(extents[atom.a]), int(atom.b.value)
-        if size is not None and n > 0 and atom.op in ("floordiv", "mod"):
-            return as_expr((size - 1) // n + 1 if atom.op == "floordiv" else min(size, n))
-    return None
+    if not isinstance(atom, BinOp) or atom.op not in ("floordiv", "mod") or not isinstance(atom.a, Var):
+        return None
+    extent, divisor = extents[atom.a], atom.b
+    size, n = const_int(extent), const_int(divisor)
+    if size is not None and n is not None and n > 0:
+        return as_expr((size - 1) // n + 1 if atom.op == "floordiv" else min(size, n))
+    if free_vars(divisor) & extents.keys() or not _divides(divisor, extent):
+        return None
+    return simplify(extent // divisor) if atom.op == "floordiv" else divisor
+
+
+def _divides(divisor: Expr, extent: Expr) -> bool:
+    return prove(divisor >= 1) and prove((extent % divisor).eq(0))
 
 
 def _independent_digits(var: Var, atoms: list[Expr], extent: Expr) -> bool:
     """Whether all combinations of the digits ``atoms`` of one loop variable occur."""
     if len(atoms) == 1:
         return True
-    size = const_int(extent)
-    if len(atoms) != 2 or size is None or not all(isinstance(a, BinOp) for a in atoms):
+    if len(atoms) != 2 or not all(isinstance(a, BinOp) for a in atoms):
         return False
     (a, b) = atoms
     assert isinstance(a, BinOp)
     assert isinstance(b, BinOp)
-    return {a.op, b.op} == {"floordiv", "mod"} and a.b is b.b and size % (const_int(a.b) or size + 1) == 0
+    return {a.op, b.op} == {"floordiv", "mod"} and a.b is b.b and _divides(a.b, extent)
 
 
 def require_covered(tree: Tree, block: Block, what: str) -> None:

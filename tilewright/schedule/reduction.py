@@ -57,7 +57,7 @@ def decompose_reduction(func: PrimFunc, ref: BlockRef, loop: LoopRef) -> tuple[P
         )
     spatial, reduced = binding_vars(block, "spatial"), binding_vars(block, "reduce")
     for outer in tree.loops_above(target):
-        if outer.var in reduced:
+        if outer.var in reduced and const_int(outer.extent) != 1:
             raise failure(
                 tree,
                 f"decompose_reduction: loop '{outer.var.name}' outside of loop '{target.var.name}' already "

@@ -8,13 +8,14 @@ from typing import Any, Literal
 
 from tilewright.errors import ScheduleError
 from tilewright.ir.expr import Expr, conjuncts
+from tilewright.ir.pipeline import has_marks
 from tilewright.ir.simplify import simplify
 from tilewright.ir.stmt import Attr, PrimFunc
 from tilewright.ir.visit import const_int, free_vars
 from tilewright.schedule import annotate as _annotate
 from tilewright.schedule import bind as _bind
 from tilewright.schedule import blockize as _blockize
-from tilewright.schedule import cache, compute_location, inline, layout, loops, pad, reduction
+from tilewright.schedule import cache, compute_location, inline, layout, loops, pad, pipeline, reduction
 from tilewright.schedule import storage_align as _storage_align
 from tilewright.schedule import tensorize as _tensorize
 from tilewright.schedule import tile as _tile
@@ -199,6 +200,18 @@ class Schedule:
         """See :func:`tilewright.schedule.bind.virtual_thread`."""
         self._record("virtual_thread", [loop], {}, _bind.virtual_thread(self.func, loop))
 
+    def pipeline(
+        self,
+        loop: LoopRef,
+        stages: Sequence[int],
+        order: Sequence[int] | None = None,
+        async_stages: Sequence[int] = (),
+    ) -> None:
+        """See :func:`tilewright.schedule.pipeline.pipeline`."""
+        func = pipeline.pipeline(self.func, loop, stages, order, async_stages)
+        attrs = {"stages": stages, "order": order, "async_stages": async_stages}
+        self._record("pipeline", [loop], attrs, func)
+
     # -- where a block is computed ---------------------------------------------------------------------------
 
     def compute_at(self, block: BlockRef, loop: LoopRef) -> None:
@@ -308,6 +321,8 @@ class Schedule:
         outputs: Sequence[BlockRef | LoopRef] = (),
     ) -> None:
         """Note a primitive that turned ``self.func`` into ``func``, and make ``func`` current."""
+        if name != "pipeline" and has_marks(func.body):
+            pipeline.require_pipelines(Tree(func))
         _tensorize.require_valid_calls(func, name)
         encoded = {key: encode(value) for key, value in attrs.items()}
         names = tuple(self._name_of(ref) for ref in inputs)

@@ -12,6 +12,7 @@ from functools import cached_property
 
 from tilewright.errors import ScheduleError
 from tilewright.ir.expr import BinOp, Const, Expr, Load, Var, conjuncts, load
+from tilewright.ir.pipeline import STAGE_KEY
 from tilewright.ir.regions import block_regions
 from tilewright.ir.simplify import simplify
 from tilewright.ir.stmt import (
@@ -147,10 +148,12 @@ class Tree:
         return [b for b in self.blocks.values() if self.is_below(b, node)]
 
     def own_nest(self, block: Block) -> Stmt:
-        """The outermost statement whose only block is ``block``, reached through loops alone."""
+        """The outermost statement whose only block is ``block``, reached through loops alone, inside its part
+        of a pipelined loop.
+        """
         node: Stmt = block
         above = self.parent[node]
-        while isinstance(above, For | Annotate):
+        while isinstance(above, For) or (isinstance(above, Annotate) and above.key != STAGE_KEY):
             node = above
             above = self.parent[node]
         return node

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 INSTRUCTIONS = frozenset(
     [
         "get_block", "get_loops", "decide", "split", "fuse", "reorder", "parallel", "vectorize", "unroll",
-        "compute_at", "reverse_compute_at", "compute_inline", "reverse_compute_inline", "cache_read",
-        "cache_write", "pad", "set_scope", "decompose_reduction", "rfactor", "transform_layout", "annotate",
-        "blockize", "tensorize", "bind", "virtual_thread", "storage_align",
+        "pipeline", "compute_at", "reverse_compute_at", "compute_inline", "reverse_compute_inline",
+        "cache_read", "cache_write", "pad", "set_scope", "decompose_reduction", "rfactor", "transform_layout",
+        "annotate", "blockize", "tensorize", "bind", "virtual_thread", "storage_align",
     ]
 )  # fmt: skip
 
