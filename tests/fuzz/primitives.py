@@ -16,8 +16,9 @@ from random import Random
 from tests.fuzz.driver import Driver
 from tilewright.ir.expr import Expr, Var
 from tilewright.ir.launch import AXES
+from tilewright.ir.pipeline import loop_body
 from tilewright.ir.tensor_intrinsics import tensor_intrinsics
-from tilewright.schedule import BlockRef, IndexMap
+from tilewright.schedule import BlockRef, IndexMap, LoopRef
 from tilewright.schedule.trace import INSTRUCTIONS
 
 Generator = Callable[[Driver], None]
@@ -107,6 +108,20 @@ def _bind(d: Driver) -> None:
 @primitive("virtual_thread", weight=1)
 def _virtual_thread(d: Driver) -> None:
     d.do("virtual_thread", d.loop(d.block()))
+
+
+@primitive("pipeline", weight=3)
+def _pipeline(d: Driver) -> None:
+    """Mostly a loop with several parts, in stages that ascend."""
+    several = [loop for loop in d.tree.loops.values() if len(loop_body(loop)) > 1]
+    loop = d.rng.choice(several) if several and d.chance(0.9) else d.tree.loops[d.loop().var]
+    count = len(loop_body(loop))
+    stages = [d.rng.randint(0, 2) for _ in range(count)]
+    if d.chance(0.8):
+        stages = sorted(s - min(stages) for s in stages)
+    order = d.rng.sample(range(count), count) if d.chance(0.4) else None
+    copies = [s for s in sorted(set(stages)) if d.chance(0.2)]
+    d.do("pipeline", LoopRef(loop.var), stages=stages, order=order, async_stages=copies)
 
 
 # ---------------------------------------------------------------------------------- where a block is computed

@@ -31,6 +31,7 @@ from tilewright.ir.visit import (
     all_exprs,
     const_int,
     loads_of,
+    replace_buffers,
     stores_of,
     substitute,
     substitute_expr,
@@ -124,7 +125,10 @@ def _run_threads(
     """:func:`run` for a program with loops over thread axes: launches and parts without such loops in
     order.
     """
-    func = func.with_(body=substitute(func.body, {var: as_expr(value) for var, value in values.items()}))
+    sizes: dict[Expr, Expr] = {var: as_expr(value) for var, value in values.items()}
+    inside = [s.buffer for s in walk_stmt(func.body) if isinstance(s, Alloc)]
+    sized = {b: b.with_(shape=tuple(substitute_expr(dim, sizes) for dim in b.shape)) for b in inside}
+    func = func.with_(body=substitute(replace_buffers(func.body, sized), sizes))
     memories: dict[Buffer, Memory] = {}
     for buffer, array in zip((p for p in func.inputs if isinstance(p, Buffer)), arrays, strict=True):
         memories[buffer] = Memory(_shape(buffer, values), buffer.dtype, data=np.ascontiguousarray(array))

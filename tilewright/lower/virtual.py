@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from tilewright.errors import ScheduleError
-from tilewright.ir.expr import Expr, Load, Var, as_expr, load
+from tilewright.ir.expr import Expr, Var
 from tilewright.ir.intrinsics import effect
-from tilewright.ir.simplify import simplify
 from tilewright.ir.stmt import (
     Alloc,
     Annotate,
@@ -16,8 +15,6 @@ from tilewright.ir.stmt import (
     For,
     If,
     PrimFunc,
-    Range,
-    Region,
     Seq,
     Stmt,
     Store,
@@ -26,17 +23,14 @@ from tilewright.ir.stmt import (
 )
 from tilewright.ir.visit import (
     loads_of,
-    map_stmt,
     own_exprs,
-    rewrite_expr,
     stores_of,
     substitute,
     transform_stmt,
     uses,
     walk_stmt,
 )
-
-_ONE = as_expr(1)
+from tilewright.lower.copies import in_copies, with_copies
 
 
 def lower_virtual_threads(func: PrimFunc) -> PrimFunc:
@@ -57,17 +51,8 @@ def _is_virtual(s: Stmt) -> bool:
 def _interleaved(loop: Stmt) -> Stmt:
     assert isinstance(loop, For)
     inside = {s.buffer for s in walk_stmt(loop.body) if isinstance(s, Alloc)}
-    private = {b: _private(b, loop.extent) for b in _varying(loop, inside)}
+    private = {b: with_copies(b, loop.extent) for b in _varying(loop, inside)}
     return _Interleave(loop, inside, private).walk(loop.body)
-
-
-def _private(buffer: Buffer, copies: Expr) -> Buffer:
-    """``buffer`` with a first dimension for ``copies`` of it."""
-    strides = buffer.strides
-    if strides is not None:
-        strides = (simplify(strides[0] * buffer.shape[0]) if strides else _ONE, *strides)
-    align = tuple((dim + 1, factor, offset) for dim, factor, offset in buffer.stride_align)
-    return buffer.with_(shape=(copies, *buffer.shape), strides=strides, stride_align=align)
 
 
 def _varying(loop: For, inside: set[Buffer]) -> set[Buffer]:
@@ -147,32 +132,6 @@ class _Interleave:
                 f"loop '{self.loop.var.name}'"
             )
         var = Var(self.loop.var.name, lo=self.loop.var.lo, hi=self.loop.var.hi)
-        body = substitute(self._privatised(s), {self.loop.var: var})
+        own = {b: (many, self.loop.var) for b, many in self.private.items()}
+        body = substitute(in_copies(s, own), {self.loop.var: var})
         return For(var, self.loop.extent, body, "unrolled")
-
-    def _privatised(self, s: Stmt) -> Stmt:
-        var, private = self.loop.var, self.private
-        memo: dict[Expr, Expr] = {}
-
-        def visit(node: Expr) -> Expr | None:
-            if isinstance(node, Load) and node.buffer in private:
-                return load(private[node.buffer], (var, *node.indices))
-            return None
-
-        def rewrite(e: Expr) -> Expr:
-            return rewrite_expr(e, visit, memo)
-
-        def stored(stmt: Stmt) -> Stmt | None:
-            if isinstance(stmt, Store) and stmt.buffer in private:
-                return Store(private[stmt.buffer], (var, *stmt.indices), stmt.value)
-            if isinstance(stmt, TensorCall):
-                return TensorCall(stmt.intrinsic, tuple(map(moved, stmt.operands)))
-            return None
-
-        def moved(region: Region) -> Region:
-            if region.buffer not in private:
-                return region
-            one = Range(var, _ONE)
-            return Region(private[region.buffer], (one, *region.ranges))
-
-        return transform_stmt(map_stmt(s, rewrite), stored)
