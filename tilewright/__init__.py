@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tilewright.benching import bench
     from tilewright.checking import check
     from tilewright.config import Options
+    from tilewright.dims import Dim
     from tilewright.errors import TilewrightError
     from tilewright.graph import Graph
     from tilewright.scheduling import Workbench
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from tilewright.target import Target
 
 _HOME = {
+    "Dim": "tilewright.dims",
     "Graph": "tilewright.graph",
     "Model": "tilewright.api",
     "Options": "tilewright.config",
@@ -44,6 +46,7 @@ _HOME = {
 _PACKAGES = frozenset(["schedule"])
 
 __all__ = [
+    "Dim",
     "Graph",
     "Model",
     "Options",

@@ -6,9 +6,9 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, Union
+from typing import Any
 
 import numpy as np
 
@@ -18,31 +18,24 @@ from tilewright.build import Built, Progress, build_variant, compiler_epoch
 from tilewright.build import Options as BuildOptions
 from tilewright.cache import DiskCache, cache_key
 from tilewright.config import options
-from tilewright.errors import ArtifactError, GraphError, OptionError, ShapeError, UnsupportedError
+from tilewright.dims import Dims, Shapes
+from tilewright.errors import ArtifactError, OptionError, ShapeError
 from tilewright.graph.alternatives import Pick, all_alternatives, default_pick
-from tilewright.graph.graph import Graph, TensorType
-from tilewright.graph.specialise import specialise
-from tilewright.ir.expr import Const, Expr, Var
 from tilewright.ops.alternatives import BUILT_IN
 from tilewright.runtime.artifact import Artifact, WeightStore
 from tilewright.runtime.model import Executable, MissingVariantError
-from tilewright.runtime.plan import Dim, Signature, TensorSpec
+from tilewright.runtime.plan import TensorSpec
 from tilewright.runtime.profiler import Profile
 from tilewright.schedule.default import default_schedule
+from tilewright.sources import OpenModel, Source, open_model
 from tilewright.target import Target
-
-if TYPE_CHECKING:
-    import onnx
-
-Source: TypeAlias = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, "onnx.ModelProto", Graph]
-#: Sizes by input name; None or a name leaves a dimension open.
-Shapes: TypeAlias = Mapping[str, Sequence[int | str | None]]
 
 
 class Model:
     """A compiled model. All methods may be called from several threads at a time.
 
-    A model with open dimensions compiles itself for each new combination of sizes at the first run with it.
+    A model with open dimensions that have no range compiles itself for each new combination of their sizes at
+    the first run with it.
     """
 
     def __init__(self, executable: Executable, compiler: _Compiler | None = None) -> None:
@@ -145,75 +138,43 @@ class Model:
     def _specialise(self, missing: MissingVariantError) -> None:
         if self._compiler is None:
             raise missing
+        binding = {name: missing.binding[name] for name in self._compiler.model.undeclared}
+        if not binding:
+            raise missing
         with self._lock:
             known = [dict(v.binding) for v in self.artifact.variants]
-            if missing.binding not in known:
-                self._executable.extend(self._compiler.add_variant(self.artifact, missing.binding))
+            if binding not in known:
+                self._executable.extend(self._compiler.add_variants(self.artifact, binding))
 
 
 class _Compiler:
-    """Compiles one source for any sizes of its open dimensions.
+    """Compiles one model for any sizes of its open dimensions."""
 
-    Args:
-        graph_for: the graph with the given dimensions fixed.
-        signature: inputs, outputs and open dimensions.
-    """
-
-    def __init__(
-        self,
-        graph_for: Callable[[Mapping[str, int]], Graph],
-        signature: Signature,
-        target: Target,
-        threads: int,
-        build: BuildOptions,
-        name: str,
-    ) -> None:
-        self.graph_for = graph_for
-        self.signature = signature
+    def __init__(self, model: OpenModel, target: Target, threads: int, build: BuildOptions) -> None:
+        self.model = model
         self.target = target
         self.threads = threads
         self.build = build
-        self.name = name
         self.weights = WeightStore()
 
     def empty(self) -> Artifact:
         """An artifact without variants."""
         backend = get_backend(self.target)
         runtime = backend.compile([backend.emit_runtime(self.target)], self.target, cache=self.build.cache)[0]
-        facts = {"name": self.name, "compiler": compiler_epoch()[:16]}
+        facts = {"name": self.model.name, "compiler": compiler_epoch()[:16]}
         return Artifact(
-            self.target, self.threads, self.signature, (), {}, runtime, self.weights.pack(), facts
+            self.target, self.threads, self.model.signature, (), {}, runtime, self.weights.pack(), facts
         )
 
-    def add_variant(self, artifact: Artifact, binding: Mapping[str, int]) -> Artifact:
-        """``artifact`` with the variant for ``binding`` compiled into it."""
-        graph = self.graph_for(binding)
-        built: Built = build_variant(graph, self.target, self.threads, binding, self.weights, self.build)
-        return artifact.with_variant(built.variant, built.objects, self.weights.pack())
-
-
-def _graph_signature(graph: Graph) -> Signature:
-    outputs = zip(graph.output_names, graph.outputs, strict=True)
-    return _signature([(v.name, v.type) for v in graph.inputs], [(name, v.type) for name, v in outputs])
-
-
-def _signature(
-    inputs: Sequence[tuple[str, TensorType]], outputs: Sequence[tuple[str, TensorType]]
-) -> Signature:
-    dims: dict[str, tuple[int, int | None]] = {}
-    for _, kind in inputs:
-        for dim in kind.shape:
-            if isinstance(dim, Var):
-                dims[dim.name] = (dim.lo or 0, dim.hi)
-    return Signature(tuple(_spec(*i) for i in inputs), tuple(_spec(*o) for o in outputs), dims)
-
-
-def _spec(name: str, kind: TensorType) -> TensorSpec:
-    return TensorSpec(name, _dims(kind.shape), kind.dtype)
-
-
-def _dims(shape: Sequence[Expr]) -> tuple[Dim, ...]:
-    return tuple(int(d.value) if isinstance(d, Const) else repr(d) for d in shape)
+    def add_variants(self, artifact: Artifact, binding: Mapping[str, int]) -> Artifact:
+        """``artifact`` with the variants for ``binding`` compiled into it: one for all sizes of the
+        dimensions that have ranges, and those for their points."""
+        for point in self.model.declared.points():
+            fixed = {**binding, **point}
+            graph = self.model.graph(fixed)
+            built: Built = build_variant(graph, self.target, self.threads, fixed, self.weights, self.build)
+            artifact = artifact.with_variant(built.variant, built.objects, self.weights.pack())
+        return artifact
 
 
 def compile(
@@ -223,6 +184,7 @@ def compile(
     shapes: Shapes | None = None,
     cache: bool = True,
     *,
+    dims: Dims | None = None,
     dump: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
     pick: Pick | None = None,
@@ -234,8 +196,10 @@ def compile(
             :class:`~tilewright.graph.graph.Graph`.
         target: ``native``, a preset's name (``tilewright doctor`` lists them), or a :class:`Target`.
         threads: threads of a run; by default the cores this process may use.
-        shapes: sizes of inputs by name. Dimensions left open are compiled for at the first run with each
-            combination of sizes.
+        shapes: sizes of inputs by name: a number, a range, a name for an open dimension, or None.
+        dims: ranges (smallest, largest) or :class:`Dim` of open dimensions by name. One compiled model serves
+            all sizes within them. Open dimensions without a range are compiled for at the first run with each
+            combination of sizes (docs/dynamic_shapes.md).
         cache: whether to use the compile cache on disk.
         dump: folder for the graph after every pass and every kernel's program at every stage.
         progress: called with (stage, done, total).
@@ -243,7 +207,7 @@ def compile(
 
     Raises:
         ModelFileError, UnsupportedError, GraphError: the model cannot be read or compiled.
-        ShapeError: ``shapes`` does not fit the model.
+        ShapeError: ``shapes`` or ``dims`` do not fit the model.
         TargetError: unknown target, or no backend for it.
         CacheError: the cache cannot be read or written (full disk, permissions).
     """
@@ -265,21 +229,22 @@ def compile(
         pick=pick or default_pick,
     )
     keep = store is not None and folder is None and pick is None and all_alternatives() == BUILT_IN
-    key = _source_key(source, shapes, chosen, count) if keep else None
+    key = _source_key(source, shapes, dims, chosen, count) if keep else None
     kept = None if key is None or store is None else _kept_artifact(store, key)
     if kept is not None:
         return Model(Executable(kept, foreign=True))
-    graph_for, signature, name = _frontend(source, shapes)
-    compiler = _Compiler(graph_for, signature, chosen, count, build, name)
+    compiler = _Compiler(open_model(source, shapes, dims), chosen, count, build)
     artifact = compiler.empty()
-    if not signature.dims:
-        artifact = compiler.add_variant(artifact, {})
+    if not compiler.model.undeclared:
+        artifact = compiler.add_variants(artifact, {})
         if key is not None and store is not None:
             store.put_file(key, artifact.save)
     return Model(Executable(artifact, foreign=True), compiler)
 
 
-def _source_key(source: Source, shapes: Shapes | None, target: Target, threads: int) -> str | None:
+def _source_key(
+    source: Source, shapes: Shapes | None, dims: Dims | None, target: Target, threads: int
+) -> str | None:
     """The cache key of a whole compiled model; None when its content is not all in one file.
 
     Models that mention external data are left out: their weights may change while the file stays.
@@ -296,7 +261,8 @@ def _source_key(source: Source, shapes: Shapes | None, target: Target, threads: 
     if b"location" in data:
         return None
     fast = str(options().fast_conv)
-    sizes = json.dumps({name: list(shape) for name, shape in sorted((shapes or {}).items())}, default=str)
+    given = {name: list(shape) for name, shape in (shapes or {}).items()}
+    sizes = json.dumps([given, dict(dims or {})], default=str, sort_keys=True)
     digest = hashlib.sha256(data).hexdigest()
     return cache_key("model", compiler_epoch(), sizes, target.to_json(), str(threads), fast, digest)
 
@@ -310,66 +276,6 @@ def _kept_artifact(store: DiskCache, key: str) -> Artifact | None:
     except ArtifactError:  # damaged by a crash of the machine: as if it had not been there
         store.drop_file(key)
         return None
-
-
-def _frontend(
-    source: Source, shapes: Shapes | None
-) -> tuple[Callable[[Mapping[str, int]], Graph], Signature, str]:
-    """How to get the source's graph for given sizes, its signature, and its name."""
-    if isinstance(source, Graph):
-        graph = _with_shapes(source, shapes or {})
-        return (
-            lambda binding: specialise(graph, binding) if binding else graph,
-            _graph_signature(graph),
-            graph.name,
-        )
-    from tilewright.frontend.onnx import read_model
-
-    model = read_model(source)
-    name = Path(source).name if isinstance(source, str | os.PathLike) else "model"
-    fixed = {key: [d if isinstance(d, int) else None for d in shape] for key, shape in (shapes or {}).items()}
-    try:
-        opened = model.to_graph(fixed)
-    except (GraphError, UnsupportedError):
-        # What cannot be said of open dimensions may be plain for sizes: those of the first run decide.
-        inputs, outputs = ([(v.name, v.type) for v in side] for side in model.declared(fixed))
-        signature = _signature(inputs, outputs)
-        if not signature.dims:
-            raise
-        return lambda binding: _with_types(model.to_graph(fixed, binding), signature), signature, name
-    signature = _graph_signature(opened)
-    if not signature.dims:
-        return lambda binding: opened, signature, name
-    return lambda binding: model.to_graph(fixed, binding), signature, name
-
-
-def _with_types(graph: Graph, signature: Signature) -> Graph:
-    """``graph``, whose outputs have the declared types. Raises GraphError where they have others."""
-    for spec, value in zip(signature.outputs, graph.outputs, strict=True):
-        if spec.dtype != value.dtype:
-            raise GraphError(f"output '{spec.name}' is declared as {spec.dtype}, but it is {value.dtype}")
-    return graph
-
-
-def _with_shapes(graph: Graph, shapes: Shapes) -> Graph:
-    """``graph`` with its open dimensions fixed where ``shapes`` gives a number."""
-    binding: dict[str, int] = {}
-    by_name = {v.name: v for v in graph.inputs}
-    for name, shape in shapes.items():
-        value = by_name.get(name)
-        if value is None:
-            raise ShapeError(f"the model has no input '{name}'", hint=f"its inputs: {', '.join(by_name)}")
-        if len(shape) != value.rank:
-            raise ShapeError(f"input '{name}' has {value.rank} dimensions, {len(shape)} were given")
-        for dim, size in zip(value.shape, shape, strict=True):
-            if not isinstance(size, int):
-                continue
-            if isinstance(dim, Const):
-                if dim.value != size:
-                    raise ShapeError(f"input '{name}' has size {dim.value} where {size} was given")
-            elif binding.setdefault(repr(dim), size) != size:
-                raise ShapeError(f"dimension '{dim!r}' is given as {binding[repr(dim)]} and as {size}")
-    return specialise(graph, binding) if binding else graph
 
 
 def load(path: str | os.PathLike[str], threads: int | None = None) -> Model:

@@ -1,4 +1,7 @@
-"""From a static graph to a variant of an artifact: passes, kernels, weights, memory, entry function.
+"""From a graph to a variant of an artifact: passes, kernels, weights, memory, entry function.
+
+Dimensions of the graph may have ranges: the variant then takes every size within them
+(docs/dynamic_shapes.md).
 
 ``build_variant`` is handed a ``choose(func, target) -> Schedule`` and does not know who chose. Kernels come
 from a cache on disk when the same program was compiled before by the same compiler for the same target.
@@ -19,24 +22,29 @@ from pathlib import Path
 import numpy as np
 
 import tilewright
-from tilewright.backend import Backend, get_backend
+from tilewright.backend import Backend, RunTimeSizes, get_backend
 from tilewright.cache import DiskCache, cache_key
 from tilewright.errors import CompileError
 from tilewright.graph.alternatives import Pick, default_pick
 from tilewright.graph.graph import Graph, Value
-from tilewright.graph.memory import MemoryPlan, plan_memory
+from tilewright.graph.memory import MemoryPlan, Place, plan_memory
 from tilewright.graph.partition import Group, partition
 from tilewright.graph.pipeline import optimise
 from tilewright.graph.primfunc import Kernel, lower_group
+from tilewright.graph.requirements import Requirement, requirements
+from tilewright.graph.shapes import Dim, as_dim, known, typical
 from tilewright.ir import dtype as dt
+from tilewright.ir.bounds import linear
 from tilewright.ir.collapse import collapse_dims
+from tilewright.ir.expr import Expr, Var
 from tilewright.ir.intrinsics import flops_of
 from tilewright.ir.printer import to_text, workload_key
+from tilewright.ir.sizes import dims_of
 from tilewright.ir.stmt import Buffer, PrimFunc, Store
-from tilewright.ir.visit import const_int, find_blocks
+from tilewright.ir.visit import find_blocks
 from tilewright.lower import lower, passes_for
 from tilewright.runtime.artifact import WeightStore
-from tilewright.runtime.plan import ALIGNMENT, KernelCall, Operand, Variant
+from tilewright.runtime.plan import ALIGNMENT, KernelCall, Operand, Range, Space, Variant
 from tilewright.schedule.index_map import IndexMap
 from tilewright.schedule.schedule import Schedule
 from tilewright.target import Target
@@ -163,16 +171,17 @@ def build_variant(
     weights: WeightStore,
     options: Options,
 ) -> Built:
-    """Compile a static graph for ``target``.
+    """Compile a graph for ``target``.
 
     Args:
-        graph: as imported, with static shapes.
+        graph: as imported; every dimension is a number or has a range.
         threads: the largest number of threads that runs will use; sizes the workspaces.
-        binding: the symbolic dimensions this variant is for, recorded in it.
+        binding: the fixed symbolic dimensions this variant is for, recorded in it.
         weights: receives the constants.
 
     Raises:
         GraphError, UnsupportedError: the graph cannot be compiled.
+        ShapeError: operators need sizes that the dimensions' ranges do not allow.
         CompileError: a code generator failed.
         CacheError: the cache cannot be read or written.
     """
@@ -188,7 +197,7 @@ def build_variant(
         disabled=disabled,
     )
     say("graph", 1, 1)
-    return build_optimised(optimised, target, threads, binding, weights, options)
+    return build_optimised(optimised, target, threads, binding, weights, options, requirements(graph))
 
 
 def build_optimised(
@@ -198,27 +207,37 @@ def build_optimised(
     binding: Mapping[str, int],
     weights: WeightStore,
     options: Options,
+    checks: Sequence[Requirement] = (),
 ) -> Built:
-    """:func:`build_variant` for a graph that has been through the passes. Raises as it does."""
+    """:func:`build_variant` for a graph that has been through the passes; ``checks`` are what the graph
+    before them needs of its dimensions. Raises as it does."""
     backend = get_backend(target)
     groups = partition(optimised)
     kernels = graph_kernels(optimised, groups)
     compiled = compile_kernels([k.func for k in kernels], target, options)
     plan = plan_memory(optimised, groups)
     offsets = _pack_weights(optimised, kernels, compiled, plan, weights)
-    calls, arena = _calls(kernels, compiled, plan, offsets, threads)
-    entry_text_symbol = "tw_main_" + cache_key(*(json.dumps(c.to_json(), sort_keys=True) for c in calls))[:16]
-    text = backend.emit_entry(entry_text_symbol, calls, target)
+    sizes = _Sizes(optimised, kernels, checks)
+    calls, arena = _calls(kernels, compiled, plan, offsets, threads, sizes)
+    facts = [*(json.dumps(c.to_json(), sort_keys=True) for c in calls), *sizes.texts()]
+    name = cache_key(*facts)[:16]
+    symbol = f"tw_main_{name}"
+    needed = sizes.needed(f"tw_shapes_{name}")
+    text = backend.emit_entry(symbol, calls, target, needed)
     entry = backend.compile([text], target, cache=options.cache)[0]
     entry_key = cache_key("entry", text, target.to_json())[:32]
     variant = Variant(
         binding=dict(binding),
-        entry=entry_text_symbol,
+        entry=symbol,
         entry_object=entry_key,
         kernels=tuple(calls),
-        input_shapes=tuple(v.dims() for v in optimised.inputs),
-        output_shapes=tuple(v.dims() for v in optimised.outputs),
+        input_shapes=tuple(map(shape_text, optimised.inputs)),
+        output_shapes=tuple(map(shape_text, optimised.outputs)),
         arena_bytes=arena,
+        dims={d.name: Range(d.lo or 0, d.hi, d.multiple_of) for d in sizes.dims},
+        sizes=tuple(map(repr, sizes.bytes)),
+        checks=tuple(map(str, sizes.checks)),
+        shapes="" if needed is None else needed.symbol,
     )
     return Built(variant, {entry_key: entry, **{c.key: c.code for c in compiled}})
 
@@ -281,7 +300,7 @@ def _emit(backend: Backend, func: PrimFunc, target: Target, key: str, options: O
         raise CompileError(error.message, location=error.location or func.name, hint=error.hint) from error
     if options.dump is not None:
         (options.dump / f"{func.name}_{key[:8]}.emitted.txt").write_text(module.text)
-    names = [p.name for p in func.params]
+    names = [p.name for p in func.params if isinstance(p, Buffer)]
     layouts = {
         names.index(name): text for name, text in dict(schedule.func.attr("param_layouts", {})).items()
     }
@@ -334,27 +353,77 @@ def _pack_weights(
             place = plan.places[value]
             if place.kind != "constant":
                 continue
-            key = (place.value, code.layouts.get(index, ""), _param_shape(kernel.func, index))
+            key = (place.value, code.layouts.get(index, ""), known(map(as_dim, kernel.buffers[index].shape)))
             if key not in offsets:
                 offsets[key] = weights.add(_packed(graph.constants[place.value], key[2], key[1]))
     for copy in plan.copies:
         if copy.source.kind == "constant":
-            key = (copy.source.value, "", copy.source.value.dims())
+            key = (copy.source.value, "", known(copy.source.value.dims()))
             offsets[key] = weights.add(graph.constants[copy.source.value])
     return offsets
-
-
-def _param_shape(func: PrimFunc, index: int) -> tuple[int, ...]:
-    param = func.params[index]
-    assert isinstance(param, Buffer)
-    shape = param.static_shape
-    assert shape is not None
-    return shape
 
 
 def _packed(data: np.ndarray, shape: tuple[int, ...], layout: str) -> np.ndarray:
     data = np.ascontiguousarray(data).reshape(shape)
     return IndexMap.parse(layout).apply(data) if layout else data
+
+
+class _Sizes:
+    """What is computed at run time for dimensions that are known then only.
+
+    Attributes:
+        dims: those dimensions, by name.
+        bytes: the byte counts that operands and copies refer to by number.
+        checks: conditions on the dimensions.
+    """
+
+    def __init__(self, graph: Graph, kernels: Sequence[Kernel], checks: Sequence[Requirement]) -> None:
+        values = [*graph.inputs, *(v for node in graph.nodes for v in node.outputs)]
+        found = dict.fromkeys(dims_of(d for value in values for d in value.shape))
+        found.update(dict.fromkeys(p for k in kernels for p in k.func.params if isinstance(p, Var)))
+        self.dims = tuple(sorted(found, key=lambda d: d.name))
+        self.bytes: list[Expr] = []
+        self.checks = list({c.cond: c for c in (*checks, *requirements(graph))}.values())
+        self._outputs = tuple(d for value in graph.outputs for d in value.shape)
+
+    def number(self, dim: Var) -> int:
+        """The place of ``dim`` in the table of dimensions."""
+        return self.dims.index(dim)
+
+    def operand(self, place: Place) -> Operand:
+        """A kernel's operand that lives at ``place``, which is no constant's."""
+        at = 0 if place.kind == "arena" else place.index
+        space = Space(place.kind)
+        if isinstance(place.offset, int):
+            return Operand(space, place.offset) if space is Space.ARENA else Operand(space, at, place.offset)
+        fixed = linear(place.offset)
+        base = fixed.const if fixed is not None and space is Space.ARENA and fixed.const > 0 else 0
+        size = self.bytes_of(as_dim(place.offset - base))
+        return Operand(space, base if space is Space.ARENA else at, 0, size)
+
+    def bytes_of(self, size: Dim) -> int | None:
+        """The number under which ``size`` is computed; None when it is a constant."""
+        if isinstance(size, int):
+            return None
+        if size not in self.bytes:
+            self.bytes.append(size)
+        return self.bytes.index(size)
+
+    def texts(self) -> list[str]:
+        """All that is computed, for the name of the entry function."""
+        return [repr(e) for e in (*self.dims, *self.bytes, *(c.cond for c in self.checks), *self._outputs)]
+
+    def needed(self, symbol: str) -> RunTimeSizes | None:
+        """What the entry function must compute; None when every size is fixed."""
+        if not self.dims:
+            return None
+        checks = tuple(c.cond for c in self.checks)
+        return RunTimeSizes(symbol, self.dims, tuple(self.bytes), self._outputs, checks)
+
+
+def shape_text(value: Value) -> tuple[int | str, ...]:
+    """The shape of a value: numbers, and text where sizes are known at run time only."""
+    return tuple(d if isinstance(d, int) else repr(d) for d in value.dims())
 
 
 def _calls(
@@ -363,6 +432,7 @@ def _calls(
     plan: MemoryPlan,
     offsets: Mapping[tuple[Value, str, tuple[int, ...]], int],
     threads: int,
+    sizes: _Sizes,
 ) -> tuple[list[KernelCall], int]:
     """The steps of the variant and the bytes of its arena."""
     workspace = -(-plan.arena_size // ALIGNMENT) * ALIGNMENT
@@ -370,18 +440,14 @@ def _calls(
     names: Counter[str] = Counter()
     calls: list[KernelCall] = []
     for kernel, code in zip(kernels, compiled, strict=True):
-        operands = []
+        operands = [Operand.dim(sizes.number(p)) for p in kernel.func.params if isinstance(p, Var)]
         for index, value in enumerate([*kernel.inputs, *kernel.outputs]):
             place = plan.places[value]
             if place.kind == "constant":
-                key = (place.value, code.layouts.get(index, ""), _param_shape(kernel.func, index))
-                operands.append(Operand.weight(offsets[key]))
-            elif place.kind == "arena":
-                operands.append(Operand.arena(place.offset))
-            elif place.kind == "input":
-                operands.append(Operand.input(place.index, place.offset))
+                shape = known(map(as_dim, kernel.buffers[index].shape))
+                operands.append(Operand.weight(offsets[place.value, code.layouts.get(index, ""), shape]))
             else:
-                operands.append(Operand.output(place.index, place.offset))
+                operands.append(sizes.operand(place))
         name = kernel.func.name
         names[name] += 1
         calls.append(
@@ -403,32 +469,32 @@ def _calls(
     for copy in plan.copies:
         source = copy.source
         if source.kind == "constant":
-            operand = Operand.weight(offsets[(source.value, "", source.value.dims())])
-        elif source.kind == "input":
-            operand = Operand.input(source.index)
-        elif source.kind == "output":
-            operand = Operand.output(source.index)
+            operand = Operand.weight(offsets[source.value, "", known(source.value.dims())])
         else:
-            operand = Operand.arena(source.offset)
-        calls.append(
-            KernelCall.copy(f"copy_output_{copy.output}", operand, Operand.output(copy.output), copy.nbytes)
-        )
+            operand = sizes.operand(source)
+        target, name = Operand.output(copy.output), f"copy_output_{copy.output}"
+        nbytes, size = typical(copy.nbytes), sizes.bytes_of(copy.nbytes)
+        calls.append(KernelCall.copy(name, operand, target, nbytes, size=size))
     return calls, workspace + scratch
 
 
 def count_flops(func: PrimFunc) -> int:
-    """Floating-point operations of an unscheduled function; a multiply-add counts two."""
+    """Floating-point operations of an unscheduled function for typical sizes; a multiply-add counts two."""
     total = 0
     for block in find_blocks(func.body):
         if isinstance(block.body, Store):
-            total += flops_of(block.body.value) * prod(const_int(it.extent) or 1 for it in block.iters)
+            total += flops_of(block.body.value) * prod(max(_typical(it.extent), 1) for it in block.iters)
     return total
 
 
 def count_bytes(func: PrimFunc) -> int:
-    """Bytes of all parameters, each once."""
+    """Bytes of all parameters for typical sizes, each once."""
     total = 0
     for param in func.params:
         if isinstance(param, Buffer):
-            total += prod(param.static_shape or ()) * dt.nbytes(param.dtype)
+            total += prod(map(_typical, param.shape)) * dt.nbytes(param.dtype)
     return total
+
+
+def _typical(size: Expr) -> int:
+    return typical(as_dim(size))

@@ -9,7 +9,7 @@ import numpy as np
 from tilewright.backend.llvm.compile import compile_many
 from tilewright.backend.llvm.entry import entry_ir
 from tilewright.runtime.artifact import Artifact, WeightStore
-from tilewright.runtime.plan import KernelCall, Operand, Signature, TensorSpec, Variant
+from tilewright.runtime.plan import KernelCall, Operand, Range, Signature, TensorSpec, Variant
 from tilewright.runtime.threadpool import thread_pool_ir
 from tilewright.target import Target
 
@@ -166,7 +166,7 @@ def entry_object(v: Variant) -> bytes:
 SIGNATURE = Signature(
     (TensorSpec("x", ("n",), "float32"), TensorSpec("y", ("n",), "float32")),
     (TensorSpec("sum", ("n",), "float32"), TensorSpec("same", ("n",), "float32")),
-    {"n": (1, 1 << 20)},
+    {"n": Range(1, 1 << 20)},
 )
 
 

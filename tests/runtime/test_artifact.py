@@ -16,7 +16,7 @@ from tests.runtime.programs import SIGNATURE, entry_object, expected, model, obj
 from tilewright.errors import ArtifactError
 from tilewright.runtime.artifact import MANIFEST, WEIGHTS, Artifact, WeightStore, _add
 from tilewright.runtime.model import Executable
-from tilewright.runtime.plan import KernelCall, Operand, Signature, TensorSpec, Variant
+from tilewright.runtime.plan import KernelCall, Operand, Range, Signature, Space, TensorSpec, Variant
 
 
 @pytest.fixture(scope="module")
@@ -275,14 +275,21 @@ def test_failing_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_plan_records_round_trip_as_json() -> None:
     operands = (
         Operand.input(1), Operand.output(0, 128), Operand.weight(64), Operand.arena(192), Operand.scalar(-5),
+        Operand.dim(0), Operand(Space.ARENA, 64, 0, 1),
     )  # fmt: skip
     call = KernelCall(
         "k", "tw_k_1", operands, 256, False, ("conv1", "relu1"), ("Conv", "Relu"), 10, 20, "o", "w", "t"
     )
     spec = TensorSpec("x", (1, "n", 3), "bfloat16")
-    signature = Signature((spec,), (spec,), {"n": (1, None), "m": (2, 8)})
+    signature = Signature((spec,), (spec,), {"n": Range(1), "m": Range(2, 8, 2)})
     v = Variant({"n": 4}, "tw_main", "e", (call,), ((1, 4, 3),), ((1, 4, 3),), 512)
-    for record in (call, spec, signature, v, *operands):
+    copy = KernelCall.copy("c", operands[0], operands[1], 64, size=0)
+    defining = dataclasses.replace(call, defines=((1, 2),))
+    dims = {"m": Range(2, 8, 2), "k": Range(0, 4)}
+    shapes = ((1, "m", 3),), ((1, "m * 2", "k"),)
+    ranged = Variant({}, "tw_main", "e", (defining, copy), *shapes, 512, dims, ("m * 64",), ("m <= 4",), "s")
+    assert ranged.computed_dims == ("k",)
+    for record in (call, copy, defining, spec, signature, v, ranged, *operands):
         assert type(record).from_json(json.loads(json.dumps(record.to_json()))) == record
     assert v.objects() == ["e", "o"]
     assert SIGNATURE.to_json()["dims"] == {"n": [1, 1 << 20]}

@@ -12,14 +12,14 @@ import importlib.metadata
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
-from tilewright.backend.module import KernelModule
+from tilewright.backend.module import KernelModule, RunTimeSizes
 from tilewright.cache import DiskCache
 from tilewright.errors import TargetError
 from tilewright.ir.stmt import PrimFunc
 from tilewright.runtime.plan import KernelCall
 from tilewright.target import Target
 
-__all__ = ["Backend", "KernelModule", "get_backend", "register"]
+__all__ = ["Backend", "KernelModule", "RunTimeSizes", "get_backend", "register"]
 
 _GROUP = "tilewright.backends"
 
@@ -51,8 +51,16 @@ class Backend(Protocol):
         CacheError.
         """
 
-    def emit_entry(self, symbol: str, kernels: Sequence[KernelCall], target: Target) -> str:
-        """Source of the function that runs ``kernels`` in order (docs/runtime.md has its signature)."""
+    def emit_entry(
+        self,
+        symbol: str,
+        kernels: Sequence[KernelCall],
+        target: Target,
+        sizes: RunTimeSizes | None = None,
+    ) -> str:
+        """Source of the function that runs ``kernels`` in order, and of the one that computes shapes where
+        there are run-time ``sizes`` (docs/runtime.md has their signatures).
+        """
 
     def emit_runtime(self, target: Target) -> str:
         """Source of the thread pool and the other functions that kernels and entry call."""

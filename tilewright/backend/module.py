@@ -1,8 +1,10 @@
-"""What a backend's emission gives."""
+"""What a backend's emission takes and gives."""
 
 from __future__ import annotations
 
 import dataclasses
+
+from tilewright.ir.expr import Expr, Var
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,3 +28,22 @@ class KernelModule:
     def workspace(self, threads: int) -> int:
         """Bytes of workspace for a pool of ``threads``."""
         return self.ws_shared + threads * self.ws_thread
+
+
+@dataclasses.dataclass(frozen=True)
+class RunTimeSizes:
+    """What an entry function computes from the sizes of dimensions that are known at run time only.
+
+    Attributes:
+        symbol: name of the function that computes the output shapes and checks the dimensions.
+        dims: the dimensions in the order of the table that holds their sizes.
+        sizes: byte counts that kernels' operands refer to by number.
+        outputs: the output shapes, one after the other.
+        checks: conditions on the dimensions.
+    """
+
+    symbol: str
+    dims: tuple[Var, ...]
+    sizes: tuple[Expr, ...]
+    outputs: tuple[Expr, ...]
+    checks: tuple[Expr, ...]

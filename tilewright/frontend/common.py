@@ -47,20 +47,22 @@ class UnsupportedReport:
 def bind_dims(
     inputs: Mapping[str, TensorType],
     shapes: Mapping[str, Sequence[int | None]] | None,
-    dims: Mapping[str, int] | None,
-) -> dict[Var, int]:
+    dims: Mapping[str, int | Var] | None,
+) -> dict[Var, int | Var]:
     """The sizes of symbolic dimensions that follow from the user's ``shapes`` (by input; None leaves a
-    dimension open) and ``dims`` (by name).
+    dimension open) and ``dims`` (by name: a size, or a variable to stand for the dimension).
 
     Raises ShapeError when a name is unknown or a size contradicts the model or another size.
     """
     variables = {d.name: d for t in inputs.values() for d in t.shape if isinstance(d, Var)}
-    bound: dict[Var, int] = {}
+    bound: dict[Var, int | Var] = {}
     for name, size in (dims or {}).items():
         if name not in variables:
             known = ", ".join(variables) or "none"
             raise ShapeError(f"the model has no dimension '{name}'", hint=f"its symbolic dimensions: {known}")
-        bound[variables[name]] = _checked_size(size, f"dimension '{name}'")
+        bound[variables[name]] = (
+            size if isinstance(size, Var) else _checked_size(size, f"dimension '{name}'")
+        )
     for name, shape in (shapes or {}).items():
         if name not in inputs:
             raise ShapeError(
@@ -70,7 +72,9 @@ def bind_dims(
     return bound
 
 
-def _bind_shape(name: str, declared: TensorType, shape: Sequence[int | None], bound: dict[Var, int]) -> None:
+def _bind_shape(
+    name: str, declared: TensorType, shape: Sequence[int | None], bound: dict[Var, int | Var]
+) -> None:
     if len(shape) != declared.rank:
         raise ShapeError(f"input '{name}' is {declared}, a shape of {len(shape)} dimensions does not fit it")
     for axis, (dim, size) in enumerate(zip(declared.shape, shape, strict=True)):

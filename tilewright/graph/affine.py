@@ -36,12 +36,12 @@ def _split(rw: Rewriter, node: Node) -> tuple[Value, np.ndarray, bool] | None:
     a, b = node.inputs
     assert a is not None
     assert b is not None
-    if not dt.is_float(node.output.dtype) or node.output.static_shape is None:
+    if not dt.is_float(node.output.dtype):
         return None
     left, right = rw.const(a), rw.const(b)
-    if right is not None and left is None and a.static_shape == node.output.static_shape:
+    if right is not None and left is None and a.dims() == node.output.dims():
         return a, right, False
-    if left is not None and right is None and b.static_shape == node.output.static_shape:
+    if left is not None and right is None and b.dims() == node.output.dims():
         return b, left, True
     return None
 
@@ -80,7 +80,7 @@ def _negate(rw: Rewriter, node: Node) -> Replaced:
     """``-y`` where y is a convolution or a product with a constant, whose weights can take the sign."""
     x = node.inputs[0]
     assert x is not None
-    if not dt.is_float(x.dtype) or x.static_shape is None:
+    if not dt.is_float(x.dtype):
         return None
     minus = np.asarray(-1, dt.to_numpy(x.dtype))
     return _scale_conv(rw, x, minus) or _scale_matmul(rw, x, minus)
@@ -116,11 +116,12 @@ def _merge(
     return [rw.op(op, source, rw.constant(np.asarray(fn(first, c), c.dtype), "const"), name=node.name)]
 
 
-def _per_channel(c: np.ndarray, x: Value, axis: int, channels: int) -> np.ndarray | None:
+def _per_channel(c: np.ndarray, x: Value, axis: int) -> np.ndarray | None:
     """``c``, broadcast against ``x``, as one number per channel; None when it varies along another
-    dimension.
+    dimension, or their number is not known.
     """
-    if c.ndim > x.rank:
+    channels = x.dims()[axis]
+    if c.ndim > x.rank or not isinstance(channels, int):
         return None
     shape = (1,) * (x.rank - c.ndim) + c.shape
     if any(d != 1 for n, d in enumerate(shape) if n != axis):
@@ -181,7 +182,7 @@ def _scale_conv(rw: Rewriter, x: Value, factor: np.ndarray) -> Replaced:
         return None
     conv, w, bias = parts
     axis = channel_axis(conv, x.rank)
-    per_channel = _per_channel(factor, x, axis, x.dims()[axis])
+    per_channel = _per_channel(factor, x, axis)
     if per_channel is None:
         return None
     fresh = None if bias is None else _times(bias, per_channel)
@@ -194,7 +195,7 @@ def _shift_conv(rw: Rewriter, x: Value, offset: np.ndarray) -> Replaced:
         return None
     conv, _, bias = parts
     axis = channel_axis(conv, x.rank)
-    per_channel = _per_channel(offset, x, axis, x.dims()[axis])
+    per_channel = _per_channel(offset, x, axis)
     if per_channel is None:
         return None
     total = per_channel if bias is None else (bias + per_channel).astype(bias.dtype)
@@ -206,7 +207,7 @@ def _scale_matmul(rw: Rewriter, x: Value, factor: np.ndarray) -> Replaced:
     if matmul is None or matmul.op != "matmul" or rw.use_count(x) > 1:
         return None
     b = rw.const(matmul.inputs[1])
-    per_column = _per_channel(factor, x, x.rank - 1, x.dims()[-1])
+    per_column = _per_channel(factor, x, x.rank - 1)
     if b is None or per_column is None:
         return None
     weights = rw.constant(_times(b, per_column), _name(matmul.inputs[1]))
@@ -227,7 +228,7 @@ def _scaled_input(rw: Rewriter, node: Node) -> Replaced:
         return None
     source, c, _ = parts
     axis = channel_axis(node, x.rank)
-    factor = _per_channel(c, x, axis, x.dims()[axis])
+    factor = _per_channel(c, x, axis)
     if factor is None:
         return None
     input_axis = w.ndim - 2 if node.attrs.get("channels_last") else 1 if node.op == "conv" else 0
@@ -280,11 +281,11 @@ def shrink_uniform(graph: Graph) -> Graph:
     def visit(rw: Rewriter, node: Node) -> Replaced:
         if node.op not in ("add", "sub", "mul", "div", "maximum", "minimum", "pow"):
             return None
-        whole = node.output.static_shape
+        whole = node.output.dims()
         inputs = list(node.inputs)
         for index, value in enumerate(inputs):
             data, other = rw.const(value), inputs[1 - index]
-            if data is None or data.size < 2 or other is None or other.static_shape != whole:
+            if data is None or data.size < 2 or other is None or other.dims() != whole:
                 continue
             if (data == data.flat[0]).all():
                 inputs[index] = rw.constant(np.asarray(data.flat[0]), _name(value))

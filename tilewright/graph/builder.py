@@ -13,6 +13,7 @@ from tilewright.graph.limits import check_type
 from tilewright.graph.opdef import OpContext, OpDef, const_exprs, get_op
 from tilewright.ir import dtype as dt
 from tilewright.ir.expr import Const, Expr, ExprLike
+from tilewright.ir.simplify import simplify
 
 #: Integer tensors up to this many elements are followed as expressions through shape arithmetic.
 MAX_SYMBOLIC = 64
@@ -52,7 +53,7 @@ class GraphBuilder:
         if name in self._names:
             raise GraphError(f"the name of input '{name}' is taken")
         self._names.add(name)
-        value = Value(name, TensorType.make(shape, dtype))
+        value = Value(name, _canonical(TensorType.make(shape, dtype)))
         check_type(value.type, f"input '{name}'", None)
         self._inputs.append(value)
         return value
@@ -97,7 +98,7 @@ class GraphBuilder:
         node = Node(op, tuple(operands), (), kept, name, self.origin if origin is None else origin)
         ctx = self.context(node)
         opdef = get_op(op)
-        types = tuple(opdef.infer(ctx))
+        types = tuple(map(_canonical, opdef.infer(ctx)))
         for kind in types:
             check_type(kind, f"the result of {op}", node.location)
         wish = list(output_names or [])
@@ -174,6 +175,13 @@ class GraphBuilder:
             operands.append(known)
         for value, result in zip(outputs, opdef.symbolic(ctx, operands), strict=True):
             self._symbolic[value] = result
+
+
+def _canonical(kind: TensorType) -> TensorType:
+    """The type with its sizes in canonical form, so that equal sizes are one expression."""
+    if kind.static_shape is not None:
+        return kind
+    return TensorType(tuple(map(simplify, kind.shape)), kind.dtype)
 
 
 def _followable(kind: TensorType) -> bool:

@@ -4,7 +4,6 @@ reads it.
 
 from __future__ import annotations
 
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import numpy as np
 from tilewright.graph.graph import Graph, Node, Value
 from tilewright.graph.movement import Replaced, viewed
 from tilewright.graph.rewrite import Rewriter, rewrite
-from tilewright.graph.shapes import Dims, same_but_units
+from tilewright.graph.shapes import Dims, count, same_but_units
 
 
 def channel_axis(node: Node, rank: int) -> int:
@@ -33,8 +32,8 @@ def collapse_matmul(graph: Graph) -> Graph:
         a, b = node.inputs
         assert a is not None
         assert b is not None
-        dims_a, dims_b, out = a.static_shape, b.static_shape, node.output.static_shape
-        if dims_a is None or dims_b is None or out is None or 0 in out:
+        dims_a, dims_b, out = a.dims(), b.dims(), node.output.dims()
+        if 0 in out:
             return None
         shape_a, shape_b = _collapsed(dims_a, dims_b)
         if (shape_a, shape_b) == (dims_a, dims_b):
@@ -47,8 +46,8 @@ def collapse_matmul(graph: Graph) -> Graph:
 
 
 def _collapsed(a: Dims, b: Dims) -> tuple[Dims, Dims]:
-    if prod(b[:-2]) == 1:
-        return (prod(a[:-1]), a[-1]), b[-2:]
+    if count(b[:-2]) == 1:
+        return (count(a[:-1]), a[-1]), b[-2:]
     return a, b
 
 
@@ -88,14 +87,14 @@ def _pad_before(rw: Rewriter, x: Value) -> Node | None:
     node = rw.producer(x)
     if node is None or node.op != "reshape":
         return node
-    padded, shape = node.inputs[0], x.static_shape
+    padded, shape = node.inputs[0], x.dims()
     pad = None if padded is None else rw.producer(padded)
-    if padded is None or pad is None or pad.op != "pad" or shape is None or rw.use_count(padded) > 1:
+    if padded is None or pad is None or pad.op != "pad" or rw.use_count(padded) > 1:
         return None
     if pad.attrs.get("mode", "constant") != "constant":
         return None
-    source, before, pads = pad.inputs[0], padded.static_shape, _ints(pad.attrs.get("pads"))
-    if source is None or before is None or pads is None or not same_but_units(before, shape):
+    source, before, pads = pad.inputs[0], padded.dims(), _ints(pad.attrs.get("pads"))
+    if source is None or pads is None or not same_but_units(before, shape):
         return None
     axes = _ints(pad.attrs.get("axes")) or tuple(range(len(before)))
     small = source.dims()

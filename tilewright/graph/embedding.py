@@ -52,8 +52,8 @@ def _one_hot_indices(rw: Rewriter, value: Value | None) -> Value | None:
         return None
     source = cast.inputs[0]
     equal = None if source is None else rw.producer(source)
-    shape = value.static_shape
-    if equal is None or equal.op != "equal" or shape is None:
+    shape = value.dims()
+    if equal is None or equal.op != "equal":
         return None
     for indices, numbers in (equal.inputs, equal.inputs[::-1]):
         data = rw.const(numbers)
@@ -62,7 +62,7 @@ def _one_hot_indices(rw: Rewriter, value: Value | None) -> Value | None:
         counts = data.size == shape[-1] and data.shape[-1:] == shape[-1:]
         if (
             counts
-            and indices.static_shape == (*shape[:-1], 1)
+            and indices.dims() == (*shape[:-1], 1)
             and (data.reshape(-1) == np.arange(data.size)).all()
         ):
             return indices

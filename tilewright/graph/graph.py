@@ -18,8 +18,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from tilewright.errors import GraphError
+from tilewright.graph.shapes import Dims, as_dim
 from tilewright.ir import dtype as dt
 from tilewright.ir.expr import Const, Expr, ExprLike, Var, as_expr
+from tilewright.ir.sizes import typical_size
 from tilewright.ir.visit import walk_expr
 
 #: What an attribute may hold; arrays are inputs, never attributes. Tuples, not lists, so that nodes compare
@@ -104,10 +106,12 @@ class Value:
         """The shape as ints, or None when any dimension is symbolic."""
         return self.type.static_shape
 
-    def dims(self) -> tuple[int, ...]:
-        """The shape as ints. Raises GraphError when a dimension is symbolic."""
-        shape = self.type.static_shape
-        if shape is None:
+    def dims(self) -> Dims:
+        """The shape: numbers, and expressions over dimensions with a range. Raises GraphError when nothing is
+        known of a dimension.
+        """
+        shape = tuple(map(as_dim, self.shape))
+        if any(not isinstance(d, int) and typical_size(d) is None for d in shape):
             raise GraphError(
                 f"the shape of '{self.name}' is not known: {self.type}", hint="specialise the graph first"
             )

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from math import prod
 
 from tilewright.graph.graph import Graph, Node, Value
-from tilewright.graph.shapes import Dims
+from tilewright.graph.shapes import Dim, Dims, as_dim, count, typical_count
+from tilewright.ir.expr import as_expr
 
 #: Shorter contiguous pieces than this many elements are written by one copying kernel instead: half-filled
 #: vectors cost more.
@@ -24,21 +24,26 @@ class Part:
 
     whole: Value
     axis: int
-    start: int
+    start: Dim
+
+
+def sum_of(a: Dim, b: Dim) -> Dim:
+    """``a + b`` in canonical form."""
+    return a + b if isinstance(a, int) and isinstance(b, int) else as_dim(as_expr(a) + b)
 
 
 def row_major(dims: Dims) -> Dims:
     """Strides in elements of a compact array."""
-    return tuple(prod(dims[d + 1 :]) for d in range(len(dims)))
+    return tuple(count(dims[d + 1 :]) for d in range(len(dims)))
 
 
-def part_layout(value: Value, parts: Mapping[Value, Part]) -> tuple[Value, int, Dims]:
+def part_layout(value: Value, parts: Mapping[Value, Part]) -> tuple[Value, Dim, Dims]:
     """Where a value lives: (the value whose memory it is, offset in elements, strides in elements)."""
     part = parts.get(value)
     if part is None:
         return value, 0, row_major(value.dims())
     root, offset, strides = part_layout(part.whole, parts)
-    return root, offset + part.start * strides[part.axis], strides
+    return root, sum_of(offset, count((part.start, strides[part.axis]))), strides
 
 
 def find_parts(graph: Graph) -> dict[Value, Part]:
@@ -54,15 +59,15 @@ def find_parts(graph: Graph) -> dict[Value, Part]:
         axis = node.attrs["axis"]
         assert isinstance(axis, int)
         axis %= node.output.rank
-        operands = [v for v in node.inputs if v is not None and v.dims()[axis] > 0]
+        operands = [v for v in node.inputs if v is not None and v.dims()[axis] != 0]
         if len(operands) < 2 or len(set(operands)) != len(operands):
             continue
         if not all(v not in parts and _operand_fits(graph, v, axis) for v in operands):
             continue
-        start = 0
+        start: Dim = 0
         for value in operands:
             parts[value] = Part(node.output, axis, start)
-            start += value.dims()[axis]
+            start = sum_of(start, value.dims()[axis])
     return parts
 
 
@@ -87,4 +92,4 @@ def _operand_fits(graph: Graph, value: Value, axis: int) -> bool:
     if any(u.op == "reshape" for u in graph.users(value)):
         return False
     compact = all(d == 1 for d in dims[:axis])
-    return compact or prod(dims[axis:]) >= MIN_RUN
+    return compact or typical_count(dims[axis:]) >= MIN_RUN

@@ -12,7 +12,6 @@ its own (a TensorFlow export) loses them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 from typing import Final
 
 import numpy as np
@@ -22,7 +21,16 @@ from tilewright.graph.graph import Graph, Node, Value
 from tilewright.graph.mincut import INFINITE, MinCut
 from tilewright.graph.opdef import FusionKind, get_op
 from tilewright.graph.rewrite import Rewriter
-from tilewright.graph.shapes import Dims, Perm, compose, permute, transpose_is_view
+from tilewright.graph.shapes import (
+    Dims,
+    Perm,
+    compose,
+    count,
+    known,
+    permute,
+    transpose_is_view,
+    typical_count,
+)
 from tilewright.ir import dtype as dt
 
 #: Operators that read windows of their first input, with weights (if any) second.
@@ -46,11 +54,9 @@ def to_first(rank: int) -> Perm:
 
 def assign_layouts(graph: Graph) -> Graph:
     """Choose labels and rewrite. Windowed operators get ``channels_last``; their constant weights are re-
-    laid.
-
-    Needs static shapes (a graph with symbolic ones, or without windowed operators, is returned as it is).
+    laid. A graph without windowed operators is returned as it is.
     """
-    if not graph.is_static or not any(_is_windowed(n) for n in graph.nodes):
+    if not any(_is_windowed(n) for n in graph.nodes):
         return graph
     return _Apply(graph, _Assignment(graph)).run()
 
@@ -80,7 +86,7 @@ def _perm_of(node: Node) -> Perm:
 
 
 def _nbytes(value: Value) -> int:
-    return prod(value.dims()) * dt.nbytes(value.dtype)
+    return typical_count(value.dims()) * dt.nbytes(value.dtype)
 
 
 def relayout_cost(value: Value) -> int:
@@ -156,7 +162,7 @@ class _Assignment:
         if x is None:
             return False
         if node.op == "reshape":
-            return x.rank >= 3 and x.dims()[:2] == node.output.dims()[:2] and prod(x.dims()) > 0
+            return x.rank >= 3 and x.dims()[:2] == node.output.dims()[:2] and 0 not in x.dims()
         return permuted_attrs(node, to_last(rank)) is not None and x.rank == rank
 
     def _constrain_transpose(self, node: Node) -> None:
@@ -306,7 +312,7 @@ class _Apply:
             return self._transposed(w, (*spatial, 1, 0))
         groups = node.attrs.get("groups", 1)
         assert isinstance(groups, int)
-        ci, co, *kernel = w.dims()
+        ci, co, *kernel = known(w.dims())
         if groups == 1:
             return self._transposed(w, (*spatial, 0, 1))
         split = self._viewed(w, (groups, ci // groups, co, *kernel))
@@ -316,7 +322,7 @@ class _Apply:
     def _viewed(self, value: Value, shape: Dims) -> Value:
         data = self.rw.const(value)
         if data is not None:
-            return self.rw.constant(data.reshape(shape), value.name)
+            return self.rw.constant(data.reshape(known(shape)), value.name)
         return self.rw.op("reshape", value, shape=shape)
 
     def _channels_last(self, node: Node) -> None:
@@ -334,7 +340,7 @@ class _Apply:
 
     def _operand(self, value: Value, rank: int) -> Value:
         """An operand, broadcast right-aligned to ``rank``, in channels-last form."""
-        if prod(value.dims()) == 1 and value.rank <= 1:
+        if count(value.dims()) == 1 and value.rank <= 1:
             return self._get(value, FIRST)
         if value.rank == rank:
             return self._get(value, LAST)

@@ -1,5 +1,8 @@
 """The static memory plan: where every value lives while the graph runs.
 
+Dimensions known at run time only are planned for at their largest: the system gives out memory page by page
+as it is touched, so what a smaller size leaves over costs addresses only.
+
 Graph inputs, outputs and constants live in memory of their own; all other values share one arena. A value's
 place is free for others as soon as the last kernel that reads it is done. Views (reshapes) share their
 source's place, operands of a concatenation in place lie inside its result, and an elementwise kernel may
@@ -10,13 +13,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from math import prod
 
 from tilewright.errors import GraphError
 from tilewright.graph.graph import Graph, Value
-from tilewright.graph.inplace import part_layout
+from tilewright.graph.inplace import part_layout, sum_of
 from tilewright.graph.partition import Group
+from tilewright.graph.shapes import Dim, count
 from tilewright.ir import dtype as dt
+from tilewright.ir.sizes import largest_size
 
 #: Byte alignment of every buffer: a cache line and the widest vector.
 ALIGNMENT = 64
@@ -29,23 +33,23 @@ class Place:
     Attributes:
         kind: ``input``, ``output``, ``constant`` or ``arena``.
         index: position among the graph's inputs or outputs; 0 otherwise.
-        offset: byte offset in the arena; 0 otherwise.
+        offset: byte offset in the arena; in inputs and outputs that of a part of them.
         value: for a constant: the value in ``graph.constants`` whose data it is; else the value itself.
     """
 
     kind: str
     index: int
-    offset: int
+    offset: Dim
     value: Value
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Copy:
-    """``nbytes`` to be copied from ``source`` to graph output ``output`` after the kernels have run."""
+    """``nbytes`` bytes to be copied from ``source`` to graph output ``output`` after the kernels have run."""
 
     output: int
     source: Place
-    nbytes: int
+    nbytes: Dim
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -78,7 +82,9 @@ class _Interval:
 
 
 def plan_memory(graph: Graph, groups: Sequence[Group]) -> MemoryPlan:
-    """Places for all values of ``groups`` run in order. Raises GraphError when a shape is not static."""
+    """Places for all values of ``groups`` run in order. Raises GraphError when a size has no upper
+    bound.
+    """
     homes = _homes(groups)
     places: dict[Value, Place] = {}
     for index, value in enumerate(graph.inputs):
@@ -99,14 +105,21 @@ def plan_memory(graph: Graph, groups: Sequence[Group]) -> MemoryPlan:
     for value in homes.inside:
         root, offset = homes.inside[value]
         home = places[root]
-        places[value] = dataclasses.replace(home, offset=home.offset + offset)
-    final = tuple(Copy(index, places[root], nbytes(graph.outputs[index])) for index, root in copies)
+        places[value] = dataclasses.replace(home, offset=sum_of(home.offset, offset))
+    final = tuple(Copy(index, places[root], _size(graph.outputs[index])) for index, root in copies)
     return MemoryPlan(size, places, final, peak_live(intervals))
 
 
 def nbytes(value: Value) -> int:
-    """Size of a value in bytes."""
-    return prod(value.dims()) * dt.nbytes(value.dtype)
+    """The largest size of a value in bytes. Raises GraphError when it has none."""
+    size = largest_size(_size(value))
+    if size is None:
+        raise GraphError(f"there is no upper bound for the size of '{value.name}': {value.type}")
+    return size
+
+
+def _size(value: Value) -> Dim:
+    return count((*value.dims(), dt.nbytes(value.dtype)))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -116,7 +129,7 @@ class _Homes:
     ``inside`` maps them to (the value whose memory it is, byte offset in it).
     """
 
-    inside: Mapping[Value, tuple[Value, int]]
+    inside: Mapping[Value, tuple[Value, Dim]]
     parts: frozenset[Value]
 
     def root(self, value: Value) -> Value:
@@ -125,10 +138,10 @@ class _Homes:
 
 def _homes(groups: Sequence[Group]) -> _Homes:
     parts = {v: p for group in groups for v, p in group.parts.items()}
-    inside: dict[Value, tuple[Value, int]] = {}
+    inside: dict[Value, tuple[Value, Dim]] = {}
     for value in parts:
         root, offset, _ = part_layout(value, parts)
-        inside[value] = root, offset * dt.nbytes(value.dtype)
+        inside[value] = root, count((offset, dt.nbytes(value.dtype)))
     for group in groups:
         if not group.is_view or group.is_concat_in_place:
             continue
@@ -190,7 +203,7 @@ def _donor(
         if interval is None or last_read.get(root) != step or interval.end != step or value in homes.parts:
             continue
         others = [v for v in group.inputs if v is not value and homes.root(v) is root]
-        if not others and value.dims() == out.dims() and nbytes(root) == nbytes(out):
+        if not others and value.dims() == out.dims() and _size(root) == _size(out):
             return interval
     return None
 

@@ -5,7 +5,6 @@ the borders.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import prod
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -15,11 +14,15 @@ from tilewright.graph.graph import Graph, Node, Value
 from tilewright.graph.opdef import FusionKind, get_op
 from tilewright.graph.rewrite import Rewriter, rewrite
 from tilewright.graph.shapes import (
+    Dim,
     Dims,
+    Perm,
     broadcast,
     compose,
+    count,
     inverse,
     is_identity,
+    known,
     transpose_is_view,
     transpose_through_view,
     view_operand,
@@ -32,9 +35,9 @@ Replaced: TypeAlias = Sequence[Value] | None
 Rule: TypeAlias = Callable[[Rewriter, Node], Replaced]
 
 
-def reshape(rw: Rewriter, x: Value, shape: Sequence[int], name: str = "") -> Value:
+def reshape(rw: Rewriter, x: Value, shape: Sequence[Dim], name: str = "") -> Value:
     """``x`` viewed in ``shape``; itself when that is its shape."""
-    if x.static_shape == tuple(shape):
+    if x.dims() == tuple(shape):
         return x
     return rw.op("reshape", x, shape=tuple(shape), name=name)
 
@@ -68,7 +71,7 @@ def _operand(node: Node) -> Value:
 def _same_type(rw: Rewriter, node: Node) -> Replaced:
     """An operator that, from its result's type alone, cannot have changed anything."""
     x = _operand(node)
-    return [x] if x.type == node.output.type and x.static_shape is not None else None
+    return [x] if x.dtype == node.output.dtype and x.dims() == node.output.dims() else None
 
 
 def _noop_slice(rw: Rewriter, node: Node) -> Replaced:
@@ -90,16 +93,15 @@ def _identity(rw: Rewriter, node: Node) -> Replaced:
 def _merge_reshape(rw: Rewriter, node: Node) -> Replaced:
     x = _operand(node)
     before = rw.producer(x)
-    shape = node.output.static_shape
-    if shape is None or before is None or before.op != "reshape":
+    if before is None or before.op != "reshape":
         return None
-    return [reshape(rw, _operand(before), shape, node.name)]
+    return [reshape(rw, _operand(before), node.output.dims(), node.name)]
 
 
 def _canonical_reshape(rw: Rewriter, node: Node) -> Replaced:
-    """Shapes with -1 or 0 in them become plain numbers, so that equal views are equal nodes."""
-    shape = node.output.static_shape
-    if shape is None or (node.attrs.get("shape") == shape and len(node.attrs) == 1):
+    """Shapes with -1 or 0 in them become plain sizes, so that equal views are equal nodes."""
+    shape = node.output.dims()
+    if node.attrs.get("shape") == shape and len(node.attrs) == 1 and len(node.inputs) == 1:
         return None
     return rw.emit_like(node, "reshape", [_operand(node)], {"shape": shape})
 
@@ -107,13 +109,13 @@ def _canonical_reshape(rw: Rewriter, node: Node) -> Replaced:
 def _simplify_transpose(rw: Rewriter, node: Node) -> Replaced:
     x = _operand(node)
     perm = node.attrs.get("perm")
-    dims = x.static_shape
+    dims = x.dims()
     if not isinstance(perm, tuple):
         return None
     axes = tuple(int(p) for p in perm if isinstance(p, int))
     if is_identity(axes):
         return [x]
-    if dims is not None and transpose_is_view(dims, axes):
+    if transpose_is_view(dims, axes):
         return [reshape(rw, x, tuple(dims[a] for a in axes), node.name)]
     before = rw.producer(x)
     if before is not None and before.op == "transpose":
@@ -121,7 +123,7 @@ def _simplify_transpose(rw: Rewriter, node: Node) -> Replaced:
     return None
 
 
-def _perm(node: Node) -> Dims:
+def _perm(node: Node) -> Perm:
     perm = node.attrs["perm"]
     assert isinstance(perm, tuple)
     return tuple(int(p) for p in perm if isinstance(p, int))
@@ -138,10 +140,7 @@ def _transpose_of_view_of_transpose(rw: Rewriter, node: Node) -> Replaced:
     if inner is None or inner.op != "transpose":
         return None
     x = _operand(inner)
-    dims, target = x.static_shape, _operand(node).static_shape
-    if dims is None or target is None:
-        return None
-    swapped = transpose_through_view(dims, _perm(inner), target)
+    swapped = transpose_through_view(x.dims(), _perm(inner), _operand(node).dims())
     if swapped is None:
         return None
     shape, perm = swapped
@@ -154,10 +153,8 @@ def _reshape_of_transpose_is_view(rw: Rewriter, node: Node) -> Replaced:
     if inner is None or inner.op != "transpose":
         return None
     x = _operand(inner)
-    dims, target = x.static_shape, node.output.static_shape
-    if dims is None or target is None:
-        return None
-    swapped = transpose_through_view(dims, _perm(inner), target)
+    target = node.output.dims()
+    swapped = transpose_through_view(x.dims(), _perm(inner), target)
     if swapped is None or not transpose_is_view(*swapped):
         return None
     return [reshape(rw, x, target, node.name)]
@@ -182,11 +179,11 @@ def _reduce_keeps_dims(rw: Rewriter, node: Node) -> Replaced:
     nothing at all.
     """
     x, axes = _operand(node), node.attrs.get("axes")
-    dims, out = x.static_shape, node.output.static_shape
-    if dims is None or out is None or axes is None:
+    dims, out = x.dims(), node.output.dims()
+    if axes is None:
         return None
     op = node.attrs.get("op")
-    unit = op in ("sum", "mean", "max", "min", "prod") and dims.count(0) == 0 and prod(dims) == prod(out)
+    unit = op in ("sum", "mean", "max", "min", "prod") and dims.count(0) == 0 and count(dims) == count(out)
     if unit and x.dtype == node.output.dtype:
         return [reshape(rw, x, out, node.name)]
     if node.attrs.get("keepdims", True):
@@ -207,9 +204,7 @@ def _bypass_expand(rw: Rewriter, node: Node) -> Replaced:
         if producer is None or producer.op != "expand":
             continue
         fresh = [*inputs[:index], _operand(producer), *inputs[index + 1 :]]
-        shapes = [v.static_shape for v in fresh if v is not None]
-        known = [s for s in shapes if s is not None]
-        if len(known) == len(shapes) and broadcast(*known) == node.output.static_shape:
+        if broadcast(*(v.dims() for v in fresh if v is not None)) == node.output.dims():
             inputs = fresh
     if all(a is b for a, b in zip(inputs, node.inputs, strict=True)):
         return None
@@ -228,19 +223,17 @@ def sink_reshapes(graph: Graph) -> Graph:
     def visit(rw: Rewriter, node: Node) -> Replaced:
         if get_op(node.op).kind is not FusionKind.elementwise or len(node.outputs) != 1:
             return None
-        whole = node.output.static_shape
-        if whole is None:
-            return None
+        whole = node.output.dims()
         for value in node.inputs:
             view = None if value is None else rw.producer(value)
             if value is None or view is None or view.op != "reshape":
                 continue
             x = _operand(view)
-            if value.static_shape != whole or rw.producer(x) is None or x.static_shape is None:
+            if value.dims() != whole or rw.producer(x) is None:
                 continue
             if any(_made_at(rw, v) > _made_at(rw, x) for v in node.inputs if v is not None):
                 continue
-            operands = _viewed_operands(rw, node, whole, x.static_shape)
+            operands = _viewed_operands(rw, node, whole, x.dims())
             if operands is not None:
                 (result,) = rw.emit(node.op, operands, dict(node.attrs), name=node.name)
                 return [reshape(rw, result, whole)]
@@ -268,9 +261,8 @@ def sink_transposes(graph: Graph) -> Graph:
     def visit(rw: Rewriter, node: Node) -> Replaced:
         if get_op(node.op).kind is not FusionKind.elementwise or len(node.outputs) != 1:
             return None
-        whole = node.output.static_shape
         inner = next((p for p in (_transposed(rw, v) for v in node.inputs) if p is not None), None)
-        if inner is None or whole is None or inner.output.static_shape != whole:
+        if inner is None or inner.output.dims() != node.output.dims():
             return None
         perm = _perm(inner)
         operands = [_untransposed(rw, v, perm) for v in node.inputs]
@@ -286,7 +278,7 @@ def _transposed(rw: Rewriter, value: Value | None) -> Node | None:
     return None if value is None else rw.single_use(value, "transpose")
 
 
-def _untransposed(rw: Rewriter, value: Value | None, perm: Dims) -> Value | None:
+def _untransposed(rw: Rewriter, value: Value | None, perm: Perm) -> Value | None:
     """The operand that, transposed by ``perm``, is ``value``; None when it takes work at run time to make
     it.
     """
@@ -311,36 +303,40 @@ def _viewed_operands(rw: Rewriter, node: Node, whole: Dims, other: Dims) -> list
         if value is None:
             views.append(None)
             continue
-        dims = value.static_shape
-        if dims is None:
-            return None
+        dims = value.dims()
         data = rw.const(value)
-        if prod(dims) == 1 and len(dims) <= len(other):
+        if count(dims) == 1 and len(dims) <= len(other):
             view: tuple[Dims, Dims] | None = dims, dims
         else:
             view = view_operand(dims, whole, other, spread=data is not None)
-        if view is None or (data is not None and prod(view[0]) > max(data.size, MAX_SPREAD)):
+        if view is None or (data is not None and not _spreads_little(data, view[0])):
             return None
         views.append(view)
     pairs = zip(node.inputs, views, strict=True)
     return [None if v is None or view is None else _view(rw, v, *view) for v, view in pairs]
 
 
+def _spreads_little(data: np.ndarray, expanded: Dims) -> bool:
+    """Whether a constant may be repeated in ``expanded``: a known shape, and not a large one."""
+    size = count(expanded)
+    return isinstance(size, int) and size <= max(data.size, MAX_SPREAD)
+
+
 def _view(rw: Rewriter, value: Value, expanded: Dims, shape: Dims) -> Value:
     """``viewed``, of a constant after broadcasting it to ``expanded``."""
     data = rw.const(value)
-    if data is not None and prod(expanded) != data.size:
-        return rw.constant(np.broadcast_to(data, expanded).reshape(shape), value.name)
+    if data is not None and count(expanded) != data.size:
+        return rw.constant(np.broadcast_to(data, known(expanded)).reshape(known(shape)), value.name)
     return viewed(rw, value, shape)
 
 
 def viewed(rw: Rewriter, value: Value, shape: Dims) -> Value:
     """``value`` in another shape of equal size: a view, or a new constant."""
-    if value.static_shape == shape:
+    if value.dims() == shape:
         return value
     data = rw.const(value)
     if data is not None:
-        return rw.constant(np.reshape(data, shape), f"{value.name}.view")
+        return rw.constant(np.reshape(data, known(shape)), f"{value.name}.view")
     view = rw.producer(value)
     if view is not None and view.op == "reshape":
         return reshape(rw, _operand(view), shape)

@@ -26,7 +26,7 @@ import numpy as np
 from tilewright.graph.graph import Graph, Node, Value
 from tilewright.graph.movement import Replaced
 from tilewright.graph.rewrite import Rewriter, rewrite
-from tilewright.graph.shapes import Dims
+from tilewright.graph.shapes import known
 from tilewright.ir import dtype as dt
 
 #: Bytes of the widest vectors. On narrower ones packing gains less, but never loses more than the zeros cost.
@@ -69,6 +69,7 @@ def pack_narrow_convolutions(graph: Graph) -> Graph:
             or w is None
             or (bias_value is not None and bias is None)
             or node.output.static_shape is None
+            or x.static_shape is None
         ):
             return None
         axis = _axis(node, w.shape)
@@ -87,9 +88,9 @@ def _per_dim(node: Node, name: str, count: int, default: int) -> list[int]:
     return [int(v) for v in values if isinstance(v, int)]
 
 
-def _axis(node: Node, weight: Dims) -> _Axis | None:
+def _axis(node: Node, weight: tuple[int, ...]) -> _Axis | None:
     """The last spatial dimension of the output that is not of size 1."""
-    spatial = node.output.dims()[1:-1]
+    spatial = known(node.output.dims())[1:-1]
     sized = [n for n, d in enumerate(spatial) if d > 1]
     if not sized:
         return None
@@ -100,7 +101,7 @@ def _axis(node: Node, weight: Dims) -> _Axis | None:
 def _best_columns(node: Node, w: np.ndarray, axis: _Axis) -> int | None:
     """How many columns to pack; None when none pays."""
     lanes = VECTOR_BYTES // dt.nbytes(node.output.dtype)
-    channels, width = w.shape[-1], node.output.dims()[1 + axis.index]
+    channels, width = w.shape[-1], known(node.output.dims())[1 + axis.index]
 
     def speed(columns: int) -> float:
         used = columns * channels
@@ -127,13 +128,13 @@ def _packed(
     for r in range(columns):
         taps = slice(r * axis.stride, r * axis.stride + (axis.taps - 1) * axis.dilation + 1, axis.dilation)
         np.moveaxis(fresh[..., r, :], n, 0)[taps] = np.moveaxis(w, n, 0)
-    out = list(node.output.dims())
+    out = list(known(node.output.dims()))
     groups = ceil(out[1 + n] / columns)
     strides, dilations = _per_dim(node, "strides", rank, 1), _per_dim(node, "dilations", rank, 1)
     pads = _per_dim(node, "pads", 2 * rank, 0)
     # The end of the last window decides how much follows the data; it may even be less than before.
     reach = (groups - 1) * columns * axis.stride + shape[n]
-    after = reach - x.dims()[1 + n] - pads[n]
+    after = reach - known(x.dims())[1 + n] - pads[n]
     strides[n], dilations[n], pads[rank + n] = columns * axis.stride, 1, max(after, 0)
     operands = [x, rw.constant(fresh.reshape(*shape, columns * channels), f"{node.name or node.op}.packed")]
     if bias is not None:

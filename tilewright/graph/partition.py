@@ -12,14 +12,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from math import prod
 from typing import Final
 
 from tilewright.graph.dominance import PostDominators
 from tilewright.graph.graph import Graph, Node, Value
 from tilewright.graph.inplace import Part, find_parts
 from tilewright.graph.opdef import FusionKind, get_op
-from tilewright.graph.shapes import Dims, keeps_innermost, same_but_units
+from tilewright.graph.shapes import Dims, keeps_innermost, same_but_units, typical_count
 
 #: A concat of more operands than this reads through too many selects to be fused with its neighbours.
 MAX_FUSED_CONCAT = 4
@@ -97,7 +96,7 @@ class Group:
 
 
 def partition(graph: Graph) -> list[Group]:
-    """All nodes of a static graph in groups, in an order in which every group's inputs exist.
+    """All nodes of a graph in groups, in an order in which every group's inputs exist.
 
     Deterministic: equal graphs give equal groups.
     """
@@ -148,7 +147,8 @@ def _reads_few_channels(user: Node, value: Value) -> bool:
     """
     if user.op != "conv" or user.inputs[0] is not value or user.attrs.get("groups", 1) != 1:
         return False
-    return value.dims()[-1 if user.attrs.get("channels_last") else 1] <= MAX_PLANES
+    channels = value.dims()[-1 if user.attrs.get("channels_last") else 1]
+    return isinstance(channels, int) and channels <= MAX_PLANES
 
 
 def _reads_rows(user: Node, value: Value, nodes: Iterable[Node]) -> bool:
@@ -160,7 +160,8 @@ def _reads_rows(user: Node, value: Value, nodes: Iterable[Node]) -> bool:
     transposes = [n for n in nodes if n.op == "transpose"]
     if len(transposes) != 1 or _perm(transposes[0])[-2:-1] != (transposes[0].output.rank - 1,):
         return False
-    uses = prod(user.output.dims()) * value.dims()[-2] // max(prod(value.dims()), 1)
+    size, read = typical_count(user.output.dims()), typical_count(value.dims())
+    uses = size * typical_count(value.dims()[-2:-1]) // max(read, 1)
     return uses < MIN_USES
 
 
@@ -318,13 +319,13 @@ class _Partitioner:
             assert rows is not None
             inside = [n for n in cluster.nodes if n.op != "reshape"]
             return all(_fits_rows(n, rows) for n in [*inside, *fresh])
-        size = prod(sink.outputs[0].dims())
+        size = typical_count(sink.outputs[0].dims())
         for node in fresh:
             if _kind(node) not in (FusionKind.elementwise, FusionKind.injective):
                 return False
             if node.op == "concat" and not self._fusable_concat(node):
                 return False
-            if not self._affordable(cluster.nodes, size, prod(node.output.dims())):
+            if not self._affordable(cluster.nodes, size, typical_count(node.output.dims())):
                 return False
         return True
 
@@ -408,7 +409,9 @@ class _Partitioner:
         if any(n.op == "concat" and not self._fusable_concat(n) for n in (*other.nodes, *users)):
             return False
         return self._affordable(
-            other.nodes, prod(out.dims()), max(prod(v.dims()) for u in users for v in u.outputs)
+            other.nodes,
+            typical_count(out.dims()),
+            max(typical_count(v.dims()) for u in users for v in u.outputs),
         )
 
     # -------------------------------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ from tilewright.graph.opdef import OpContext, get_op
 from tilewright.graph.partition import Group
 from tilewright.ir import te
 from tilewright.ir.expr import Const, Expr, Load, Reduce, as_expr, const, load
+from tilewright.ir.simplify import simplify
+from tilewright.ir.sizes import dims_of
 from tilewright.ir.stmt import Buffer, PrimFunc
 from tilewright.ir.visit import replace_buffers, rewrite_expr
 
@@ -24,7 +26,8 @@ class Kernel:
     """A group's loop program and what its parameters stand for.
 
     Attributes:
-        func: parameters are ``inputs`` then ``outputs``; those of constants are in its ``const_params``.
+        func: parameters are dimensions, ``inputs``, then ``outputs``; those of constants are in its
+            ``const_params``.
         inputs: the graph values read, in parameter order. Constants of one element are not among them: their
             number stands in
             the code.
@@ -37,6 +40,11 @@ class Kernel:
     outputs: tuple[Value, ...]
     origins: tuple[Origin, ...]
     group: Group
+
+    @property
+    def buffers(self) -> tuple[Buffer, ...]:
+        """The parameters that are tensors: those of ``inputs``, then those of ``outputs``."""
+        return tuple(p for p in self.func.params if isinstance(p, Buffer))
 
 
 def group_primfunc(graph: Graph, group: Group) -> PrimFunc:
@@ -86,15 +94,17 @@ def lower_group(graph: Graph, group: Group) -> Kernel:
 def _with_strides(func: PrimFunc, values: Sequence[Value], parts: Mapping[Value, Part]) -> PrimFunc:
     """Parameters that live inside larger values get those values' strides."""
     fresh: dict[Buffer, Buffer] = {}
-    for param, value in zip(func.params, values, strict=True):
+    buffers = [p for p in func.params if isinstance(p, Buffer)]
+    for param, value in zip(buffers, values, strict=True):
         if value in parts:
-            assert isinstance(param, Buffer)
             _, _, strides = part_layout(value, parts)
             fresh[param] = param.with_(strides=tuple(as_expr(s) for s in strides))
     if not fresh:
         return func
     params = tuple(fresh.get(p, p) if isinstance(p, Buffer) else p for p in func.params)
-    return func.with_(params=params, body=replace_buffers(func.body, fresh))
+    dims = dims_of(s for b in fresh.values() for s in b.strides or ())
+    more = tuple(d for d in dims if d not in params)
+    return func.with_(params=(*more, *params), body=replace_buffers(func.body, fresh))
 
 
 def _compute(graph: Graph, node: Node, tensors: Mapping[Value, te.Tensor]) -> Sequence[te.Tensor]:
@@ -108,7 +118,7 @@ def _compute(graph: Graph, node: Node, tensors: Mapping[Value, te.Tensor]) -> Se
     ctx = OpContext(node.attrs, types, consts, (None,) * len(types), node, opdef.params, node.location)
     results = compute(ctx, [None if v is None else tensors[v] for v in node.inputs])
     for value, tensor in zip(node.outputs, results, strict=True):
-        if tensor.shape != value.shape or tensor.dtype != value.dtype:
+        if tensor.shape != tuple(map(simplify, value.shape)) or tensor.dtype != value.dtype:
             raise GraphError(f"'{node.op}' computes {tensor!r}, not {value.type}", location=node.location)
     return results
 

@@ -13,12 +13,12 @@ from tilewright.graph.graph import Attr, Graph, Value
 from tilewright.graph.limits import FoldBudget
 from tilewright.graph.rewrite import eliminate_dead_code
 from tilewright.ir import dtype as dt
-from tilewright.ir.expr import Const, Expr, as_expr
+from tilewright.ir.expr import Const, Expr, Var, as_expr
 from tilewright.ir.visit import substitute_expr
 
 
-def specialise(graph: Graph, bindings: Mapping[str, int]) -> Graph:
-    """``graph`` with the named input dimensions fixed.
+def specialise(graph: Graph, bindings: Mapping[str, int | Var]) -> Graph:
+    """``graph`` with the named input dimensions fixed, or replaced by variables (with ranges).
 
     Types are inferred anew; what that makes constant (shape arithmetic) is folded on the way, because later
     shapes depend on it. Dimensions without a binding stay symbolic. Raises ShapeError for an unknown name or
@@ -29,9 +29,9 @@ def specialise(graph: Graph, bindings: Mapping[str, int]) -> Graph:
         if name not in dims:
             known = ", ".join(dims) or "none"
             raise ShapeError(f"the model has no dimension '{name}'", hint=f"its symbolic dimensions: {known}")
-        if size < 0:
+        if isinstance(size, int) and size < 0:
             raise ShapeError(f"dimension '{name}' cannot be {size}")
-    mapping: dict[Expr, Expr] = {dims[name]: as_expr(int(size)) for name, size in bindings.items()}
+    mapping: dict[Expr, Expr] = {dims[name]: as_expr(size) for name, size in bindings.items()}
     builder = GraphBuilder(graph.name)
     folding = FoldBudget()
     values: dict[Value, Value] = {}

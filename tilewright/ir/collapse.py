@@ -23,10 +23,10 @@ def collapse_dims(func: PrimFunc) -> PrimFunc:
     """The same function over fewer dimensions.
 
     Takes functions as ``te.primfunc`` builds them (each block alone under the loops of its own iterators, one
-    store a block) with static shapes; anything else is returned as it is.
+    store a block); anything else is returned as it is.
     """
     blocks = _plain_blocks(func.body)
-    if blocks is None or any(b.static_shape is None for b in _buffers(func)):
+    if blocks is None:
         return func
     blocks = [_without_unit_iters(b) for b in blocks]
     accesses = {b.name: _accesses(b) for b in blocks}
@@ -123,9 +123,8 @@ def _loads(e: Expr) -> list[Access]:
 
 
 def _kept_dims(buffer: Buffer, uses: list[tuple[Expr, ...]]) -> list[int]:
-    shape = buffer.static_shape
-    assert shape is not None
-    return [d for d in range(len(shape)) if shape[d] != 1 or any(const_int(i[d]) != 0 for i in uses)]
+    sizes = [const_int(size) for size in buffer.shape]
+    return [d for d, size in enumerate(sizes) if size != 1 or any(const_int(i[d]) != 0 for i in uses)]
 
 
 def _select_dims(buffer: Buffer, dims: list[int]) -> Buffer:
@@ -184,7 +183,7 @@ def _mergeable(blocks: list[Block], buffers: list[Buffer]) -> dict[Buffer, set[i
                 after = indices[d + 1] if d in pairs[buffer] else None
                 before = indices[d - 1] if d - 1 in pairs[buffer] else None
                 for var in _vars(index):
-                    plain = index is var and const_int(buffer.shape[d]) == const_int(iters[var].extent)
+                    plain = index is var and buffer.shape[d] is iters[var].extent
                     partner[var].add(after if plain else None)
                     leader[var].add(before if plain else None)
         for names in loose.values():
@@ -209,7 +208,7 @@ def _mergeable(blocks: list[Block], buffers: list[Buffer]) -> dict[Buffer, set[i
 def _adjacent(buffer: Buffer, d: int) -> bool:
     """Whether dimension ``d`` continues where ``d + 1`` ends in memory."""
     strides = buffer.row_major_strides()
-    return strides[d] is strides[d + 1] * buffer.shape[d + 1]
+    return simplify(strides[d]) is simplify(strides[d + 1] * buffer.shape[d + 1])
 
 
 def _vars(e: Expr) -> list[Var]:
@@ -252,7 +251,7 @@ def _product(buffer: Buffer, dims: list[int]) -> Expr:
     size: Expr = as_expr(1)
     for d in dims:
         size = size * buffer.shape[d]
-    return size
+    return simplify(size)
 
 
 def _merge(block: Block, merged: dict[Buffer, set[int]], final: dict[Buffer, Buffer]) -> Block:
@@ -271,7 +270,7 @@ def _merge(block: Block, merged: dict[Buffer, set[int]], final: dict[Buffer, Buf
         extent, var = it.extent, it.var
         while var in follows:
             var = follows[var]
-            extent = extent * by_var[var].extent
+            extent = simplify(extent * by_var[var].extent)
         if var is it.var:
             iters.append(it)
             continue

@@ -139,12 +139,13 @@ class Const(Expr):
 class Var(Expr):
     """A variable: loop index, block iterator or symbolic dimension.
 
-    ``lo``/``hi`` are inclusive bounds (None: unknown), ``multiple_of`` a known divisor. Each construction
-    makes a new variable; ``order`` counts constructions and gives canonical forms a deterministic order of
-    terms.
+    ``lo``/``hi`` are inclusive bounds (None: unknown), ``multiple_of`` a known divisor. Dimensions whose size
+    is known at run time only have a ``typical`` size, for which schedules are chosen; other variables have
+    None. Each construction makes a new variable; ``order`` counts constructions and gives canonical forms a
+    deterministic order of terms.
     """
 
-    __slots__ = ("hi", "lo", "multiple_of", "name", "order")
+    __slots__ = ("hi", "lo", "multiple_of", "name", "order", "typical")
 
     def __init__(
         self,
@@ -153,12 +154,14 @@ class Var(Expr):
         lo: int | None = None,
         hi: int | None = None,
         multiple_of: int = 1,
+        typical: int | None = None,
     ) -> None:
         self.dtype = dtype
         self.name = name
         self.lo = lo
         self.hi = hi
         self.multiple_of = multiple_of
+        self.typical = typical
         self.order = next(_var_order)
 
 

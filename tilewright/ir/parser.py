@@ -122,10 +122,14 @@ class _Parser:
         return PrimFunc(name, tuple(params.values()), body, tuple(attrs.items()))
 
     def _dim(self, name: str, call: ast.Call) -> Var:
-        arguments, keywords = self._arguments(call, _VAR_KEYS)
+        arguments, keywords = self._arguments(call, _VAR_KEYS | {"typical"})
         if arguments:
-            raise self._error(call, "dim takes lo=, hi=, multiple_of= and dtype= only")
-        return self._var(name, keywords, (None, None))
+            raise self._error(call, "dim takes lo=, hi=, multiple_of=, typical= and dtype= only")
+        var = self._var(name, keywords, (None, None))
+        if "typical" in keywords:
+            typical = self._optional_int(keywords["typical"])
+            return Var(name, var.dtype, var.lo, var.hi, var.multiple_of, typical)
+        return var
 
     def _var(self, name: str, keywords: dict[str, ast.expr], bounds: tuple[int | None, int | None]) -> Var:
         lo = self._optional_int(keywords["lo"]) if "lo" in keywords else bounds[0]

@@ -300,7 +300,9 @@ class Printer:
         if isinstance(param, Buffer):
             return self._buffer(param, "", self._names[param])
         details = [
-            f"{key}={value}" for key, value in (("lo", param.lo), ("hi", param.hi)) if value is not None
+            f"{key}={value}"
+            for key, value in (("lo", param.lo), ("hi", param.hi), ("typical", param.typical))
+            if value is not None
         ]
         details += [] if param.multiple_of == 1 else [f"multiple_of={param.multiple_of}"]
         details += [] if param.dtype == dt.INDEX else [f"dtype={_string(param.dtype)}"]
@@ -371,7 +373,8 @@ class Printer:
         if isinstance(e, Call):
             operands = [self.expr(x) for x in e.args]
             spec = INTRINSICS.get(e.name)
-            if spec is not None and e.args and spec.result_dtype(e.args[0].dtype) == e.dtype:
+            known = spec is not None and e.args and spec.result_dtype(e.args[0].dtype) == e.dtype
+            if known and e.name.isidentifier():
                 return f"{e.name}({', '.join(operands)})", _ATOM
             return f"call({', '.join([_string(e.name), *operands])}, dtype={_string(e.dtype)})", _ATOM
         return format_expr(e), _ATOM

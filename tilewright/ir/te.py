@@ -18,6 +18,8 @@ from collections.abc import Callable, Sequence
 from tilewright.ir import expr as ex
 from tilewright.ir.expr import Expr, ExprLike, Reduce, Var, as_expr
 from tilewright.ir.regions import block_regions
+from tilewright.ir.simplify import simplify
+from tilewright.ir.sizes import dims_of
 from tilewright.ir.stmt import Alloc, Block, Buffer, For, IterVar, PrimFunc, Stmt, Store, seq
 from tilewright.ir.visit import const_int, rewrite_expr, substitute_expr, walk_expr
 
@@ -112,12 +114,12 @@ _reading = _Reading()
 
 def placeholder(shape: Sequence[ExprLike], dtype: str, name: str) -> Tensor:
     """An input tensor."""
-    return Tensor(Buffer.make(name, shape, dtype))
+    return Tensor(Buffer.make(name, _sizes(shape), dtype))
 
 
 def compute(shape: Sequence[ExprLike], fn: Callable[..., ExprLike], name: str) -> Tensor:
     """A tensor of ``shape`` whose element at indices ``i...`` is ``fn(*i)``; the dtype is the body's."""
-    dims = tuple(as_expr(s) for s in shape)
+    dims = _sizes(shape)
     axes = tuple(_axis(f"i{n}", dim) for n, dim in enumerate(dims))
     outer, _reading.tensors = _reading.tensors, {}
     try:
@@ -148,7 +150,7 @@ def update(
     """
     if start.body is None or start.update is not None:
         raise ValueError(f"'{start.name}' is an input or already updated; copy it with compute first")
-    dims = tuple(as_expr(extent) for extent, _ in loops)
+    dims = _sizes([extent for extent, _ in loops])
     axes = tuple(_axis(f"u{n}", dim) for n, dim in enumerate(dims))
     state = Tensor(start.buffer)
     outer, _reading.tensors = _reading.tensors, {}
@@ -172,9 +174,9 @@ def scan(
     from the states at the index ``t`` of their own first axis; so must be all tensors between that depend on
     the states. Raises ValueError when they are not.
     """
-    count = as_expr(steps)
+    (count,) = _sizes([steps])
     states = tuple(
-        Tensor(Buffer.make(name, (count + 1, *start.shape), start.dtype))
+        Tensor(Buffer.make(name, (simplify(count + 1), *start.shape), start.dtype))
         for name, start in zip(names, starts, strict=True)
     )
     following = tuple(step(*states))
@@ -194,9 +196,15 @@ def reduce(op: str, extents: Sequence[ExprLike], fn: Callable[..., ExprLike]) ->
     """``op`` (sum prod max min) of ``fn(*r)`` over all ``r`` below ``extents``; must be the whole body of a
     compute.
     """
-    dims = tuple(as_expr(e) for e in extents)
+    dims = _sizes(extents)
     axes = tuple(_axis(f"r{n}", dim) for n, dim in enumerate(dims))
     return ex.reduce(op, axes, dims, as_expr(fn(*axes)))
+
+
+def _sizes(shape: Sequence[ExprLike]) -> tuple[Expr, ...]:
+    """Equal sizes are one expression, however they were computed."""
+    dims = map(as_expr, shape)
+    return tuple(d if isinstance(d, ex.Const) else simplify(d) for d in dims)
 
 
 def _axis(name: str, extent: Expr) -> Var:
@@ -209,13 +217,14 @@ def primfunc(
     inputs: Sequence[Tensor],
     outputs: Sequence[Tensor],
     const_inputs: Sequence[Tensor] = (),
-    dims: Sequence[Var] = (),
+    dims: Sequence[Var] | None = None,
 ) -> PrimFunc:
     """The loop program that computes ``outputs`` from ``inputs``.
 
     Every compute between them becomes a block named after its tensor (made unique), every intermediate an
     allocation at the root. ``const_inputs`` are the inputs whose data is known at compile time, ``dims``
-    run-time dimensions, passed first. Raises ValueError when a placeholder is read that is not an input.
+    run-time dimensions, passed first (default: all that have a typical size). Raises ValueError when a
+    placeholder is read that is not an input.
     """
     order = _stages(outputs, set(inputs))
     stages: list[Tensor] = []
@@ -226,6 +235,8 @@ def primfunc(
     for stage in reversed(stages):
         if stage not in outputs:
             body = Alloc(renamed[stage.buffer], body)
+    if dims is None:
+        dims = dims_of(e for t in [*inputs, *stages] for e in _exprs(t))
     params: list[Buffer | Var] = [
         *dims,
         *(renamed[t.buffer] for t in inputs),
@@ -233,6 +244,14 @@ def primfunc(
     ]
     consts = tuple(renamed[t.buffer].name for t in const_inputs)
     return PrimFunc(name, tuple(params), body, (("const_params", consts), ("outputs", len(outputs))))
+
+
+def _exprs(t: Tensor) -> list[Expr]:
+    """All expressions that say what a tensor is."""
+    found = [*t.shape, *((t.body,) if t.body is not None else ())]
+    if t.update is not None:
+        found += [*t.update.extents, *t.update.indices, t.update.value]
+    return found
 
 
 def _stages(outputs: Sequence[Tensor], inputs: set[Tensor]) -> list[Tensor | Scan]:

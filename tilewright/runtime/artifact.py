@@ -29,7 +29,7 @@ from tilewright.target import Target
 
 FORMAT_VERSION = 1
 """Version of the file format. A reader refuses files with a newer one."""
-ABI_VERSION = 1
+ABI_VERSION = 2
 """Version of the calling convention between runtime, entry and kernels (docs/runtime.md)."""
 
 MANIFEST, WEIGHTS, RUNTIME = "manifest.json", "weights.bin", "objects/runtime.o"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,15 +13,14 @@ from tilewright.errors import ArtifactError, InputError, OptionError, ShapeError
 from tilewright.runtime.artifact import Artifact
 from tilewright.runtime.dlpack import from_dlpack
 from tilewright.runtime.host import check_host
-from tilewright.runtime.loader import Library, load, load_runtime
-from tilewright.runtime.memory import OutputMemory, address_of, allocate, data_address
-from tilewright.runtime.plan import Signature, TensorSpec, Variant
+from tilewright.runtime.loader import load, load_runtime
+from tilewright.runtime.plan import Range, Signature, TensorSpec, Variant
 from tilewright.runtime.pool import ThreadPool
 from tilewright.runtime.profiler import Profile, summarize
+from tilewright.runtime.variants import BoundVariant, LoadedVariant, Shapes
 
-_ENTRY = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_void_p] * 6)
-_STATUS_BITS = 16
-_KEPT_CONTEXTS = 8
+#: Input shapes that are remembered with what was computed for them.
+_KEPT_BINDINGS = 1024
 
 
 class MissingVariantError(ShapeError):
@@ -35,66 +33,6 @@ class MissingVariantError(ShapeError):
     def __init__(self, message: str, binding: Mapping[str, int], *, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.binding = dict(binding)
-
-
-class _Context:
-    """What one run needs for itself: an arena and the argument arrays. Reused, never shared by two runs at
-    a time.
-    """
-
-    def __init__(self, variant: Variant) -> None:
-        self._memory = allocate(variant.arena_bytes)
-        self.arena = address_of(self._memory)
-        self.inputs = (ctypes.c_void_p * max(len(variant.input_shapes), 1))()
-        self.outputs = (ctypes.c_void_p * max(len(variant.output_shapes), 1))()
-
-
-class _Loaded:
-    """A variant whose code is in memory. Holds all that a run uses, so it outlives `close` while a run is
-    under way.
-    """
-
-    def __init__(
-        self, variant: Variant, library: Library, weights: Any, outputs: Sequence[TensorSpec]
-    ) -> None:
-        self.variant = variant
-        self._library = library
-        self._weights = weights
-        self._weights_address = address_of(weights) if weights.nbytes else 0
-        self._entry = _ENTRY(library.addresses[variant.entry])
-        self._outputs = [
-            OutputMemory(shape, np.dtype(spec.dtype))
-            for shape, spec in zip(variant.output_shapes, outputs, strict=True)
-        ]
-        self._contexts: deque[_Context] = deque()
-
-    def run(self, arrays: Sequence[np.ndarray], pool: ThreadPool, stamps: Any = None) -> list[np.ndarray]:
-        """Run on checked inputs; ``stamps`` is an int64 ctypes array for the times, or None."""
-        try:
-            context = self._contexts.pop()
-        except IndexError:
-            context = _Context(self.variant)
-        for i, array in enumerate(arrays):
-            context.inputs[i] = data_address(array)
-        results = []
-        for i, output in enumerate(self._outputs):
-            result, context.outputs[i] = output.new()
-            results.append(result)
-        status = self._entry(
-            pool.address, context.inputs, context.outputs, self._weights_address, context.arena, stamps
-        )
-        if len(self._contexts) < _KEPT_CONTEXTS:
-            self._contexts.append(context)
-        if status:
-            self._fail(status)
-        return results
-
-    def _fail(self, status: int) -> None:
-        kernel = self.variant.kernels[(status >> _STATUS_BITS) - 1]
-        raise InputError(
-            f"kernel '{kernel.name}' stopped with status {status & ((1 << _STATUS_BITS) - 1)}",
-            location=", ".join(kernel.origins) or None,
-        )
 
 
 class Executable:
@@ -132,7 +70,8 @@ class Executable:
         self._output_names = [spec.name for spec in artifact.signature.outputs]
         for spec in artifact.signature.outputs:
             _dtype(spec)
-        self._variants: dict[tuple[tuple[int, ...], ...], _Loaded] = {}
+        self._bound: dict[Shapes, BoundVariant] = {}
+        self._loaded: list[LoadedVariant] = []
         self._functions: dict[str, int] = {}
         self._pool: ThreadPool | None = None
         if self._elsewhere is not None:
@@ -156,7 +95,7 @@ class Executable:
         """Take over a version of the artifact that has more variants (:meth:`Artifact.with_variant`)."""
         if artifact.signature != self._artifact.signature or artifact.runtime != self._artifact.runtime:
             raise ArtifactError("a model can only be extended by variants of itself")
-        known = {id(loaded.variant) for loaded in self._variants.values()}
+        known = {id(loaded.variant) for loaded in self._loaded}
         for variant in artifact.variants:
             if id(variant) not in known and self._elsewhere is None:
                 self._load(variant, artifact)
@@ -164,10 +103,12 @@ class Executable:
 
     def _load(self, variant: Variant, artifact: Artifact | None = None) -> None:
         artifact = artifact or self._artifact
-        library = load((artifact.objects[key] for key in variant.objects()), [variant.entry], self._functions)
-        self._variants[variant.input_shapes] = _Loaded(
-            variant, library, artifact.weights, artifact.signature.outputs
-        )
+        symbols = [variant.entry, *([variant.shapes] if variant.shapes else [])]
+        library = load((artifact.objects[key] for key in variant.objects()), symbols, self._functions)
+        loaded = LoadedVariant(variant, library, artifact.weights, artifact.signature)
+        # Those that take fewer shapes come first: they are made for them.
+        self._loaded = sorted([*self._loaded, loaded], key=lambda v: len(v.variant.dims))
+        self._bound = {}
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Run the model.
@@ -181,7 +122,8 @@ class Executable:
 
         Raises:
             InputError: wrong names, dtypes or shapes.
-            MissingVariantError: the shapes fit the signature but were not compiled for.
+            ShapeError: a size is out of its dimension's range, or sizes do not fit each other.
+        MissingVariantError: the shapes fit the signature but were not compiled for.
         """
         arrays = self._arrays(inputs)
         results = self._find(arrays).run(arrays, self._open())
@@ -219,7 +161,7 @@ class Executable:
     def close(self) -> None:
         """Release code, memory and threads, as soon as no run is under way. Later runs raise InputError."""
         self._pool = None  # first: a run that finds no variant must also find that the model is closed
-        self._variants = {}
+        self._bound, self._loaded = {}, []
 
     def __enter__(self) -> Executable:
         return self
@@ -263,14 +205,21 @@ class Executable:
             hint=f"the model's inputs are {', '.join(self._names) or 'none'}",
         )
 
-    def _find(self, arrays: Sequence[np.ndarray]) -> _Loaded:
+    def _find(self, arrays: Sequence[np.ndarray]) -> BoundVariant:
         shapes = tuple([array.shape for array in arrays])
-        loaded = self._variants.get(shapes)
-        if loaded is not None:
-            return loaded
+        bound = self._bound.get(shapes)
+        if bound is not None:
+            return bound
         self._open()
+        for loaded in self._loaded:
+            bound = loaded.bind(shapes)
+            if bound is not None:
+                if len(self._bound) >= _KEPT_BINDINGS:
+                    self._bound = {}
+                self._bound[shapes] = bound
+                return bound
         binding = bind_shapes(self.signature, shapes)
-        compiled = "; ".join(_shapes(self._names, v) for v in self._variants) or "none"
+        compiled = "; ".join(_shapes(self._names, v.variant.input_shapes) for v in self._loaded) or "none"
         raise MissingVariantError(
             f"the model was not compiled for {_shapes(self._names, shapes)}",
             binding,
@@ -282,8 +231,8 @@ def bind_shapes(signature: Signature, shapes: Sequence[Sequence[int]]) -> dict[s
     """The value of each symbolic dimension for inputs of these shapes.
 
     Raises:
-        InputError: a shape does not fit its input, two inputs disagree on a dimension, or a value is out of
-            its range.
+        InputError: a shape does not fit its input, or two inputs disagree on a dimension.
+        ShapeError: a size is out of its dimension's range.
     """
     binding: dict[str, int] = {}
     bound_by: dict[str, str] = {}
@@ -302,10 +251,9 @@ def bind_shapes(signature: Signature, shapes: Sequence[Sequence[int]]) -> dict[s
                     f"but {binding[dim]} in input '{bound_by[dim]}'"
                 )
             bound_by.setdefault(dim, spec.name)
-            low, high = signature.dims.get(dim, (0, None))
-            if extent < low or (high is not None and extent > high):
-                limit = f"at least {low}" if high is None else f"{low} to {high}"
-                raise InputError(f"dimension '{dim}' of input '{spec.name}' is {extent}, expected {limit}")
+            limits = Range(*signature.dims.get(dim, ()))
+            if extent not in limits:
+                raise ShapeError(f"dimension '{dim}' of input '{spec.name}' is {extent}, expected {limits}")
     return binding
 
 
@@ -334,5 +282,5 @@ def _shape(shape: Sequence[int | str]) -> str:
     return "[" + ", ".join(map(str, shape)) + "]"
 
 
-def _shapes(names: Sequence[str], shapes: Sequence[Sequence[int]]) -> str:
+def _shapes(names: Sequence[str], shapes: Sequence[Sequence[int | str]]) -> str:
     return ", ".join(f"{name}={_shape(shape)}" for name, shape in zip(names, shapes, strict=True))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from tilewright.errors import ArtifactError
 
@@ -36,6 +36,7 @@ class Space(enum.StrEnum):
     WEIGHT = "weight"
     ARENA = "arena"
     SCALAR = "scalar"
+    DIM = "dim"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,13 +46,15 @@ class Operand:
     Attributes:
         space: where the operand lives.
         value: position of the graph input or output, or byte offset into weights or arena, or the value of
-            an int64 scalar.
+            an int64 scalar, or position among the variant's dimensions.
         offset: bytes to add to the start of an input or output.
+        size: position among the variant's ``sizes`` of a number of bytes to add, too; None: none.
     """
 
     space: Space
     value: int
     offset: int = 0
+    size: int | None = None
 
     @staticmethod
     def input(index: int, offset: int = 0) -> Operand:
@@ -75,19 +78,28 @@ class Operand:
 
     @staticmethod
     def scalar(value: int) -> Operand:
-        """An int64 passed by value, such as a dimension."""
+        """An int64 passed by value."""
         return Operand(Space.SCALAR, value)
 
+    @staticmethod
+    def dim(index: int) -> Operand:
+        """The size of the variant's dimension number ``index``, an int64 passed by value."""
+        return Operand(Space.DIM, index)
+
     def to_json(self) -> list[Any]:
-        """``[space, value]`` or ``[space, value, offset]``."""
-        return [self.space.value, self.value, *([self.offset] if self.offset else [])]
+        """``[space, value]``, ``[space, value, offset]`` or ``[space, value, offset, size]``."""
+        shown = [self.space.value, self.value]
+        if self.size is not None:
+            return [*shown, self.offset, self.size]
+        return [*shown, self.offset] if self.offset else shown
 
     @staticmethod
     def from_json(data: Any) -> Operand:
         """Inverse of :meth:`to_json`."""
         with _reading("operand"):
             space, value, *rest = data
-            return Operand(Space(space), _int(value), _int(rest[0]) if rest else 0)
+            offset, size = (_int(rest[0]) if rest else 0), (_int(rest[1]) if rest[1:] else None)
+            return Operand(Space(space), _int(value), offset, size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,18 +108,22 @@ class KernelCall:
 
     Attributes:
         name: what profiles and dumps call it; unique in its variant.
-        symbol: the kernel's function; empty for a copy of ``bytes // 2`` bytes from ``operands[0]`` to
-            ``operands[1]``.
+        symbol: the kernel's function; empty for a copy of ``bytes // 2`` bytes (or ``size``) from
+            ``operands[0]`` to ``operands[1]``.
         operands: the argument array, in the order of the kernel's parameters.
         workspace: byte offset of the kernel's scratch memory in the arena, or None if it needs none.
         parallel: whether it may use the thread pool.
         origins: names of the model's nodes that it computes.
         op_types: their operator types.
         flops: floating-point operations of one call (a multiply-add counts two).
-        bytes: bytes of operands read and written by one call, each counted once.
+        bytes: bytes of operands read and written by one call, each counted once. As ``flops``, for typical
+            sizes of dimensions known at run time only.
         object: key of the object file that defines ``symbol``.
         workload: key of the task's canonical program.
         trace: the schedule's trace as text.
+        size: of a copy: position among the variant's ``sizes`` of the number of bytes; None: it is fixed.
+        defines: (dimension, operand): after the call, the variant's dimension of that number is the int64 at
+            the start of that operand.
     """
 
     name: str
@@ -122,10 +138,17 @@ class KernelCall:
     object: str = ""
     workload: str = ""
     trace: str = ""
+    size: int | None = None
+    defines: tuple[tuple[int, int], ...] = ()
 
     @staticmethod
     def copy(
-        name: str, source: Operand, target: Operand, nbytes: int, origins: Iterable[str] = ()
+        name: str,
+        source: Operand,
+        target: Operand,
+        nbytes: int,
+        origins: Iterable[str] = (),
+        size: int | None = None,
     ) -> KernelCall:
         """A copy of ``nbytes`` bytes, for outputs that are inputs, constants or views of them."""
         return KernelCall(
@@ -136,6 +159,7 @@ class KernelCall:
             origins=tuple(origins),
             op_types=("copy",),
             bytes=2 * nbytes,
+            size=size,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -146,7 +170,7 @@ class KernelCall:
     def from_json(data: Any) -> KernelCall:
         """Inverse of :meth:`to_json`."""
         with _reading("kernel call"):
-            workspace = data.get("workspace")
+            workspace, size = data.get("workspace"), data.get("size")
             return KernelCall(
                 name=_str(data["name"]),
                 symbol=_str(data["symbol"]),
@@ -160,6 +184,8 @@ class KernelCall:
                 object=_str(data.get("object", "")),
                 workload=_str(data.get("workload", "")),
                 trace=_str(data.get("trace", "")),
+                size=None if size is None else _int(size),
+                defines=tuple((_int(d), _int(o)) for d, o in data.get("defines", ())),
             )
 
 
@@ -190,18 +216,50 @@ class TensorSpec:
             return TensorSpec(_str(data["name"]), shape, _str(data["dtype"]))
 
 
+class Range(NamedTuple):
+    """Sizes of a dimension: from ``lo`` to ``hi``, both included (None: no limit), in multiples of
+    ``multiple_of``.
+    """
+
+    lo: int = 0
+    hi: int | None = None
+    multiple_of: int = 1
+
+    def __contains__(self, size: object) -> bool:
+        return (
+            isinstance(size, int)
+            and size >= self.lo
+            and (self.hi is None or size <= self.hi)
+            and size % self.multiple_of == 0
+        )
+
+    def __str__(self) -> str:
+        limits = f"at least {self.lo}" if self.hi is None else f"{self.lo} to {self.hi}"
+        return limits if self.multiple_of == 1 else f"{limits} in multiples of {self.multiple_of}"
+
+    def to_json(self) -> list[int | None]:
+        """``[lo, hi]`` or ``[lo, hi, multiple_of]``."""
+        return [self.lo, self.hi, *([] if self.multiple_of == 1 else [self.multiple_of])]
+
+    @staticmethod
+    def from_json(data: Any) -> Range:
+        """Inverse of :meth:`to_json`."""
+        lo, hi, *multiple = data
+        return Range(_int(lo), None if hi is None else _int(hi), _int(multiple[0]) if multiple else 1)
+
+
 @dataclasses.dataclass(frozen=True)
 class Signature:
     """Inputs and outputs of a model.
 
     Attributes:
         inputs, outputs: in the model's order.
-        dims: inclusive range of each symbolic dimension; an upper bound of None is open.
+        dims: the sizes that each symbolic dimension may have.
     """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    dims: Mapping[str, tuple[int, int | None]] = dataclasses.field(default_factory=dict)
+    dims: Mapping[str, Range] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dictionary."""
@@ -214,32 +272,46 @@ class Signature:
             return Signature(
                 tuple(TensorSpec.from_json(t) for t in data["inputs"]),
                 tuple(TensorSpec.from_json(t) for t in data["outputs"]),
-                {
-                    _str(n): (_int(lo), None if hi is None else _int(hi))
-                    for n, (lo, hi) in data.get("dims", {}).items()
-                },
+                {_str(n): Range.from_json(r) for n, r in data.get("dims", {}).items()},
             )
 
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """The model compiled for one binding of its symbolic dimensions.
+    """The model compiled for some sizes of its symbolic dimensions: fixed ones, or ranges.
 
     Attributes:
-        binding: value of each symbolic dimension.
+        binding: value of each symbolic dimension that is fixed.
         entry: symbol of the entry function; ``entry_object`` is the key of the object file that defines it.
         kernels: the steps in execution order.
-        input_shapes, output_shapes: concrete, in the signature's order.
+        input_shapes, output_shapes: in the signature's order. Where a size is known at run time only, inputs
+            have the name of a dimension, outputs any text that describes it.
         arena_bytes: scratch memory of one run, activations and workspaces together.
+        dims: the sizes that this variant takes of each dimension that is not fixed. Kernels get them from a
+            table in the order of their names. Those that no input has are computed by kernels, within these
+            limits.
+        sizes: byte counts over ``dims`` that operands and copies refer to, as text.
+        checks: what ``dims`` must satisfy besides, as text.
+        shapes: symbol of the function that computes the output shapes from ``dims``; empty without any.
     """
 
     binding: Mapping[str, int]
     entry: str
     entry_object: str
     kernels: tuple[KernelCall, ...]
-    input_shapes: tuple[tuple[int, ...], ...]
-    output_shapes: tuple[tuple[int, ...], ...]
+    input_shapes: tuple[tuple[Dim, ...], ...]
+    output_shapes: tuple[tuple[Dim, ...], ...]
     arena_bytes: int
+    dims: Mapping[str, Range] = dataclasses.field(default_factory=dict)
+    sizes: tuple[str, ...] = ()
+    checks: tuple[str, ...] = ()
+    shapes: str = ""
+
+    @property
+    def computed_dims(self) -> tuple[str, ...]:
+        """The dimensions whose sizes kernels compute."""
+        given = {d for shape in self.input_shapes for d in shape}
+        return tuple(name for name in self.dims if name not in given)
 
     def objects(self) -> list[str]:
         """Keys of the object files needed to run this variant, each once."""
@@ -259,9 +331,13 @@ class Variant:
                 entry=_str(data["entry"]),
                 entry_object=_str(data["entry_object"]),
                 kernels=tuple(KernelCall.from_json(k) for k in data["kernels"]),
-                input_shapes=tuple(tuple(_int(d) for d in shape) for shape in data["input_shapes"]),
-                output_shapes=tuple(tuple(_int(d) for d in shape) for shape in data["output_shapes"]),
+                input_shapes=tuple(tuple(map(_dim, shape)) for shape in data["input_shapes"]),
+                output_shapes=tuple(tuple(map(_dim, shape)) for shape in data["output_shapes"]),
                 arena_bytes=_int(data["arena_bytes"]),
+                dims={_str(n): Range.from_json(r) for n, r in data.get("dims", {}).items()},
+                sizes=_strs(data.get("sizes", ())),
+                checks=_strs(data.get("checks", ())),
+                shapes=_str(data.get("shapes", "")),
             )
 
 
@@ -270,17 +346,27 @@ def check_variant(variant: Variant, signature: Signature, weight_bytes: int) -> 
     inputs, outputs = len(signature.inputs), len(signature.outputs)
     if len(variant.input_shapes) != inputs or len(variant.output_shapes) != outputs:
         raise ArtifactError(f"variant {dict(variant.binding)} has the wrong number of inputs or outputs")
-    if variant.arena_bytes < 0 or any(
-        d < 0 for s in (*variant.input_shapes, *variant.output_shapes) for d in s
-    ):
+    shapes = (*variant.input_shapes, *variant.output_shapes)
+    if variant.arena_bytes < 0 or any(isinstance(d, int) and d < 0 for s in shapes for d in s):
         raise ArtifactError(f"variant {dict(variant.binding)} has a negative size")
+    if any(isinstance(d, str) and d not in variant.dims for s in variant.input_shapes for d in s):
+        raise ArtifactError(f"variant {dict(variant.binding)} does not say which sizes its inputs may have")
+    if any(isinstance(d, str) for s in shapes for d in s) and not variant.shapes:
+        raise ArtifactError(f"variant {dict(variant.binding)} cannot compute its shapes")
     limits = {
         Space.INPUT: inputs,
         Space.OUTPUT: outputs,
         Space.WEIGHT: weight_bytes,
         Space.ARENA: max(variant.arena_bytes, 1),
+        Space.DIM: len(variant.dims),
     }
     for call in variant.kernels:
+        used = [call.size, *(operand.size for operand in call.operands)]
+        if any(n is not None and not 0 <= n < len(variant.sizes) for n in used):
+            raise ArtifactError(f"kernel '{call.name}' refers to a size that the variant does not have")
+        for dim, source in call.defines:
+            if not (0 <= dim < len(variant.dims) and 0 <= source < len(call.operands)):
+                raise ArtifactError(f"kernel '{call.name}' defines a dimension that there is not")
         for operand in call.operands:
             limit = limits.get(operand.space)
             if limit is not None and not 0 <= operand.value < limit:
@@ -312,6 +398,10 @@ def _int(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"expected a whole number, got {value!r}")
     return value
+
+
+def _dim(value: Any) -> Dim:
+    return value if isinstance(value, str) else _int(value)
 
 
 def _str(value: Any) -> str:

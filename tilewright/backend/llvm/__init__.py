@@ -9,7 +9,7 @@ from tilewright.backend.llvm import instructions
 from tilewright.backend.llvm.compile import compile_many
 from tilewright.backend.llvm.emit import emit_kernel
 from tilewright.backend.llvm.entry import entry_ir
-from tilewright.backend.module import KernelModule
+from tilewright.backend.module import KernelModule, RunTimeSizes
 from tilewright.cache import DiskCache
 from tilewright.ir.stmt import PrimFunc
 from tilewright.runtime.plan import KernelCall
@@ -48,9 +48,15 @@ class LlvmBackend:
         """See :func:`tilewright.backend.llvm.compile.compile_many`."""
         return compile_many(texts, target, jobs, progress, cache)
 
-    def emit_entry(self, symbol: str, kernels: Sequence[KernelCall], target: Target) -> str:
+    def emit_entry(
+        self,
+        symbol: str,
+        kernels: Sequence[KernelCall],
+        target: Target,
+        sizes: RunTimeSizes | None = None,
+    ) -> str:
         """See :func:`tilewright.backend.llvm.entry.entry_ir`."""
-        return entry_ir(symbol, kernels, target.triple)
+        return entry_ir(symbol, kernels, target.triple, sizes)
 
     def emit_runtime(self, target: Target) -> str:
         """See :func:`tilewright.runtime.threadpool.thread_pool_ir`."""

@@ -1,13 +1,15 @@
 """The entry function of a compiled graph: one native call that runs all kernels of a variant in order.
 
-Its signature is ``i32 entry(ptr pool, ptr inputs, ptr outputs, ptr weights, ptr arena, ptr prof)``; see
-docs/runtime.md.
+Its signature is ``i32 entry(ptr pool, ptr inputs, ptr outputs, ptr weights, ptr arena, ptr prof, ptr dims)``;
+see docs/runtime.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tilewright.backend.llvm.sizes import shapes_function, size_function
+from tilewright.backend.module import RunTimeSizes
 from tilewright.runtime.plan import KernelCall, Operand, Space
 
 STATUS_BITS = 16
@@ -17,11 +19,14 @@ _PART = 64
 """Kernels in one function of the entry: code generation takes more than linear time in a function's length.
 """
 
-_SIGNATURE = "(ptr %pool, ptr %inputs, ptr %outputs, ptr %weights, ptr %arena, ptr %prof)"
+_SIGNATURE = "(ptr %pool, ptr %inputs, ptr %outputs, ptr %weights, ptr %arena, ptr %prof, ptr %dims)"
 
 
-def entry_ir(symbol: str, kernels: Sequence[KernelCall], triple: str) -> str:
-    """LLVM IR text of the entry function ``symbol`` that runs ``kernels`` in order.
+def entry_ir(
+    symbol: str, kernels: Sequence[KernelCall], triple: str, sizes: RunTimeSizes | None = None
+) -> str:
+    """LLVM IR text of the entry function ``symbol`` that runs ``kernels`` in order, and of the function that
+    computes shapes where there are ``sizes``.
 
     If ``prof`` is not null it is an array of ``len(kernels) + 1`` int64 that receives the time in ns at the
     start and after each kernel. The function stops at the first kernel with a nonzero status and returns
@@ -36,6 +41,7 @@ def entry_ir(symbol: str, kernels: Sequence[KernelCall], triple: str) -> str:
         *(["declare void @tw_pool_enter(ptr)", "declare void @tw_pool_exit(ptr)"] if parallel else []),
         *(f"declare i32 @{name}(ptr, ptr, ptr)" for name in dict.fromkeys(k.symbol for k in kernels) if name),
         _MARK,
+        *([] if sizes is None else _size_functions(sizes)),
         *(line for start in starts for line in _part(start, kernels[start : start + _PART])),
         f"define i32 @{symbol}{_SIGNATURE} {{",
         "entry:",
@@ -63,6 +69,14 @@ def entry_ir(symbol: str, kernels: Sequence[KernelCall], triple: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _size_functions(sizes: RunTimeSizes) -> list[str]:
+    dims = {dim: n for n, dim in enumerate(sizes.dims)}
+    lines = shapes_function(sizes.symbol, sizes.outputs, sizes.checks, dims)
+    for n, size in enumerate(sizes.sizes):
+        lines += size_function(f"size{n}", size, dims)
+    return lines
+
+
 def _part(start: int, kernels: Sequence[KernelCall]) -> list[str]:
     """A function that runs ``kernels``, of which the first has number ``start``; same parameters as the
     entry.
@@ -85,6 +99,7 @@ def _part(start: int, kernels: Sequence[KernelCall]) -> list[str]:
             lines += [*_copy(number, call), f"  br label %m{number}"]
         lines += [
             f"m{number}:",
+            *(line for dim, source in call.defines for line in _define(number, call, dim, source)),
             f"  call void @mark(ptr %prof, i64 {number + 1})",
             f"  br label %k{number + 1}",
         ]
@@ -126,6 +141,10 @@ def _kernel(number: int, call: KernelCall) -> list[str]:
         lines.append(f"  {name}.p = getelementptr ptr, ptr %args, i64 {slot}")
         if operand.space is Space.SCALAR:
             lines.append(f"  store i64 {operand.value}, ptr {name}.p")
+        elif operand.space is Space.DIM:
+            lines.append(f"  {name}.d = getelementptr i64, ptr %dims, i64 {operand.value}")
+            lines.append(f"  {name} = load i64, ptr {name}.d")
+            lines.append(f"  store i64 {name}, ptr {name}.p")
         else:
             text, address = _address(operand, name)
             lines += [*text, f"  store ptr {address}, ptr {name}.p"]
@@ -141,10 +160,25 @@ def _kernel(number: int, call: KernelCall) -> list[str]:
     return lines
 
 
+def _define(number: int, call: KernelCall, dim: int, source: int) -> list[str]:
+    """Keep the int64 that the kernel has computed as the size of dimension ``dim``."""
+    name = f"%d{number}.{dim}"
+    text, address = _address(call.operands[source], name)
+    return [
+        *text,
+        f"  {name}.v = load i64, ptr {address}",
+        f"  {name}.p = getelementptr i64, ptr %dims, i64 {dim}",
+        f"  store i64 {name}.v, ptr {name}.p",
+    ]
+
+
 def _copy(number: int, call: KernelCall) -> list[str]:
     source, read = _address(call.operands[0], f"%c{number}.s")
     target, written = _address(call.operands[1], f"%c{number}.t")
-    size = call.bytes // 2
+    size: int | str = call.bytes // 2
+    if call.size is not None:
+        size = f"%c{number}.n"
+        source.append(f"  {size} = call i64 @size{call.size}(ptr %dims)")
     return [
         *source,
         *target,
@@ -156,12 +190,21 @@ def _address(operand: Operand, name: str) -> tuple[list[str], str]:
     """Instructions that compute the operand's address, and the value that holds it."""
     if operand.space in (Space.WEIGHT, Space.ARENA):
         base = "%weights" if operand.space is Space.WEIGHT else "%arena"
-        return [f"  {name} = getelementptr i8, ptr {base}, i64 {operand.value}"], name
-    base = "%inputs" if operand.space is Space.INPUT else "%outputs"
-    lines = [
-        f"  {name}.b = getelementptr ptr, ptr {base}, i64 {operand.value}",
-        f"  {name} = load ptr, ptr {name}.b",
-    ]
-    if not operand.offset:
-        return lines, name
-    return [*lines, f"  {name}.o = getelementptr i8, ptr {name}, i64 {operand.offset}"], f"{name}.o"
+        lines, address = [f"  {name} = getelementptr i8, ptr {base}, i64 {operand.value}"], name
+    else:
+        base = "%inputs" if operand.space is Space.INPUT else "%outputs"
+        lines, address = (
+            [
+                f"  {name}.b = getelementptr ptr, ptr {base}, i64 {operand.value}",
+                f"  {name} = load ptr, ptr {name}.b",
+            ],
+            name,
+        )
+    if operand.offset:
+        lines.append(f"  {name}.o = getelementptr i8, ptr {address}, i64 {operand.offset}")
+        address = f"{name}.o"
+    if operand.size is not None:
+        lines.append(f"  {name}.n = call i64 @size{operand.size}(ptr %dims)")
+        lines.append(f"  {name}.s = getelementptr i8, ptr {address}, i64 {name}.n")
+        address = f"{name}.s"
+    return lines, address

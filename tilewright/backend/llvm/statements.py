@@ -16,6 +16,7 @@ from tilewright.errors import CompileError
 from tilewright.ir import dtype as dt
 from tilewright.ir.bounds import Interval
 from tilewright.ir.expr import FALSE, Call, Const, Expr, Var, all_of, conjuncts, select
+from tilewright.ir.sizes import largest_size
 from tilewright.ir.stmt import Alloc, Annotate, Buffer, Evaluate, For, If, Seq, Stmt, Store, TensorCall
 
 Launch = Callable[["Statements", For], None]
@@ -308,10 +309,13 @@ class Statements(Tensors):
         self.forget(s.buffer)
 
     def _bytes(self, buffer: Buffer) -> int:
-        shape = buffer.static_shape
-        if shape is None:
-            raise CompileError(f"buffer '{buffer.name}' is allocated with a symbolic shape")
-        return self.elements(buffer) * dt.nbytes(buffer.dtype)
+        """What the buffer takes at most."""
+        shape = [largest_size(d) for d in buffer.shape]
+        strides = [largest_size(s) for s in buffer.row_major_strides()]
+        if None in shape or None in strides:
+            raise CompileError(f"there is no upper bound for the size of buffer '{buffer.name}'")
+        elements = 1 + sum(max(n or 0, 1) * (s or 0) - (s or 0) for n, s in zip(shape, strides, strict=True))
+        return elements * dt.nbytes(buffer.dtype) if 0 not in shape else 0
 
     def _stack(self, buffer: Buffer) -> Value:
         name = self.namer.fresh()

@@ -89,12 +89,12 @@ class OnnxModel:
     def to_graph(
         self,
         shapes: Mapping[str, Sequence[int | None]] | None = None,
-        dims: Mapping[str, int] | None = None,
+        dims: Mapping[str, int | Var] | None = None,
     ) -> Graph:
         """The model as a graph.
 
         ``shapes`` fixes the shapes of inputs (None leaves a dimension open), ``dims`` sizes of dimensions by
-        name. With all of them fixed every shape in the graph is a number.
+        name, or gives them ranges. With all of them fixed every shape in the graph is a number.
 
         Raises UnsupportedError naming all unsupported operators at once, or the nodes whose shapes depend on
         the inputs' data, ShapeError for shapes that do not fit the model, and GraphError for nodes that

@@ -11,14 +11,15 @@ from tilewright.ir.bounds import linear
 from tilewright.ir.expr import BinOp, Call, Cast, Const, Expr, Load, Select, Var, as_expr
 from tilewright.ir.intrinsics import flops_of
 from tilewright.ir.simplify import simplify
+from tilewright.ir.sizes import dims_of, typical_size
 from tilewright.ir.stmt import Block, Buffer, Store
-from tilewright.ir.visit import const_int, free_vars, loads_of, walk_expr
+from tilewright.ir.visit import const_int, free_vars, loads_of, substitute_expr, walk_expr
 
 
 @dataclasses.dataclass(frozen=True)
 class Access:
-    """One load or store. ``strides`` maps each iterator to the elements between neighbours; None: not affine
-    in it."""
+    """One load or store. ``strides`` maps each iterator to the elements between neighbours, for typical sizes
+    of dimensions known at run time only; None: not affine in it."""
 
     buffer: Buffer
     indices: tuple[Expr, ...]
@@ -58,10 +59,11 @@ class BlockInfo:
         return [it.var for it in self.block.iters if it.kind == "reduce"]
 
     def extent(self, var: Var) -> int:
-        """Constant extent of an iterator. Raises ScheduleError when it is symbolic."""
+        """Extent of an iterator, for typical sizes of dimensions known at run time only. Raises ScheduleError
+        when it is over open decisions."""
         for it in self.block.iters:
             if it.var is var:
-                value = const_int(it.extent)
+                value = typical_size(it.extent)
                 if value is None:
                     raise ScheduleError(f"the extent of '{var.name}' is not constant")
                 return value
@@ -79,14 +81,12 @@ class BlockInfo:
 
     def bytes_touched(self) -> int:
         """Bytes of all distinct buffers the block touches, each once."""
-        total = 0
-        for buffer in {self.store.buffer, *(a.buffer for a in self.loads)}:
-            shape = buffer.static_shape or ()
-            size = dt.nbytes(buffer.dtype)
-            for dim in shape:
-                size *= dim
-            total += size
-        return total
+        return sum(buffer_bytes(b) for b in {self.store.buffer, *(a.buffer for a in self.loads)})
+
+
+def buffer_bytes(buffer: Buffer) -> int:
+    """Size of a buffer, for typical sizes of dimensions known at run time only; open decisions count as 1."""
+    return math.prod(typical_size(d) or 1 for d in buffer.shape) * dt.nbytes(buffer.dtype)
 
 
 def block_info(block: Block) -> BlockInfo | None:
@@ -118,7 +118,7 @@ def _access(buffer: Buffer, indices: tuple[Expr, ...], iters: list[Var]) -> Acce
     flat: Expr = as_expr(0)
     for index, step in zip(indices, buffer.row_major_strides(), strict=True):
         flat = flat + index * step
-    form = linear(simplify(flat))
+    form = linear(simplify(_at_typical(flat)))
     for var in iters:
         if form is None:
             strides[var] = None if any(var in free_vars(i) for i in indices) else 0
@@ -128,6 +128,12 @@ def _access(buffer: Buffer, indices: tuple[Expr, ...], iters: list[Var]) -> Acce
             stride = None
         strides[var] = stride
     return Access(buffer, indices, strides)
+
+
+def _at_typical(e: Expr) -> Expr:
+    """``e`` with dimensions known at run time only at their typical sizes."""
+    sizes: dict[Expr, Expr] = {d: as_expr(d.typical or 1) for d in dims_of([e])}
+    return substitute_expr(e, sizes) if sizes else e
 
 
 def is_injective(block: Block) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from tilewright.errors import ScheduleError
 from tilewright.ir.expr import Expr, Var, as_expr
 from tilewright.ir.simplify import simplify
+from tilewright.ir.sizes import typical_size
 from tilewright.ir.stmt import Block, Buffer, For
 from tilewright.ir.visit import const_int, find_blocks, free_vars, substitute_expr, walk_stmt
 from tilewright.schedule.schedule import BlockRef, LoopRef, Schedule
@@ -29,8 +30,9 @@ def block_named(sch: Schedule, name: str) -> Block:
 
 
 def extent_of(sch: Schedule, loop: LoopRef) -> int:
-    """Constant extent of a loop. Raises ScheduleError when it is symbolic or gone."""
-    extent = const_int(loop_of(sch, loop).extent)
+    """Extent of a loop, for typical sizes of dimensions known at run time only. Raises ScheduleError when it
+    is over open decisions, or the loop is gone."""
+    extent = typical_size(loop_of(sch, loop).extent)
     if extent is None:
         raise ScheduleError(f"loop '{loop.var.name}' has no constant extent")
     return extent
@@ -108,7 +110,7 @@ def powers(least: int, most: int) -> list[int]:
 
 def parallelize(sch: Schedule, loop: LoopRef, flops: int, target: Target) -> None:
     """Run ``loop`` on threads when there is enough work, in chunks that are worth claiming."""
-    extent = const_int(loop_of(sch, loop).extent)
+    extent = typical_size(loop_of(sch, loop).extent)
     if flops < PARALLEL_FLOPS or extent == 1:
         return
     sch.parallel(loop)

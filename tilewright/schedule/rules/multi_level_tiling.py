@@ -20,7 +20,14 @@ from tilewright.ir.expr import Expr, Var, as_expr
 from tilewright.ir.stmt import Buffer
 from tilewright.ir.visit import free_vars
 from tilewright.schedule.index_map import IndexMap
-from tilewright.schedule.rules.analysis import Access, BlockInfo, block_info, is_injective, reads_elementwise
+from tilewright.schedule.rules.analysis import (
+    Access,
+    BlockInfo,
+    block_info,
+    buffer_bytes,
+    is_injective,
+    reads_elementwise,
+)
 from tilewright.schedule.rules.common import (
     at_default,
     block_named,
@@ -332,7 +339,7 @@ def _tile_write_back(
     if columns is None:
         raise ScheduleError(f"'{write_back.name}' does not move along the vector axis of '{info.block.name}'")
     panel, vector, lane = columns
-    panel_bytes = sum(_bytes(a) for a in info.loads if not _is_scalar(a, axes))
+    panel_bytes = sum(buffer_bytes(a.buffer) for a in info.loads if not _is_scalar(a, axes))
     large = panel_bytes > target.l2_bytes // 2
     serial: list[LoopRef] = []
     if sch.symbolic:
@@ -368,11 +375,6 @@ def _open_blocks(
     sch.require((size <= rows) | size.eq(1))
     row, inner_row = sch.split(row, [None, size])
     return panel, row, [inner_panel, inner_row]
-
-
-def _bytes(access: Access) -> int:
-    shape = access.buffer.static_shape or ()
-    return math.prod(shape) * dt.nbytes(access.buffer.dtype)
 
 
 def _tile_accumulation(

@@ -5,11 +5,12 @@ from __future__ import annotations
 from tilewright.errors import ScheduleError
 from tilewright.ir import dtype as dt
 from tilewright.ir.expr import Var
+from tilewright.ir.sizes import typical_size
 from tilewright.ir.stmt import For
 from tilewright.ir.visit import const_int, find_blocks, stores_of, walk_stmt
 from tilewright.schedule.rules.common import (
     block_named,
-    extent_of,
+    loop_of,
     loops_by_iter,
     own_loops,
     parallelize,
@@ -55,10 +56,10 @@ def _vectorize(sch: Schedule, ref: BlockRef, target: Target) -> None:
     inner = loops[index]
     others = [loop for loop in own_loops(sch, ref) if loop != inner]
     lanes = target.lanes(max(*(dt.bits(s.buffer.dtype) for s in stores), 8))
-    extent = extent_of(sch, inner)
+    extent = const_int(loop_of(sch, inner).extent)
     if others:
         sch.reorder(*others, inner)
-    if extent <= lanes:
+    if extent is not None and extent <= lanes:
         sch.vectorize(inner)
         return
     width = pick(sch, ref, "lanes", powers(min(MIN_LANES, lanes), lanes), lanes)
@@ -73,7 +74,7 @@ def _parallelize(sch: Schedule, ref: BlockRef, target: Target) -> None:
     block = block_named(sch, ref.name)
     work = 1
     for it in block.iters:
-        size = const_int(it.extent)
+        size = typical_size(it.extent)
         work *= SYMBOLIC_SIZE if size is None else max(size, 1)
     parallelize(sch, LoopRef(nest[0].var), work * 8, target)
 

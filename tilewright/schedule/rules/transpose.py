@@ -14,7 +14,8 @@ from tilewright.ir import dtype as dt
 from tilewright.ir.bounds import linear
 from tilewright.ir.expr import Expr, Var
 from tilewright.ir.simplify import simplify
-from tilewright.ir.visit import const_int, free_vars
+from tilewright.ir.sizes import typical_size
+from tilewright.ir.visit import free_vars
 from tilewright.schedule.rules.analysis import Access, BlockInfo, block_info, is_injective
 from tilewright.schedule.rules.common import (
     block_named,
@@ -62,7 +63,7 @@ class Transposition:
 
 def find_transposition(info: BlockInfo, target: Target) -> Transposition | None:
     """How to tile ``info``; None when it has no operand that this serves."""
-    if not is_injective(info.block) or any(const_int(it.extent) is None for it in info.block.iters):
+    if not is_injective(info.block) or any(typical_size(it.extent) is None for it in info.block.iters):
         return None
     column = next((v for v in info.spatial if info.out.stride(v) == 1 and info.extent(v) > 1), None)
     if column is None:

@@ -1,0 +1,184 @@
+"""Variants whose code is in memory, bound to the sizes of a run."""
+
+from __future__ import annotations
+
+import ctypes
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tilewright.errors import InputError, ShapeError
+from tilewright.runtime.loader import Library
+from tilewright.runtime.memory import OutputMemory, address_of, allocate, data_address
+from tilewright.runtime.plan import Range, Signature, Variant
+from tilewright.runtime.pool import ThreadPool
+
+_ENTRY = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_void_p] * 7)
+_SHAPES = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_void_p] * 2)
+_STATUS_BITS = 16
+_KEPT_CONTEXTS = 8
+
+Shapes = tuple[tuple[int, ...], ...]
+
+
+class _Context:
+    """What one run needs for itself: an arena, the argument arrays, the table of dimensions. Reused, never
+    shared by two runs at a time.
+    """
+
+    def __init__(self, variant: Variant) -> None:
+        self._memory = allocate(variant.arena_bytes, reserve=bool(variant.dims))
+        self.arena = address_of(self._memory)
+        self.inputs = (ctypes.c_void_p * max(len(variant.input_shapes), 1))()
+        self.outputs = (ctypes.c_void_p * max(len(variant.output_shapes), 1))()
+        self.dims = (ctypes.c_int64 * max(len(variant.dims), 1))()
+
+
+class LoadedVariant:
+    """A variant whose code is in memory. Holds all that a run uses, so it outlives the model's ``close``
+    while a run is under way.
+    """
+
+    def __init__(self, variant: Variant, library: Library, weights: Any, signature: Signature) -> None:
+        self.variant = variant
+        self.dtypes = [np.dtype(spec.dtype) for spec in signature.outputs]
+        self.dims = sorted(variant.dims)
+        self.computed = [self.dims.index(name) for name in variant.computed_dims]
+        self._names = [spec.name for spec in signature.outputs]
+        self._library = library
+        self._weights = weights
+        self.weights_address = address_of(weights) if weights.nbytes else 0
+        self.entry = _ENTRY(library.addresses[variant.entry])
+        self._shapes = _SHAPES(library.addresses[variant.shapes]) if variant.shapes else None
+        self._contexts: deque[_Context] = deque()
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether it takes inputs of one shape only."""
+        return not self.variant.dims
+
+    def bind(self, shapes: Shapes) -> BoundVariant | None:
+        """The variant for inputs of these shapes; None when it does not take them.
+
+        Raises ShapeError when the shapes are within all ranges, but operators need sizes that are equal and
+        these are not.
+        """
+        sizes = match_shapes(self.variant, shapes)
+        if sizes is None:
+            return None
+        table = [sizes.get(name, self.variant.dims[name].hi or 0) for name in self.dims]
+        dims = (ctypes.c_int64 * max(len(table), 1))(*table)
+        return BoundVariant(self, dims, self.output_shapes(dims, sizes))
+
+    def output_shapes(self, dims: Any, sizes: Mapping[str, int] | None = None) -> list[tuple[int, ...]]:
+        """The output shapes for a table of dimensions. Raises ShapeError naming ``sizes`` when a check
+        fails.
+        """
+        declared = self.variant.output_shapes
+        flat = (ctypes.c_int64 * max(sum(map(len, declared)), 1))()
+        if self._shapes is None:
+            return [tuple(d for d in shape if isinstance(d, int)) for shape in declared]
+        failed = self._shapes(dims, flat)
+        if failed and sizes is not None:
+            given = ", ".join(f"{name}={size}" for name, size in sizes.items())
+            raise ShapeError(
+                f"the model cannot run with {given}: it needs {self.variant.checks[failed - 1]}",
+                hint="give inputs whose sizes fit each other",
+            )
+        values = iter(flat)
+        return [tuple(next(values) for _ in shape) for shape in declared]
+
+    def take(self) -> _Context:
+        """A context that no other run uses."""
+        try:
+            return self._contexts.pop()
+        except IndexError:
+            return _Context(self.variant)
+
+    def give_back(self, context: _Context) -> None:
+        """Keep a context for later runs."""
+        if len(self._contexts) < _KEPT_CONTEXTS:
+            self._contexts.append(context)
+
+    def fail(self, status: int) -> None:
+        """Raise InputError for a kernel that has stopped."""
+        kernel = self.variant.kernels[(status >> _STATUS_BITS) - 1]
+        raise InputError(
+            f"kernel '{kernel.name}' stopped with status {status & ((1 << _STATUS_BITS) - 1)}",
+            location=", ".join(kernel.origins) or None,
+        )
+
+
+class BoundVariant:
+    """A variant for inputs of certain shapes.
+
+    Args:
+        loaded: the variant.
+        dims: the sizes of its dimensions in the order of their names; for those that kernels compute, the
+            largest.
+        shapes: those of the outputs; with the largest sizes where kernels compute them.
+    """
+
+    def __init__(self, loaded: LoadedVariant, dims: Any, shapes: Sequence[tuple[int, ...]]) -> None:
+        self.loaded = loaded
+        self.variant = loaded.variant
+        self._dims = dims
+        self._outputs = [OutputMemory(s, d) for s, d in zip(shapes, loaded.dtypes, strict=True)]
+
+    def run(self, arrays: Sequence[np.ndarray], pool: ThreadPool, stamps: Any = None) -> list[np.ndarray]:
+        """Run on checked inputs; ``stamps`` is an int64 ctypes array for the times, or None."""
+        loaded = self.loaded
+        context = loaded.take()
+        for i, array in enumerate(arrays):
+            context.inputs[i] = data_address(array)
+        results = []
+        for i, output in enumerate(self._outputs):
+            result, context.outputs[i] = output.new()
+            results.append(result)
+        dims = self._dims
+        if loaded.computed:
+            dims = context.dims
+            ctypes.memmove(dims, self._dims, ctypes.sizeof(dims))
+        status = loaded.entry(
+            pool.address,
+            context.inputs,
+            context.outputs,
+            loaded.weights_address,
+            context.arena,
+            stamps,
+            dims,
+        )
+        if loaded.computed and not status:
+            shapes = loaded.output_shapes(dims)
+            results = [_front(r, s) for r, s in zip(results, shapes, strict=True)]
+        loaded.give_back(context)
+        if status:
+            loaded.fail(status)
+        return results
+
+
+def _front(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The first elements of ``array`` in memory, in another shape."""
+    if array.shape == shape:
+        return array
+    count = int(np.prod(shape, dtype=np.int64))
+    return array.reshape(-1)[:count].reshape(shape)
+
+
+def match_shapes(variant: Variant, shapes: Shapes) -> dict[str, int] | None:
+    """The size of each dimension that inputs of these shapes have; None when the variant does not take
+    them.
+    """
+    sizes: dict[str, int] = {}
+    for declared, shape in zip(variant.input_shapes, shapes, strict=True):
+        if len(declared) != len(shape):
+            return None
+        for dim, size in zip(declared, shape, strict=True):
+            if isinstance(dim, int):
+                if dim != size:
+                    return None
+            elif sizes.setdefault(dim, size) != size or size not in variant.dims.get(dim, Range()):
+                return None
+    return sizes

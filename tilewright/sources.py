@@ -1,0 +1,152 @@
+"""Where a model comes from: its signature, and its graph for any sizes of its dimensions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias, Union
+
+from tilewright.dims import Declared, Dims, Shapes, declare
+from tilewright.errors import GraphError, ShapeError, UnsupportedError
+from tilewright.graph.graph import Graph, TensorType
+from tilewright.graph.specialise import specialise
+from tilewright.ir.expr import Const, Expr, Var
+from tilewright.runtime.plan import Dim, Range, Signature, TensorSpec
+
+if TYPE_CHECKING:
+    import onnx
+
+Source: TypeAlias = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, "onnx.ModelProto", Graph]
+
+
+class OpenModel:
+    """A model before it is compiled.
+
+    Attributes:
+        name: for people.
+        signature: inputs, outputs and open dimensions.
+        declared: what the user has said of the dimensions.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        signature: Signature,
+        declared: Declared,
+        graph_for: Callable[[Mapping[str, int | Var]], Graph],
+    ) -> None:
+        self.name = name
+        self.signature = signature
+        self.declared = declared
+        self._graph_for = graph_for
+
+    @property
+    def undeclared(self) -> tuple[str, ...]:
+        """The open dimensions without a range: a variant is made for each of their sizes."""
+        return tuple(name for name in self.signature.dims if name not in self.declared.dims)
+
+    def graph(self, binding: Mapping[str, int]) -> Graph:
+        """The graph with some dimensions fixed; the others have ranges. Raises as the importer does."""
+        return self._graph_for(self.declared.bind(binding))
+
+
+def open_model(source: Source, shapes: Shapes | None = None, dims: Dims | None = None) -> OpenModel:
+    """Read a model and fit the user's ``shapes`` and ``dims`` to it.
+
+    Raises:
+        ModelFileError, UnsupportedError, GraphError: it cannot be read.
+        ShapeError, OptionError: the shapes or dimensions do not fit it.
+    """
+    if isinstance(source, Graph):
+        return _open_graph(source, shapes, dims)
+    from tilewright.frontend.onnx import read_model
+
+    model = read_model(source)
+    name = Path(source).name if isinstance(source, str | os.PathLike) else "model"
+    plain = {key: [d if isinstance(d, int) else None for d in shape] for key, shape in (shapes or {}).items()}
+    inputs, outputs = ([(v.name, v.type) for v in side] for side in model.declared(plain))
+    declared = declare(inputs, shapes, dims)
+    try:
+        opened = model.to_graph(declared.fixed, declared.sizes)
+    except (GraphError, UnsupportedError):
+        # What cannot be said of open dimensions may be plain for sizes: those of the first run decide.
+        signature = _signature(inputs, outputs)
+        if not signature.dims or declared.dims:
+            raise
+
+        def typed(sizes: Mapping[str, int | Var]) -> Graph:
+            return _with_types(model.to_graph(declared.fixed, sizes), signature)
+
+        return OpenModel(name, signature, declared, typed)
+    signature = graph_signature(opened)
+
+    def graph(sizes: Mapping[str, int | Var]) -> Graph:
+        return opened if sizes == declared.sizes else model.to_graph(declared.fixed, sizes)
+
+    return OpenModel(name, signature, declared, graph)
+
+
+def _open_graph(source: Graph, shapes: Shapes | None, dims: Dims | None) -> OpenModel:
+    declared = declare([(v.name, v.type) for v in source.inputs], shapes, dims)
+    fixed = _with_shapes(source, declared.fixed)
+
+    def graph(sizes: Mapping[str, int | Var]) -> Graph:
+        return specialise(fixed, sizes) if sizes else fixed
+
+    signature = graph_signature(graph(declared.sizes))
+    return OpenModel(source.name, signature, declared, graph)
+
+
+def graph_signature(graph: Graph) -> Signature:
+    """Inputs, outputs and open dimensions of a graph."""
+    outputs = zip(graph.output_names, graph.outputs, strict=True)
+    return _signature([(v.name, v.type) for v in graph.inputs], [(name, v.type) for name, v in outputs])
+
+
+def _signature(
+    inputs: Sequence[tuple[str, TensorType]], outputs: Sequence[tuple[str, TensorType]]
+) -> Signature:
+    dims: dict[str, Range] = {}
+    for _, kind in inputs:
+        for dim in kind.shape:
+            if isinstance(dim, Var):
+                dims[dim.name] = Range(dim.lo or 0, dim.hi, dim.multiple_of)
+    return Signature(tuple(_spec(*i) for i in inputs), tuple(_spec(*o) for o in outputs), dims)
+
+
+def _spec(name: str, kind: TensorType) -> TensorSpec:
+    return TensorSpec(name, _dims(kind.shape), kind.dtype)
+
+
+def _dims(shape: Sequence[Expr]) -> tuple[Dim, ...]:
+    return tuple(int(d.value) if isinstance(d, Const) else repr(d) for d in shape)
+
+
+def _with_types(graph: Graph, signature: Signature) -> Graph:
+    """``graph``, whose outputs have the declared types. Raises GraphError where they have others."""
+    for spec, value in zip(signature.outputs, graph.outputs, strict=True):
+        if spec.dtype != value.dtype:
+            raise GraphError(f"output '{spec.name}' is declared as {spec.dtype}, but it is {value.dtype}")
+    return graph
+
+
+def _with_shapes(graph: Graph, shapes: Mapping[str, Sequence[int | None]]) -> Graph:
+    """``graph`` with its open dimensions fixed where ``shapes`` gives a number."""
+    binding: dict[str, int] = {}
+    by_name = {v.name: v for v in graph.inputs}
+    for name, shape in shapes.items():
+        value = by_name.get(name)
+        if value is None:
+            raise ShapeError(f"the model has no input '{name}'", hint=f"its inputs: {', '.join(by_name)}")
+        if len(shape) != value.rank:
+            raise ShapeError(f"input '{name}' has {value.rank} dimensions, {len(shape)} were given")
+        for dim, size in zip(value.shape, shape, strict=True):
+            if size is None:
+                continue
+            if isinstance(dim, Const):
+                if dim.value != size:
+                    raise ShapeError(f"input '{name}' has size {dim.value} where {size} was given")
+            elif binding.setdefault(repr(dim), size) != size:
+                raise ShapeError(f"dimension '{dim!r}' is given as {binding[repr(dim)]} and as {size}")
+    return specialise(graph, binding) if binding else graph
