@@ -40,3 +40,9 @@ def test_sketch_example_runs() -> None:
     scope: dict[str, object] = {}
     exec(code.replace("512", "40").replace("256", "12").replace("1000)", "100)"), scope)
     assert_same(scope["func"], scope["schedule"])  # type: ignore[arg-type]
+
+
+def test_the_page_of_names_has_every_instruction_and_tile() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "primitives.md").read_text()
+    listed = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
+    assert sorted(listed) == sorted(INSTRUCTIONS | {"tile"})
