@@ -53,8 +53,8 @@ from tilewright.target import Target
 FINALISTS = 8
 #: Largest difference of a candidate's result to the direct one's, relative to the largest result.
 TOLERANCE = 1e-4
-#: Candidates taken from the first sketch of a way for each one from another.
-FIRST_SHARE = 4
+#: Candidates taken from the first sketch of a way for each one from another; of the way picked by the rule.
+FIRST_SHARE, PICKED_SHARE = 3, 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,16 +94,17 @@ def main_task(graph: Graph) -> PrimFunc:
     return max((k.func for k in graph_kernels(graph, partition(graph))), key=count_flops)
 
 
-def draw(ways: dict[str, Graph], target: Target, count: int, seed: int) -> list[Candidate]:
+def draw(ways: dict[str, Graph], picked: str, target: Target, count: int, seed: int) -> list[Candidate]:
     """``count`` different valid candidates: turn by turn from each sketch, several at a time from the first
-    one of each way, the structure of the default."""
+    one of each way (the structure of the default), most from that of the way that the rule picks."""
     rng = np.random.default_rng(seed)
     pools: list[tuple[int, list[Candidate]]] = []
     for way, graph in ways.items():
         for place, sketch in enumerate(sketches(main_task(graph), target)):
             rows = sketch.sample(count, rng)
             pool = [Candidate(way, sketch, tuple(map(int, row))) for row in rows]
-            pools.append((FIRST_SHARE if place == 0 else 1, pool))
+            share = (PICKED_SHARE if way == picked else FIRST_SHARE) if place == 0 else 1
+            pools.append((share, pool))
     drawn: list[Candidate] = []
     while len(drawn) < count and any(pool for _, pool in pools):
         for share, pool in pools:
@@ -132,7 +133,7 @@ def measure(
 ) -> dict[str, Any]:
     """Time an operator's candidates, its default and onnxruntime."""
     ways, picked = ways_of(operator, threads)
-    candidates = draw(ways, target, count, seed)
+    candidates = draw(ways, picked, target, count, seed)
     with tempfile.TemporaryDirectory(prefix="tilewright-candidates-") as folder:
         named = [(c, f"candidate-{n}") for n, c in enumerate(candidates)]
         _named[:] = named
