@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import functools
+import math
 import statistics
 import time
 from collections.abc import Sequence
@@ -23,8 +24,10 @@ from tilewright.backend import get_backend
 from tilewright.build import Options, compile_kernels, count_bytes, count_flops
 from tilewright.errors import CheckFailed, InputError, ShapeError
 from tilewright.ir import dtype as dt
+from tilewright.ir.expr import BinOp
 from tilewright.ir.interp import run as interpret
-from tilewright.ir.stmt import Buffer, PrimFunc
+from tilewright.ir.stmt import Buffer, PrimFunc, Store
+from tilewright.ir.visit import const_int, find_blocks, walk_expr
 from tilewright.roofline import Roofline, measure_roofline
 from tilewright.runtime.loader import load, load_runtime
 from tilewright.runtime.memory import address_of, allocate
@@ -131,7 +134,8 @@ class Timing:
         seconds: median of one call.
         best: the fastest call, in seconds.
         runs: calls timed.
-        flops, bytes: work of one call (of the unscheduled function) and bytes of its parameters.
+        flops, bytes: work of one call (of the unscheduled function; integer operations where it has no
+            others) and bytes of its parameters.
         roofline: the limits of this machine at the same number of threads.
     """
 
@@ -219,7 +223,7 @@ class Workbench(Schedule):
             statistics.median(times),
             min(times),
             len(times),
-            count_flops(self.original),
+            count_flops(self.original) or _integer_operations(self.original),
             count_bytes(self.original),
             _limits(threads),
         )
@@ -241,6 +245,17 @@ class Workbench(Schedule):
             else:
                 arrays.append(np.asarray(rng.integers(0, 2, shape)).astype(dtype))
         return arrays
+
+
+def _integer_operations(func: PrimFunc) -> int:
+    """Arithmetic on integers that are no indices, over all instances of all blocks of static extents."""
+    total = 0
+    for block in find_blocks(func.body):
+        assert isinstance(block.body, Store)
+        points = math.prod(const_int(it.extent) or 1 for it in block.iters)
+        nodes = (n for n in walk_expr(block.body.value) if isinstance(n, BinOp))
+        total += points * sum(n.dtype not in (dt.INDEX, "bool") for n in nodes)
+    return total
 
 
 @functools.cache

@@ -16,6 +16,7 @@ from tilewright.ir.expr import Var, const, load
 from tilewright.ir.stmt import PrimFunc, Store
 from tilewright.ir.visit import transform_stmt
 from tilewright.scheduling import NativeFunction, Workbench
+from tilewright.target import Target
 
 
 def scale(n: int = 40) -> PrimFunc:
@@ -34,8 +35,14 @@ def test_tutorial_keeps_its_meaning_at_every_step() -> None:
 
     run_page(step, size=96)
     assert seen[0] == "as written"
-    assert seen[-1] == "default schedule"
-    assert len(seen) == 5
+    assert seen[4] == "default schedule"
+    by_instruction = [name for name in seen[5:] if " by " in name]
+    assert [name.split()[0] for name in by_instruction] == [
+        narrow
+        for narrow, feature in (("bfloat16", "avx512bf16"), ("uint8", "avx512vnni"))
+        if Target.host().has(feature)
+    ]
+    assert len(seen) == 5 + 2 * len(by_instruction)
 
 
 def test_check_finds_a_wrong_program() -> None:
@@ -85,3 +92,14 @@ def test_symbolic_functions_need_sizes() -> None:
         sch.check()
     with pytest.raises(ShapeError, match="symbolic"):
         sch.bench()
+
+
+def test_bench_counts_integer_operations_where_there_are_no_others() -> None:
+    a, b = te.placeholder((8, 16), "uint8", "a"), te.placeholder((16, 24), "int8", "b")
+    c = te.compute(
+        (8, 24),
+        lambda i, j: te.reduce("sum", (16,), lambda k: a[i, k].astype("int32") * b[k, j].astype("int32")),
+        "c",
+    )
+    timing = tw.Workbench(te.primfunc("product", [a, b], [c])).bench(seconds=0.01)
+    assert timing.flops == 2 * 8 * 24 * 16

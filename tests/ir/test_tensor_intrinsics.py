@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from tilewright.ir import dtype as dt
 from tilewright.ir import te
 from tilewright.ir.expr import Var, as_expr, const
 from tilewright.ir.interp import run
-from tilewright.ir.intrinsics import intrinsic
+from tilewright.ir.intrinsics import intrinsic, register_effect
 from tilewright.ir.isa.cuda import SHAPES, WARP, Fragment, fragments
 from tilewright.ir.parser import parse
 from tilewright.ir.printer import canonical_text, structural_equal, to_text, workload_key
@@ -293,3 +296,38 @@ def test_tf32_rounds_to_ten_bits() -> None:
     values = np.array([1.0 + ulp / 2, 1.0 + ulp / 4, -1.0 - ulp / 2, np.inf, np.nan], np.float32)
     (got,) = run(te.primfunc("f", [x], [y]), [values])
     np.testing.assert_array_equal(got, np.array([1.0 + ulp, 1.0, -1.0 - ulp, np.inf, np.nan], np.float32))
+
+
+def test_effects_run_with_a_state_of_their_own_for_each_run() -> None:
+    def count(state: dict[str, int], limit: int) -> None:
+        state["calls"] = state.get("calls", 0) + 1
+        if state["calls"] > limit:
+            raise VerifyError("too many")
+
+    make = register_effect("test.count", 1, count)
+    assert register_effect("test.count", 1, count)(3) is make(3)
+    with pytest.raises(IntrinsicError, match=r"another intrinsic is called 'test.count' already"):
+        register_effect("test.count", 2, count)
+    text = """
+@primfunc({"outputs": 1})
+def f(A: float32[4], B: float32[4]):
+    for i in serial(4):
+        evaluate(call("test.count", LIMIT, dtype="bool"))
+        B[i] = A[i]
+"""
+    data = [np.arange(4, dtype=np.float32)]
+    func = parse(text.replace("LIMIT", "4"))
+    verify(func)
+    assert to_text(parse(to_text(func))) == to_text(func)
+    for _ in range(2):
+        np.testing.assert_array_equal(run(func, data)[0], data[0])
+    with pytest.raises(VerifyError, match="too many"):
+        run(parse(text.replace("LIMIT", "i")), data)
+
+
+def test_the_pages_example_registers() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "ir.md").read_text()
+    (code,) = (c for c in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "register(" in c)
+    scope: dict[str, object] = {}
+    exec(code, scope)
+    assert tensor_intrinsic("acme.scale_add") is scope["scale_add"]

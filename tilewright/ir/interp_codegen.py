@@ -94,7 +94,8 @@ class Translator:
                 self._arrays[param] = self._fresh("p")
         params = ", ".join(self._arrays.values())
         self._stmt(substitute(self._func.body, self._dims))
-        return "\n".join([f"def program(poison, {params}):", *self._lines, "    return None", ""])
+        head = f"def program(poison, {params}):", "    state = {}"
+        return "\n".join([*head, *self._lines, "    return None", ""])
 
     # -- lines -----------------------------------------------------------------------------------------------
 
@@ -163,7 +164,16 @@ class Translator:
         elif isinstance(s, TensorCall):
             self._stmt(expand(s))
         else:
-            assert isinstance(s, Evaluate)  # an effect: nothing that arrays would show
+            assert isinstance(s, Evaluate)
+            self._effect(s.value)
+
+    def _effect(self, e: Expr) -> None:
+        """What an effect does, if there is anything that a sequential run would show."""
+        spec = INTRINSICS.get(e.name) if isinstance(e, Call) else None
+        if spec is not None and spec.effect and spec.numpy is not None:
+            name = self._fresh("e")
+            self.namespace[name] = spec.numpy
+            self._emit(f"{name}({', '.join(['state', *(self._expr(c) for c in e.children)])})")
 
     def _for(self, s: For) -> None:
         extent = self._env.simplify(s.extent)

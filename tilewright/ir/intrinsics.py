@@ -8,12 +8,14 @@ only good for ``Evaluate``.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
 
+from tilewright.errors import IntrinsicError
 from tilewright.ir import dtype as dt
 from tilewright.ir.expr import BinOp, Call, Cmp, Expr, ExprLike, Select, as_expr, call
 from tilewright.ir.visit import walk_expr
@@ -28,7 +30,8 @@ class Intrinsic:
         arity: number of operands, all of one dtype.
         domain: ``float``, ``int`` or ``number`` (both): which operands it takes.
         result: dtype of the result, or ``same`` for the operands'.
-        numpy: the elementwise definition; None for effects.
+        numpy: the elementwise definition. Of an effect: what the interpreter runs, with a dictionary that
+            lives as long as one run of a program, and the operands; None for what arrays would not show.
         flops: cost in floating-point operations, as a vectorised polynomial implementation needs (for cost
             models).
         effect: whether it is run for its effect instead of a value.
@@ -168,6 +171,23 @@ _ALL: Final = (
 #: copies (stores under ``Annotate("async_copy", True)``) that a thread has issued since the last one;
 #: ``async_wait(n)`` waits until at most ``n`` closed groups of the thread are pending.
 INTRINSICS: Final[dict[str, Intrinsic]] = {i.name: i for i in _ALL}
+
+
+def register_effect(
+    name: str, arity: int, run: Callable[..., None] | None = None
+) -> Callable[..., Expr]:
+    """Make an effect of some hardware known: an instruction without tensors that takes ``arity`` integers,
+    such as waiting for another unit. Returns the function that makes calls of it.
+
+    ``run(state, *operands)`` is what the interpreter does; ``state`` is a dictionary that lives as long as
+    one run of a program. Raises IntrinsicError when the name is taken.
+    """
+    known = INTRINSICS.get(name)
+    fresh = Intrinsic(name, arity, "int", "bool", run, 0, effect=True)
+    if known is not None and known != fresh:
+        raise IntrinsicError(f"another intrinsic is called '{name}' already", hint="choose a new name")
+    INTRINSICS[name] = fresh
+    return functools.partial(effect, name)
 
 
 def intrinsic(name: str, *operands: ExprLike) -> Expr:
