@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 SHELL  := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow fuzz mutants lint format bench clean
+.PHONY: help demo test test-slow fuzz mutants lint format suite bench clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -45,6 +45,9 @@ lint: $(VENV)/.dev  ## ruff, mypy and the import contracts
 
 format: $(VENV)/.dev  ## sort imports and apply safe fixes
 	$(BIN)/ruff check --fix .
+
+suite: $(VENV)/.dev  ## ONNX's own backend suite through compiled code, beside onnxruntime
+	$(BIN)/python -m benchmarks.onnx_suite --against onnxruntime
 
 bench: $(VENV)/.bench  ## operators and whole models against onnxruntime and OpenVINO
 	$(BIN)/python -m benchmarks.operators --threads 1

@@ -124,9 +124,31 @@ def test_inspect_of_an_artifact(cli, dense, tmp_path):
 
 
 def test_ops_lists_operators_with_versions(cli):
-    table = json.loads(cli("ops", "--json").out)
-    assert 13 in table["Relu"] or 14 in table["Relu"]
+    rows = {(r["domain"], r["name"]): r for r in json.loads(cli("ops", "--json").out)}
+    assert rows["", "Relu"]["since"] == [1, 6, 13, 14]
+    assert rows["", "HannWindow"]["how"] == "function"
+    assert rows["com.microsoft", "Gelu"]["note"] == "with the error function"
     assert "MatMul" in cli("ops").out
+
+
+def test_ops_of_a_model_say_what_is_missing(cli, dense, tmp_path):
+    whole = cli("ops", "--model", dense)
+    assert whole.code == 0
+    assert "0 missing" in whole.out
+    nodes = [helper.make_node("NonZero", ["x"], ["n"]), helper.make_node("Relu", ["x"], ["y"])]
+    kinds = {"n": (TensorProto.INT64, None), "y": (TensorProto.FLOAT, None)}
+    model = save(tmp_path / "m.onnx", nodes, {"x": (TensorProto.FLOAT, [2])}, kinds)
+    needs = json.loads((done := cli("ops", "--model", model, "--json")).out)
+    assert done.code == 1
+    assert [(n["name"], n["since"], n["nodes"]) for n in needs] == [("NonZero", None, 1), ("Relu", 14, 1)]
+    assert "missing" in cli("ops", "--model", model).out
+
+
+def test_the_page_of_operators_is_what_ops_writes(cli):
+    page = Path(__file__).parents[2] / "docs" / "operators.md"
+    written = cli("ops", "--markdown").out
+    assert page.read_text() == written, "tilewright ops --markdown > docs/operators.md"
+    assert cli("ops", "--markdown", "--json").code == 2
 
 
 def test_doctor_knows_the_machine_and_the_cache(cli, tmp_path):

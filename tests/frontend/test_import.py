@@ -337,7 +337,7 @@ def test_matmul_of_vectors(a: tuple[int, ...], b: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("equation", [
     "bhid,bhjd->bhij", "ij,jk->ik", "...ij,...jk->...ik", "i,j->ij", "ijk->ki", "ij,ij->", "bqc,bkhc->bqkh",
-    "ij,ji", "b...c,c->b...",
+    "ij,ji", "b...c,c->b...", "ii->i", "ii", "...ii->...i", "iji->ji", "iij,jk->ik", "iii->i",
 ])  # fmt: skip
 def test_einsum(equation: str) -> None:
     sizes = dict(zip("bcdhijkq", (2, 3, 4, 2, 3, 4, 5, 6), strict=True))

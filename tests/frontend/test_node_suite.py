@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +12,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-import tilewright
+from benchmarks.onnx_suite import DISPUTED
 from tests.ops.harness import run_compute, widened
 from tilewright.errors import GraphError, UnsupportedError
 from tilewright.frontend.onnx import read_model
@@ -22,12 +23,6 @@ from tilewright.graph.graph import Value
 from tilewright.graph.interpret import interpret, run_reference
 from tilewright.graph.opdef import get_op
 
-#: Cases whose expected results are not ours, and why.
-DIFFERENT = {
-    # Expected data computes align_corners with a size that is not rounded; onnxruntime gives what we give.
-    "test_resize_downsample_scales_linear_align_corners",
-    "test_resize_downsample_scales_cubic_align_corners",
-}
 #: Elements above which a node is too large for the interpreter of tensor expressions.
 TOO_LARGE = 20_000
 
@@ -86,7 +81,7 @@ def _run(each: Any) -> tuple[int, list[str]]:
                 each(graph, feeds, _arrays(expected), case)
                 passed += 1
             except Exception as error:
-                if case.name not in DIFFERENT:
+                if not any(re.fullmatch(names, case.name) for names in DISPUTED):
                     failures.append(f"{case.name}: {error}")
     return passed, failures
 
@@ -98,7 +93,7 @@ def test_references_give_the_expected_results() -> None:
 
     passed, failures = _run(each)
     assert not failures, "\n".join(failures)
-    assert passed >= 1360
+    assert passed >= 1480
 
 
 @pytest.mark.slow
@@ -119,17 +114,4 @@ def test_tensor_expressions_give_what_references_give() -> None:
 
     passed, failures = _run(each)
     assert not failures, "\n".join(failures)
-    assert passed >= 1360
-
-
-@pytest.mark.slow
-def test_compiled_models_give_the_expected_results() -> None:
-    def each(graph: Graph, feeds: dict[str, np.ndarray], expected: list[np.ndarray], case: Any) -> None:
-        if case.name.endswith("_expanded"):
-            return  # the bodies of functions: the functions' own cases expand to the same graphs
-        results = tilewright.compile(graph, threads=1, cache=False).run(feeds)
-        for got, want in zip(results.values(), expected, strict=True):
-            _assert_equal(np.asarray(got), want, max(case.rtol, 1e-3), max(case.atol, 1e-5))
-
-    _, failures = _run(each)
-    assert not failures, "\n".join(failures)
+    assert passed >= 1480

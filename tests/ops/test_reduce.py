@@ -121,3 +121,14 @@ def test_bad_axes_are_rejected() -> None:
         type_of("reduce", [x], op="sum", axes=(1, -1))
     with pytest.raises(GraphError, match="no reduction 'median'"):
         type_of("reduce", [x], op="median")
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "int32", "float16"])
+def test_cumprod(exclusive: bool, reverse: bool, dtype: str) -> None:
+    for axis in (0, 1, -1):
+        x = floats(3, 5, 4, low=0.5, high=1.5).astype(dtype)
+        check("cumprod", [x], axis=axis % 3, exclusive=exclusive, reverse=reverse, rtol=2e-3)
+    check("cumprod", [floats(0, 3)], axis=0, exclusive=exclusive, reverse=reverse)
+    check("cumprod", [floats(1, 3)], axis=0, exclusive=exclusive, reverse=reverse)

@@ -105,3 +105,27 @@ def test_bad_resizes_are_rejected() -> None:
         type_of("resize", [x], sizes=(2, 2))
     with pytest.raises(GraphError, match="no mode 'lanczos'"):
         type_of("resize", [x], sizes=(1, 1, 2, 2), mode="lanczos")
+
+
+@pytest.mark.parametrize("mode", ["linear", "cubic"])
+@pytest.mark.parametrize("size", [(5, 4), (3, 11), (20, 9), (1, 1)])
+@pytest.mark.parametrize("exclude", [False, True])
+def test_antialiased_images_keep_their_mean(mode: str, size: tuple[int, int], exclude: bool) -> None:
+    x = floats(1, 2, 12, 10)
+    attrs = {"mode": mode, "exclude_outside": exclude, "sizes": (1, 2, *size)}
+    (got,) = check("resize_antialias", [x], rtol=1e-3, atol=1e-4, **attrs)
+    (flat,) = check("resize_antialias", [np.full_like(x, 3.0)], rtol=1e-4, **attrs)
+    np.testing.assert_allclose(flat, 3.0, rtol=1e-5)
+    assert got.shape == (1, 2, *size)
+
+
+def test_halving_with_antialias_averages_over_twice_the_reach() -> None:
+    x = floats(1, 1, 1, 8)
+    (got,) = check("resize_antialias", [x], mode="linear", sizes=(1, 1, 1, 4))
+    padded = np.pad(x[0, 0, 0], 1, "edge")
+    np.testing.assert_allclose(got[0, 0, 0, 1], np.dot(padded[2:6], [1, 3, 3, 1]) / 8, rtol=1e-5)
+
+
+def test_antialias_takes_whole_images() -> None:
+    with pytest.raises(GraphError, match="linear or cubic and whole images"):
+        type_of("resize_antialias", [TensorType.make((1, 1, 4, 4), "float32")], sizes=(1, 1, 2, 2))

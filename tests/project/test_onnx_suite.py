@@ -74,3 +74,19 @@ def test_summary_counts_the_goal_apart() -> None:
     counts = onnx_suite.summary(results)
     assert [counts["node"][o] for o in onnx_suite.OUTCOMES] == [1, 1, 1, 0, 0, 0]
     assert counts["node, opset <= 22"]["passed"] == 1
+
+
+@pytest.mark.slow
+def test_the_whole_suite() -> None:
+    """Nothing gives a wrong result, and as much passes as docs/operators.md says."""
+    cases = onnx_suite.collect()
+    results = onnx_suite.run("tilewright", cases, processes=2, seconds=120.0, gibibytes=16.0)
+    bad = [f"{r.name}: {r.message}" for r in results if r.outcome in ("wrong", "error")]
+    assert not bad, "\n".join(bad)
+    counts = onnx_suite.summary(results)
+    passed = {name: count["passed"] + count["fixed"] for name, count in counts.items()}
+    assert passed["node"] >= 1500
+    assert passed["node, opset <= 22"] >= 1000
+    assert passed["pytorch-operator"] == 35
+    assert passed["pytorch-converted"] == 82
+    assert passed["real"] == 9

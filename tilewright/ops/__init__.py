@@ -7,6 +7,7 @@ from tilewright.ops import (
     conv_transpose,
     elementwise,
     index,
+    linalg,
     norm,
     pool,
     random,
@@ -18,6 +19,7 @@ from tilewright.ops import (
     shape,
     signal,
     slicing,
+    sort,
     winograd,
 )
 
@@ -28,6 +30,7 @@ __all__ = [
     "conv_transpose",
     "elementwise",
     "index",
+    "linalg",
     "norm",
     "pool",
     "random",
@@ -39,5 +42,6 @@ __all__ = [
     "shape",
     "signal",
     "slicing",
+    "sort",
     "winograd",
 ]

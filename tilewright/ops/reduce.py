@@ -432,3 +432,59 @@ register(
         reference=_cumsum_numpy,
     )
 )
+
+
+# ---------------------------------------------------------------------------------------------------- cumprod
+def _cumprod_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
+    """Each element is the one before it times the next factor: a recurrence along the axis."""
+    (x,) = inputs
+    axis, wide = axis_of(ctx, ctx.attr("axis"), x.ndim), accumulator_dtype(x.dtype)
+    exclusive, reverse = bool(ctx.attr("exclusive", False)), bool(ctx.attr("reverse", False))
+    extent, shift = x.shape[axis], 1 if exclusive else 0
+
+    def place(n: Expr) -> Expr:
+        return extent - 1 - n if reverse else n
+
+    def at(i: Sequence[Expr], n: Expr) -> tuple[Expr, ...]:
+        return (*i[:axis], n, *i[axis + 1 :])
+
+    def first(*i: Expr) -> Expr:
+        return const(1, wide) if exclusive else x[i].astype(wide)
+
+    def step(state: te.Tensor, *p: Expr) -> tuple[tuple[Expr, ...], Expr]:
+        here, before = at(p, place(p[axis] + 1)), at(p, place(p[axis]))
+        return here, state[before] * x[at(p, place(p[axis] + 1 - shift))].astype(wide)
+
+    steps = [
+        (maximum(d - 1, 0) if n == axis else d, "reduce" if n == axis else "spatial")
+        for n, d in enumerate(x.shape)
+    ]
+    total = te.update(te.compute(x.shape, first, "cumprod"), steps, step)
+    if wide == x.dtype:
+        return [total]
+    return [te.compute(x.shape, lambda *i: total[i].astype(x.dtype), "narrow")]
+
+
+def _cumprod_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
+    x, axis = inputs[0], ctx.attr("axis")
+    wide = x.astype(np.float32) if is_half(x.dtype.name) else x
+    if ctx.attr("reverse", False):
+        wide = np.flip(wide, axis)
+    if ctx.attr("exclusive", False) and wide.shape[axis]:
+        one = np.ones_like(np.take(wide, [0], axis))
+        wide = np.concatenate([one, np.take(wide, range(wide.shape[axis] - 1), axis)], axis)
+    total = np.cumprod(wide, axis=axis, dtype=wide.dtype)
+    if ctx.attr("reverse", False):
+        total = np.flip(total, axis)
+    return [as_dtype(total, x.dtype.name)]
+
+
+register(
+    OpDef(
+        "cumprod",
+        FusionKind.opaque,
+        infer=_cumsum_infer,
+        compute=_cumprod_compute,
+        reference=_cumprod_numpy,
+    )
+)

@@ -9,13 +9,14 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from tilewright.graph.graph import TensorType
+from tilewright.graph.builder import GraphBuilder
+from tilewright.graph.graph import TensorType, Value
 from tilewright.graph.opdef import FusionKind, OpContext, OpDef, register
 from tilewright.ir import dtype as dt
 from tilewright.ir import te
 from tilewright.ir.expr import Expr, all_of, as_expr, const, maximum, minimum, select
 from tilewright.ir.visit import const_int
-from tilewright.ops.common import Operands, Shape, accumulator_dtype, as_dtype, is_half
+from tilewright.ops.common import Operands, Shape, accumulator_dtype, as_dtype, axis_of, is_half
 
 MODES: Final = ("nearest", "linear", "cubic")
 COORDINATES: Final = (
@@ -256,6 +257,114 @@ def _compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
         return select(all_of([_inside(a, i[a.dim]) for a in cropped]), value, outside)
 
     return [te.compute(shape, body, "resize")]
+
+
+# -------------------------------------------------------------------------------------------------- antialias
+def filter_taps(ctx: OpContext, axis: Axis) -> tuple[np.ndarray, np.ndarray]:
+    """First source index of each result position, and the weights ``[out, taps]`` of the indices from it on.
+
+    When an image shrinks, the kernel grows with the distance of samples, so that every pixel counts.
+    """
+    cubic = ctx.attr("mode") == "cubic"
+    shrink = min(axis.unit / axis.slope, 1.0) if axis.slope else 1.0
+    reach = (2 if cubic else 1) / shrink
+    centre = (np.arange(axis.out) * axis.slope + axis.offset) / axis.unit
+    first = np.floor(centre - reach).astype(np.int64) + 1
+    taps = np.arange(math.ceil(2 * reach) + 1)[None, :]
+    places = first[:, None] + taps
+    distance = np.abs(places - centre[:, None]) * shrink
+    if cubic:
+        a = float(ctx.attr("cubic_coeff_a", -0.75))
+        near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
+        far = ((distance - 5) * distance + 8) * distance * a - 4 * a
+        weights = np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
+    else:
+        weights = np.clip(1 - distance, 0, 1)
+    if ctx.attr("exclude_outside", False):
+        weights = np.where((places >= 0) & (places < axis.size), weights, 0.0)
+    return first, weights / weights.sum(axis=1, keepdims=True)
+
+
+def _filter_infer(ctx: OpContext) -> list[TensorType]:
+    x, first, weights = ctx.input(0), ctx.input(1), ctx.input(2)
+    axis = axis_of(ctx, ctx.attr("axis"), x.rank)
+    if first.rank != 1 or weights.rank != 2:
+        ctx.fail("filter takes a first index and a row of weights for each position of the result")
+    return [TensorType((*x.shape[:axis], first.shape[0], *x.shape[axis + 1 :]), x.dtype)]
+
+
+def _filter_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
+    """Weighted sums of neighbours along one axis, from ``first`` on; beyond the ends the last one counts."""
+    x, first, weights = inputs
+    axis, wide = axis_of(ctx, ctx.attr("axis"), x.ndim), accumulator_dtype(x.dtype)
+
+    def body(*i: Expr) -> Expr:
+        def term(r: Expr) -> Expr:
+            at = minimum(maximum(first[i[axis]] + r, 0), x.shape[axis] - 1)
+            return x[(*i[:axis], at, *i[axis + 1 :])].astype(wide) * weights[i[axis], r]
+
+        return te.reduce("sum", [weights.shape[1]], term)
+
+    total = te.compute(_filter_infer(ctx)[0].shape, body, "filter")
+    return [te.compute(total.shape, lambda *i: total[i].astype(x.dtype), "filtered")]
+
+
+def _filter_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
+    x, first, weights = inputs
+    axis = axis_of(ctx, ctx.attr("axis"), x.ndim)
+    places = np.clip(first[:, None] + np.arange(weights.shape[1]), 0, x.shape[axis] - 1)
+    moved = np.moveaxis(x, axis, -1).astype(weights.dtype)
+    result = np.moveaxis((moved[..., places] * weights).sum(axis=-1), -1, axis)
+    return [np.ascontiguousarray(as_dtype(result, dt.from_numpy(x.dtype)))]
+
+
+register(
+    OpDef("filter", FusionKind.opaque, infer=_filter_infer, compute=_filter_compute, reference=_filter_numpy)
+)
+
+
+def _antialias_decompose(
+    builder: GraphBuilder, ctx: OpContext, inputs: Sequence[Value | None]
+) -> list[Value]:
+    """One filter for each dimension, with weights that are known when the model is compiled."""
+    x = inputs[0]
+    assert x is not None
+    wide = accumulator_dtype(x.dtype)
+    for axis in resampled_axes(ctx):
+        first, weights = filter_taps(ctx, axis)
+        table = builder.constant(weights, "weights", dtype=wide)
+        x = builder.op("filter", x, builder.constant(first, "first"), table, axis=axis.dim)
+    return [x]
+
+
+def _antialias_infer(ctx: OpContext) -> list[TensorType]:
+    if ctx.attr("mode", "nearest") == "nearest" or ctx.attr("coordinates", "") == "tf_crop_and_resize":
+        ctx.fail("resize_antialias takes a mode linear or cubic and whole images")
+    return _infer(ctx)
+
+
+def _antialias_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
+    x = inputs[0]
+    result = x.astype(np.float32) if is_half(x.dtype.name) else x
+    for axis in resampled_axes(ctx):
+        first, weights = filter_taps(ctx, axis)
+        places = np.clip(first[:, None] + np.arange(weights.shape[1]), 0, axis.size - 1)
+        matrix = np.zeros((axis.out, axis.size))
+        np.add.at(matrix, (np.arange(axis.out)[:, None], places), weights)
+        result = np.moveaxis(np.tensordot(matrix.astype(result.dtype), result, (1, axis.dim)), 0, axis.dim)
+    return [np.ascontiguousarray(as_dtype(result, x.dtype.name))]
+
+
+register(
+    OpDef(
+        "resize_antialias",
+        FusionKind.opaque,
+        infer=_antialias_infer,
+        decompose=_antialias_decompose,
+        reference=_antialias_numpy,
+        params={1: "sizes", 2: "scales"},
+    )
+)
 
 
 # -------------------------------------------------------------------------------------------------- reference

@@ -19,25 +19,29 @@ Handler: TypeAlias = "Callable[[NodeContext], Value | Sequence[Value | None]]"
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A handler and the definition it covers."""
+    """A handler and the definition it covers; ``limits`` says what of it is not supported."""
 
     op_type: str
     since: int
     handler: Handler
+    limits: str = ""
 
 
 _table: dict[tuple[str, str], dict[int, Entry]] = {}
 
 
-def onnx_op(op_type: str, *versions: int, domain: str = "") -> Callable[[Handler], Handler]:
-    """Register a handler for the definitions of ``op_type`` that the opsets ``versions`` introduced."""
+def onnx_op(op_type: str, *versions: int, domain: str = "", limits: str = "") -> Callable[[Handler], Handler]:
+    """Register a handler for the definitions of ``op_type`` that the opsets ``versions`` introduced.
+
+    ``limits`` says in a few words what of them is not supported.
+    """
 
     def decorate(handler: Handler) -> Handler:
-        entries = _table.setdefault((domain, op_type), {})
+        known = _table.setdefault((domain, op_type), {})
         for since in versions:
-            if since in entries:
+            if since in known:
                 raise ValueError(f"{op_type}-{since} is registered twice")
-            entries[since] = Entry(op_type, since, handler)
+            known[since] = Entry(op_type, since, handler, limits)
         return handler
 
     return decorate
@@ -47,9 +51,14 @@ def lookup(domain: str, op_type: str, opset: int) -> Entry | None:
     """The entry for the definition that is in force in ``opset``; None when the operator is not supported
     there.
     """
-    entries = _table.get((domain, op_type), {})
-    known = [since for since in entries if since <= opset]
-    return entries[max(known)] if known else None
+    found = _table.get((domain, op_type), {})
+    known = [since for since in found if since <= opset]
+    return found[max(known)] if known else None
+
+
+def entries() -> dict[tuple[str, str], dict[int, Entry]]:
+    """Every entry by domain and operator type, then by version."""
+    return {key: dict(sorted(found.items())) for key, found in sorted(_table.items())}
 
 
 def supported_ops() -> dict[str, tuple[int, ...]]:
@@ -57,6 +66,6 @@ def supported_ops() -> dict[str, tuple[int, ...]]:
     ai.onnx).
     """
     return {
-        f"{domain}.{op}" if domain else op: tuple(sorted(entries))
-        for (domain, op), entries in sorted(_table.items())
+        f"{domain}.{op}" if domain else op: tuple(sorted(found))
+        for (domain, op), found in sorted(_table.items())
     }

@@ -69,7 +69,7 @@ def _key_mask(ctx: NodeContext, mask: Value, keys: int, like: Value) -> Value:
     return ctx.reshape(ctx.op("where", counts, ctx.like(0, like), out), shape)
 
 
-@onnx_op("Attention", 1, domain=DOMAIN)
+@onnx_op("Attention", 1, domain=DOMAIN, limits="no rotary embedding, no shared cache")
 def attention(ctx: NodeContext) -> Sequence[Value | None]:
     """Self-attention from the projection on: one matrix makes queries, keys and values."""
     x, weights, count = ctx.value(0), ctx.value(1), int(ctx.attr("num_heads"))
@@ -97,7 +97,7 @@ def attention(ctx: NodeContext) -> Sequence[Value | None]:
     return [_merged(ctx, result), present]
 
 
-@onnx_op("MultiHeadAttention", 1, domain=DOMAIN)
+@onnx_op("MultiHeadAttention", 1, domain=DOMAIN, limits="no packed operands, no cache of fixed length")
 def multi_head_attention(ctx: NodeContext) -> Sequence[Value | None]:
     """Attention after the projections: operands ``[B, S, N * H]``, or keys and values as heads already."""
     query, count = ctx.value(0), int(ctx.attr("num_heads"))

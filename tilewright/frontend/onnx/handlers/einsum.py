@@ -12,10 +12,10 @@ from tilewright.ir.expr import as_expr
 def einsum(ctx: NodeContext) -> Value:
     """Operands are contracted from left to right."""
     terms, result = _parse(ctx, str(ctx.attr("equation")))
-    value, labels = ctx.value(0), terms[0]
-    for n, (operand, term) in enumerate(zip(ctx.inputs[1:], terms[1:], strict=True), 1):
-        if operand is None:
-            ctx.fail(f"input {n} is missing")
+    operands = [_diagonal(ctx, ctx.value(n), term) for n, term in enumerate(terms)]
+    terms = ["".join(dict.fromkeys(term)) for term in terms]
+    value, labels = operands[0], terms[0]
+    for n, (operand, term) in enumerate(zip(operands[1:], terms[1:], strict=True), 1):
         kept = set(result).union(*terms[n + 1 :])
         value, labels = _contract(ctx, value, labels, operand, term, kept)
     value, labels = _sum_out(ctx, value, labels, set(result))
@@ -36,8 +36,6 @@ def _parse(ctx: NodeContext, equation: str) -> tuple[list[str], str]:
             ctx.fail(f"'{term}' in equation '{equation}' does not fit an operand of rank {rank}")
         terms.append(term.replace("...", _digits(hidden)))
         widest = max(widest, hidden)
-        if len(set(named)) != len(named):
-            ctx.unsupported(f"the diagonal '{term}' in equation '{equation}' is not supported")
     if arrow:
         result = right.replace("...", _digits(widest))
     else:
@@ -47,6 +45,28 @@ def _parse(ctx: NodeContext, equation: str) -> tuple[list[str], str]:
     if not set(result) <= set("".join(terms)) or len(set(result)) != len(result):
         ctx.fail(f"the result '{right}' of equation '{equation}' does not follow from its operands")
     return terms, result
+
+
+def _diagonal(ctx: NodeContext, value: Value, labels: str) -> Value:
+    """The elements of ``value`` whose indices agree where a label occurs twice; the first place stays."""
+    for label in dict.fromkeys(labels):
+        while labels.count(label) > 1:
+            first, second = labels.index(label), labels.rindex(label)
+            sizes = ctx.static_dims(value, "an operand with a diagonal")
+            if sizes[first] != sizes[second]:
+                ctx.fail(f"label '{label}' stands for {sizes[first]} and for {sizes[second]} elements")
+            size = sizes[first]
+            front = (*(d for d in range(value.rank) if d not in (first, second)), first, second)
+            y = ctx.op("transpose", value, perm=front)
+            y = ctx.reshape(y, [*y.shape[:-2], size * size])
+            y = ctx.op(
+                "gather", y, ctx.constant([n * (size + 1) for n in range(size)], "int64"), axis=y.rank - 1
+            )
+            back = list(range(y.rank - 1))
+            back.insert(first, y.rank - 1)
+            value = ctx.op("transpose", y, perm=tuple(back))
+            labels = labels[:second] + labels[second + 1 :]
+    return value
 
 
 def _digits(count: int) -> str:

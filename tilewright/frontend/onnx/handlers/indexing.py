@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from tilewright.frontend.onnx.context import NodeContext
+from collections.abc import Sequence
+
+from tilewright.frontend.onnx.context import NodeContext, product
 from tilewright.frontend.onnx.registry import onnx_op
 from tilewright.graph.graph import Value
+from tilewright.ir.expr import as_expr
 
 
 @onnx_op("Gather", 1, 11, 13)
@@ -63,3 +66,29 @@ def reverse_sequence(ctx: NodeContext) -> Value:
     """Each sample's own number of steps, backwards."""
     axes = {"time_axis": int(ctx.attr("time_axis", 0)), "batch_axis": int(ctx.attr("batch_axis", 1))}
     return ctx.op("reverse_sequence", ctx.value(0), ctx.value(1), **axes)
+
+
+@onnx_op("TopK", 1)
+def top_k_1(ctx: NodeContext) -> Sequence[Value]:
+    """``k`` as an attribute."""
+    return _top_k(ctx, int(ctx.attr("k")))
+
+
+@onnx_op("TopK", 10, 11, 24)
+def top_k_10(ctx: NodeContext) -> Sequence[Value]:
+    """``k`` as an input; always in order, the smallest ones too since opset 11."""
+    return _top_k(ctx, int(ctx.scalar(1, "the number of elements of a TopK")))
+
+
+def _top_k(ctx: NodeContext, k: int) -> Sequence[Value]:
+    x = ctx.x
+    axis = ctx.axis(x.rank, -1)
+    last = (*(d for d in range(x.rank) if d != axis), axis)
+    moved = x if axis == x.rank - 1 else ctx.op("transpose", x, perm=last)
+    rows = ctx.reshape(moved, [product(moved.shape[:-1]), moved.shape[-1]])
+    results = []
+    for y in ctx.emit("top_k", [rows], k=k, largest=bool(ctx.attr("largest", 1))):
+        y = ctx.reshape(y, [*moved.shape[:-1], as_expr(k)])
+        back = tuple(last.index(d) for d in range(x.rank))
+        results.append(y if moved is x else ctx.op("transpose", y, perm=back))
+    return results

@@ -98,7 +98,7 @@ def cast_1(ctx: NodeContext) -> Value:
     return cast_to(ctx, DTYPES[numbers[name]])
 
 
-@onnx_op("BatchNormalization", 1, 6)
+@onnx_op("BatchNormalization", 1, 6, limits="before opset 7 inference only")
 def batch_normalization_1(ctx: NodeContext) -> Value:
     """Only with given statistics (``is_test``)."""
     if not ctx.attr("is_test", 0):
@@ -108,7 +108,7 @@ def batch_normalization_1(ctx: NodeContext) -> Value:
     return inference_batch_norm(ctx)
 
 
-@onnx_op("Dropout", 1, 6)
+@onnx_op("Dropout", 1, 6, limits="before opset 7 inference only")
 def dropout_1(ctx: NodeContext) -> list[Value | None]:
     """Only for inference (``is_test``)."""
     if not ctx.attr("is_test", 0):

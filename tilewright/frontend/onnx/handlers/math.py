@@ -216,13 +216,13 @@ def shrink(ctx: NodeContext) -> Value:
     return ctx.op("where", low, ctx.op("add", x, shift), above)
 
 
-@onnx_op("Cast", 6, 9, 13, 19, 21, 23, 24, 25, 28)
+@onnx_op("Cast", 6, 9, 13, 19, 21, 23, 24, 25, 28, limits="no types under 8 bits, no float8")
 def cast(ctx: NodeContext) -> Value:
     """To an element type by number (by name in old models)."""
     return cast_to(ctx, dtype_name(int(ctx.attr("to")), "the result of a Cast", ctx.where))
 
 
-@onnx_op("CastLike", 15, 19, 21, 23, 24, 25)
+@onnx_op("CastLike", 15, 19, 21, 23, 24, 25, limits="no types under 8 bits, no float8")
 def cast_like(ctx: NodeContext) -> Value:
     """To the element type of the second input."""
     return cast_to(ctx, ctx.value(1).dtype)

@@ -207,7 +207,7 @@ def nhwc_max_pool(ctx: NodeContext) -> Value:
     return ctx.op("transpose", pool(ctx, "max_pool", x), perm=(0, *range(2, x.rank), 1))
 
 
-@onnx_op("MatMulNBits", 1, domain=DOMAIN)
+@onnx_op("MatMulNBits", 1, domain=DOMAIN, limits="weights become floats; no g_idx")
 def matmul_nbits(ctx: NodeContext) -> Value:
     """A product with weights of 2, 4 or 8 bits, which become floats when the model is compiled."""
     a, bits = ctx.value(0), int(ctx.attr("bits", 4))

@@ -58,6 +58,12 @@ def gemm(ctx: NodeContext) -> Value:
     return ctx.op("add", y, c if beta == 1.0 else ctx.op("mul", c, ctx.like(beta, c)))
 
 
+@onnx_op("Det", 11, 22, limits="matrices up to 32 x 32")
+def det(ctx: NodeContext) -> Value:
+    """The determinant of each matrix."""
+    return ctx.op("det", ctx.x)
+
+
 # -------------------------------------------------------------------------------------------- sliding windows
 def numbers(ctx: NodeContext, name: str, count: int, default: int) -> tuple[int, ...]:
     """An attribute of ``count`` whole numbers, all ``default`` when it is absent."""

@@ -11,7 +11,7 @@ from tilewright.ir import dtype as dt
 from tilewright.ir.expr import as_expr
 
 
-@onnx_op("BatchNormalization", 7, 9, 14, 15)
+@onnx_op("BatchNormalization", 7, 9, 14, 15, limits="no statistics for each position (spatial=0)")
 def batch_normalization(ctx: NodeContext) -> Value | Sequence[Value]:
     """With the statistics given for each channel or, in training mode, those of the data."""
     if ctx.since < 9 and not ctx.attr("spatial", 1):

@@ -44,31 +44,31 @@ def _normal(ctx: NodeContext, shape: Sequence[int], dtype: str) -> Value:
     return _random(ctx, shape, dtype, "normal", float(ctx.attr("mean", 0.0)), float(ctx.attr("scale", 1.0)))
 
 
-@onnx_op("RandomUniform", 1, 22)
+@onnx_op("RandomUniform", 1, 22, limits="the same numbers in every run")
 def random_uniform(ctx: NodeContext) -> Value:
     """In a given shape."""
     return _uniform(ctx, ctx.attr("shape"), _named_dtype(ctx, "float32"))
 
 
-@onnx_op("RandomNormal", 1, 22)
+@onnx_op("RandomNormal", 1, 22, limits="the same numbers in every run")
 def random_normal(ctx: NodeContext) -> Value:
     """In a given shape."""
     return _normal(ctx, ctx.attr("shape"), _named_dtype(ctx, "float32"))
 
 
-@onnx_op("RandomUniformLike", 1, 22)
+@onnx_op("RandomUniformLike", 1, 22, limits="the same numbers in every run")
 def random_uniform_like(ctx: NodeContext) -> Value:
     """In the shape of the input."""
     return _uniform(ctx, ctx.static_dims(ctx.x, "the input"), _named_dtype(ctx, ctx.x.dtype))
 
 
-@onnx_op("RandomNormalLike", 1, 22)
+@onnx_op("RandomNormalLike", 1, 22, limits="the same numbers in every run")
 def random_normal_like(ctx: NodeContext) -> Value:
     """In the shape of the input."""
     return _normal(ctx, ctx.static_dims(ctx.x, "the input"), _named_dtype(ctx, ctx.x.dtype))
 
 
-@onnx_op("Bernoulli", 15, 22)
+@onnx_op("Bernoulli", 15, 22, limits="the same numbers in every run")
 def bernoulli(ctx: NodeContext) -> Value:
     """1 with the probability that the input gives."""
     x = ctx.x
@@ -77,7 +77,7 @@ def bernoulli(ctx: NodeContext) -> Value:
     return ctx.op("cast", ctx.op("less", drawn, wide), to=_named_dtype(ctx, x.dtype))
 
 
-@onnx_op("Multinomial", 7, 22)
+@onnx_op("Multinomial", 7, 22, limits="the same numbers in every run")
 def multinomial(ctx: NodeContext) -> Value:
     """Draws of classes by their unnormalised logarithmic probabilities: the largest after Gumbel noise."""
     x, count = ctx.x, int(ctx.attr("sample_size", 1))

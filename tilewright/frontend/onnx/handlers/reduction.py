@@ -153,14 +153,14 @@ def hardmax(ctx: NodeContext) -> Value:
     return _one_hot(ctx, ctx.x, ctx.axis(ctx.x.rank, -1))
 
 
-@onnx_op("CumSum", 11, 14)
-def cumsum(ctx: NodeContext) -> Value:
-    """Sums of prefixes; the axis is a constant input."""
-    axis = ctx.check_axis(int(ctx.scalar(1, "the axis of CumSum")), ctx.x.rank)
-    return ctx.op(
-        "cumsum",
-        ctx.x,
-        axis=axis,
-        exclusive=bool(ctx.attr("exclusive", 0)),
-        reverse=bool(ctx.attr("reverse", 0)),
-    )
+def _running(op: str) -> Callable[[NodeContext], Value]:
+    def handler(ctx: NodeContext) -> Value:
+        axis = ctx.check_axis(int(ctx.scalar(1, f"the axis of {ctx.node.op_type}")), ctx.x.rank)
+        kinds = {name: bool(ctx.attr(name, 0)) for name in ("exclusive", "reverse")}
+        return ctx.op(op, ctx.x, axis=axis, **kinds)
+
+    return handler
+
+
+onnx_op("CumSum", 11, 14)(_running("cumsum"))
+onnx_op("CumProd", 26)(_running("cumprod"))

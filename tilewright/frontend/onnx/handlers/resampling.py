@@ -16,7 +16,7 @@ def upsample_7(ctx: NodeContext) -> Value:
 
 @onnx_op("Upsample", 9)
 @onnx_op("Upsample", 10)
-@onnx_op("Resize", 10)
+@onnx_op("Resize", 10, limits="no tf_half_pixel_for_nn")
 def resize_10(ctx: NodeContext) -> Value:
     """Scales as an input."""
     return ctx.op("resize", ctx.x, None, ctx.value(1), **_legacy(ctx))
@@ -32,11 +32,9 @@ def _legacy(ctx: NodeContext) -> dict[str, Attr]:
     }
 
 
-@onnx_op("Resize", 11, 13, 18, 19)
+@onnx_op("Resize", 11, 13, 18, 19, limits="no tf_half_pixel_for_nn")
 def resize_11(ctx: NodeContext) -> Value:
     """Sizes or scales (for ``axes`` only, since opset 18), with every coordinate transformation."""
-    if ctx.attr("antialias", 0):
-        ctx.unsupported("antialias is not supported")
     mode, coordinates = ctx.attr("mode", "nearest"), ctx.attr("coordinate_transformation_mode", "half_pixel")
     if coordinates == "tf_half_pixel_for_nn":
         ctx.unsupported("coordinate_transformation_mode tf_half_pixel_for_nn is not supported")
@@ -54,8 +52,13 @@ def resize_11(ctx: NodeContext) -> Value:
     if (scales is None) == (sizes is None):
         ctx.fail("Resize takes either scales or sizes")
     if ctx.attr("axes", None) is None and ctx.attr("keep_aspect_ratio_policy", "stretch") == "stretch":
-        return ctx.op("resize", ctx.x, sizes, scales, **attrs)
+        return ctx.op(_operator(ctx, mode), ctx.x, sizes, scales, **attrs)
     return _resize_axes(ctx, attrs, scales is not None)
+
+
+def _operator(ctx: NodeContext, mode: str) -> str:
+    """Antialiasing only means something where pixels are weighed."""
+    return "resize_antialias" if ctx.attr("antialias", 0) and mode != "nearest" else "resize"
 
 
 def _is_empty(value: Value) -> bool:
@@ -83,7 +86,7 @@ def _resize_axes(ctx: NodeContext, attrs: dict[str, Attr], by_scales: bool) -> V
         scales = [1.0] * rank
         for axis, scale in zip(axes, ctx.require_data(2, "the scales of a Resize").reshape(-1), strict=True):
             scales[axis] = float(scale)
-        return ctx.op("resize", x, scales=tuple(scales), **attrs)
+        return ctx.op(_operator(ctx, str(attrs["mode"])), x, scales=tuple(scales), **attrs)
     wanted = [int(s) for s in ctx.require_data(3, "the sizes of a Resize").reshape(-1)]
     policy = ctx.attr("keep_aspect_ratio_policy", "stretch")
     dims = ctx.static_dims(x, "the input of a Resize")
@@ -91,7 +94,7 @@ def _resize_axes(ctx: NodeContext, attrs: dict[str, Attr], by_scales: bool) -> V
     if policy == "stretch":
         for axis, size in zip(axes, wanted, strict=True):
             sizes[axis] = size
-        return ctx.op("resize", x, sizes=tuple(sizes), **attrs)
+        return ctx.op(_operator(ctx, str(attrs["mode"])), x, sizes=tuple(sizes), **attrs)
     if policy not in ("not_larger", "not_smaller"):
         ctx.fail(f"keep_aspect_ratio_policy '{policy}' is not defined")
     ratios = [size / dims[axis] for axis, size in zip(axes, wanted, strict=True)]
@@ -100,4 +103,4 @@ def _resize_axes(ctx: NodeContext, attrs: dict[str, Attr], by_scales: bool) -> V
         sizes[axis] = int(scale * dims[axis] + 0.5)
     # The one scale, not the rounded sizes, places the samples.
     fixed = tuple(scale if n in axes else 1.0 for n in range(rank))
-    return ctx.op("resize", x, sizes=tuple(sizes), scales=fixed, **attrs)
+    return ctx.op(_operator(ctx, str(attrs["mode"])), x, sizes=tuple(sizes), scales=fixed, **attrs)

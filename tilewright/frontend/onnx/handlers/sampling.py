@@ -22,7 +22,7 @@ def grid_sample(ctx: NodeContext) -> Value:
     )
 
 
-@onnx_op("RoiAlign", 10, 16, 22)
+@onnx_op("RoiAlign", 10, 16, 22, limits="sampling_ratio of at least 1")
 def roi_align(ctx: NodeContext) -> Value:
     """Boxes of feature maps in a fixed size; half-pixel offsets since opset 16."""
     sampling = int(ctx.attr("sampling_ratio", 0))

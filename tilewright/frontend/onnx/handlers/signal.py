@@ -11,13 +11,13 @@ from tilewright.graph.graph import Value
 from tilewright.ir.visit import const_int
 
 
-@onnx_op("DFT", 17)
+@onnx_op("DFT", 17, limits="lengths over 512 need two factors up to 2048")
 def dft_17(ctx: NodeContext) -> Value:
     """The axis as an attribute."""
     return _dft(ctx, ctx.axis(ctx.x.rank, 1))
 
 
-@onnx_op("DFT", 20)
+@onnx_op("DFT", 20, limits="lengths over 512 need two factors up to 2048")
 def dft_20(ctx: NodeContext) -> Value:
     """The axis as an input."""
     axis = int(ctx.scalar(2, "the axis of a DFT")) if ctx.has(2) else -2
@@ -30,7 +30,7 @@ def _dft(ctx: NodeContext, axis: int) -> Value:
     return ctx.op("dft", ctx.x, axis=axis, length=length, **kinds)
 
 
-@onnx_op("STFT", 17)
+@onnx_op("STFT", 17, limits="lengths as for DFT")
 def stft(ctx: NodeContext) -> Value:
     """Frames of the signal, times the window, transformed one by one."""
     signal, step = ctx.x, int(ctx.scalar(1, "the step of a STFT"))
@@ -52,7 +52,7 @@ def stft(ctx: NodeContext) -> Value:
     return ctx.op("dft", frames, axis=2, onesided=bool(ctx.attr("onesided", 1)))
 
 
-@onnx_op("MelWeightMatrix", 17)
+@onnx_op("MelWeightMatrix", 17, limits="constant operands")
 def mel_weight_matrix(ctx: NodeContext) -> Value:
     """Triangular filters, evenly spaced on the mel scale, as a constant ``[dft_length // 2 + 1, bins]``."""
     what = ("number of bins", "length", "sample rate", "lower edge", "upper edge")
