@@ -46,7 +46,9 @@ def compact_buffers(func: PrimFunc) -> PrimFunc:
     The region is the hull, per dimension, of all indices as loops inside that place run; where the indices
     are not affine in those loops the whole dimension stays. Allocations never move into vectorized loops: a
     lane has no memory of its own. Inside of loops over thread axes, memory that threads share holds what
-    all of them touch at a time. Strides are aligned as ``Buffer.stride_align`` asks.
+    all of them touch at a time. Strides are aligned as ``Buffer.stride_align`` asks. No temporary may hand
+    values from one iteration to the next of a loop that contains all its uses; tensor expressions and
+    primitives make no such programs.
 
     Raises ScheduleError when the size of what a thread of a GPU has in registers is not constant.
     """
