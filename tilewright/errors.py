@@ -10,15 +10,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
+#: Longer lines of messages are cut in the middle.
+MAX_LINE = 600
+
+
 def printable(text: str) -> str:
-    """``text`` with control characters other than line feeds written as escapes: names in messages come from
-    files, and a terminal must not obey them.
+    """``text`` as a message shows it: names in it come from files.
+
+    Control characters other than line feeds are written as escapes, because a terminal must not obey them,
+    and lines of more than :data:`MAX_LINE` characters are cut.
     """
-    if text.isprintable():
+    if not text.isprintable():
+        text = "".join(
+            c if c == "\n" or c.isprintable() else c.encode("unicode_escape").decode() for c in text
+        )
+    if len(text) <= MAX_LINE:
         return text
-    return "".join(
-        c if c == "\n" or c.isprintable() else c.encode("unicode_escape").decode() for c in text
-    )
+    half = MAX_LINE // 2 - 2
+    lines = text.split("\n")
+    return "\n".join(x if len(x) <= MAX_LINE else f"{x[:half]} … {x[-half:]}" for x in lines)
 
 
 class TilewrightError(Exception):

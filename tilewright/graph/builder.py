@@ -186,7 +186,8 @@ def _canonical(kind: TensorType) -> TensorType:
 
 def _followable(kind: TensorType) -> bool:
     shape = kind.static_shape
-    return shape is not None and dt.is_int(kind.dtype) and int(np.prod(shape)) <= MAX_SYMBOLIC
+    # Expressions are int64: they would not wrap as narrower types do.
+    return shape is not None and kind.dtype in ("int32", "int64") and int(np.prod(shape)) <= MAX_SYMBOLIC
 
 
 def check_types(graph: Graph) -> None:

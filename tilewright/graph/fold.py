@@ -57,7 +57,8 @@ def fold_node(
         return None
     if budget is not None:
         budget.spend(size, work, node.location)
-    return [_frozen(r) for r in run_reference(node, operands)]
+    with np.errstate(all="ignore"):  # infinities and NaN are values like others
+        return [_frozen(r) for r in run_reference(node, operands)]
 
 
 def absorb_parameters(graph: Graph) -> Graph:

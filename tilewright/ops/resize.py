@@ -64,6 +64,8 @@ def _result_shape(ctx: OpContext) -> Shape | None:
         ctx.fail(f"resize takes one size or scale for each of {x.rank} dimensions, not {len(given)}")
     if sizes:
         return tuple(as_expr(s if isinstance(s, Expr) else int(s)) for s in sizes)
+    if not all(math.isfinite(s) and s > 0 for s in given):
+        ctx.fail(f"scales must be positive numbers, not {tuple(given)}")
     factors = [_fraction(float(s)) for s in given]
     if ctx.attr("coordinates", "half_pixel") == "tf_crop_and_resize":
         factors = [f * (end - start) for f, (start, end) in zip(factors, _regions(ctx), strict=True)]
@@ -75,6 +77,8 @@ def _regions(ctx: OpContext) -> list[tuple[Fraction, Fraction]]:
     rank, roi = ctx.input(0).rank, ctx.attr("roi", None)
     if roi is None or ctx.attr("coordinates", "half_pixel") != "tf_crop_and_resize":
         return [(Fraction(0), Fraction(1))] * rank
+    if not all(math.isfinite(edge) for pair in roi for edge in pair):
+        ctx.fail(f"the region must be of numbers, not {roi}")
     return [(_fraction(float(start)), _fraction(float(end))) for start, end in roi]
 
 

@@ -55,8 +55,11 @@ def windows(ctx: OpContext, kernel: Sequence[int], dims: Sequence[Expr]) -> list
     rank = len(kernel)
     strides, dilations = per_dim(ctx, "strides", rank, 1), per_dim(ctx, "dilations", rank, 1)
     pads = per_dim(ctx, "pads", 2 * rank, 0)
-    if min((*strides, *dilations), default=1) < 1 or min(pads, default=0) < 0:
-        ctx.fail(f"strides {strides} and dilations {dilations} must be positive, pads {pads} not negative")
+    if min((*kernel, *strides, *dilations), default=1) < 1 or min(pads, default=0) < 0:
+        ctx.fail(
+            f"kernel {tuple(kernel)}, strides {strides} and dilations {dilations} must be positive, "
+            f"pads {pads} not negative"
+        )
     result = [
         Window(k, s, d, b, e)
         for k, s, d, b, e in zip(kernel, strides, dilations, pads[:rank], pads[rank:], strict=True)

@@ -191,7 +191,14 @@ def _numbers(builder: GraphBuilder, value: Value) -> np.ndarray | None:
     numbers = [const_int(e) for e in exprs.reshape(-1)]
     if any(n is None for n in numbers):
         return None
-    return np.array(numbers, dtype=dt.to_numpy(value.dtype)).reshape(exprs.shape)
+    # Expressions are int64; narrower types wrap, as their arithmetic does.
+    wide = np.array([_wrapped(int(n)) for n in numbers if n is not None], dtype=np.int64)
+    return wide.astype(dt.to_numpy(value.dtype)).reshape(exprs.shape)
+
+
+def _wrapped(number: int) -> int:
+    """A number as int64 arithmetic leaves it."""
+    return (number + 2**63) % 2**64 - 2**63
 
 
 def product(dims: Sequence[Expr]) -> Expr:

@@ -85,7 +85,7 @@ def text(value: str | bytes, what: str, location: str) -> str:
     Control characters are written as escapes, so that messages stay on their lines.
     """
     if isinstance(value, bytes):
-        shown = value[:40].decode("utf-8", "backslashreplace")
+        shown = repr(value[:40])[2:-1]
         raise ModelFileError(
             f"{what} is not UTF-8 text: '{shown}': the file is corrupt", location=location
         )

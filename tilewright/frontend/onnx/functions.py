@@ -47,7 +47,7 @@ def standard_body(node: RawNode, opset: int, inputs: Sequence[Value | None]) -> 
         )
     except (RuntimeError, ValueError):  # raised by ONNX for operands that its body is not written for
         return None
-    return _parsed(body, schema) if body else None
+    return _parsed(body, schema, opset) if body else None
 
 
 @cache
@@ -57,14 +57,14 @@ def _fixed_body(domain: str, op_type: str, opset: int) -> RawFunction | None:
     versions = [v for v in schema.function_opset_versions if v <= opset]
     if not versions:
         return None
-    return _parsed(schema.get_function_with_opset_version(max(versions)), schema)
+    return _parsed(schema.get_function_with_opset_version(max(versions)), schema, opset)
 
 
-def _parsed(body: bytes, schema: defs.OpSchema) -> RawFunction:
+def _parsed(body: bytes, schema: defs.OpSchema, opset: int) -> RawFunction:
     proto = onnx.FunctionProto()
     proto.ParseFromString(body)
     defaults = [a.default_value for a in schema.attributes.values() if a.default_value.name]
-    return read_function(proto, defaults)
+    return read_function(proto, {schema.domain: opset}, defaults)
 
 
 def _type_proto(kind: TensorType) -> onnx.TypeProto:

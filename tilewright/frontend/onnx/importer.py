@@ -112,8 +112,9 @@ class Importer:
                 return
             function = standard_body(node, opset, inputs)
             if function is None:
+                types = ", ".join("none" if v is None else str(v.type) for v in inputs)
                 raise UnsupportedError(
-                    f"{node.op_type} is not supported for operands of these types", location=where
+                    f"{node.op_type} (opset {opset}) is not supported for operands {types}", location=where
                 )
         _put(node, self._called(node, function, inputs, scope, where), values, where)
 

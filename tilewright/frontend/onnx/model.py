@@ -68,7 +68,7 @@ class OnnxModel:
         """Inputs and outputs as the file declares them, with sizes that ``shapes`` fixes for the inputs.
 
         Raises ShapeError for shapes that do not fit the model, UnsupportedError naming all unsupported
-        operators at once.
+        operators at once, and as :meth:`to_graph` where the file leaves out an output's element type.
         """
         self._check_opsets()
         self._report().raise_if_any(self.location)
@@ -80,7 +80,13 @@ class OnnxModel:
             return Signature(name, TensorType(dims, kind.dtype))
 
         inputs = tuple(fixed(name, kind) for name, kind in types.items())
-        return inputs, tuple(fixed(v.name, self._declared(v)) for v in self._raw.outputs)
+        outputs = self._raw.outputs
+        if not all(v.dtype for v in outputs):
+            open_dims = {d.name: 2 for s in inputs for d in s.type.shape if isinstance(d, Var)}
+            sample = self.to_graph(shapes, open_dims)  # element types do not depend on sizes
+            types_of = (v.dtype for v in sample.outputs)
+            outputs = tuple(dataclasses.replace(v, dtype=t) for v, t in zip(outputs, types_of, strict=True))
+        return inputs, tuple(fixed(v.name, self._declared(v)) for v in outputs)
 
     def unsupported(self) -> list[str]:
         """One line for each operator that is not supported: how many nodes use it, and the first by name."""
@@ -155,8 +161,6 @@ class OnnxModel:
                 )
 
     def _declared(self, value: RawValue) -> TensorType:
-        if not value.dtype:
-            raise ModelFileError(f"output '{value.name}' has no element type", location=self.location)
         dims = [self._dim(value, n, d) for n, d in enumerate(value.shape or ())]
         return TensorType(tuple(dims), value.dtype)
 

@@ -48,11 +48,15 @@ def read(source: Source) -> RawModel:
     return reader.model(proto)
 
 
-def read_function(proto: onnx.FunctionProto, defaults: Iterable[onnx.AttributeProto]) -> RawFunction:
-    """A function of the ONNX standard; ``defaults`` are those of its operator's attributes."""
+def read_function(
+    proto: onnx.FunctionProto, opsets: Mapping[str, int], defaults: Iterable[onnx.AttributeProto]
+) -> RawFunction:
+    """A function of the ONNX standard; ``opsets`` hold where it imports none, ``defaults`` are those of its
+    operator's attributes.
+    """
     location = f"the definition of {proto.name}"
     reader = _Reader(TensorReader(None, location), location)
-    return reader.function(proto, {}, defaults, strict=False)
+    return reader.function(proto, opsets, defaults, strict=False)
 
 
 def _domain(name: str) -> str:

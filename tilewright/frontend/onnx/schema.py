@@ -16,6 +16,7 @@ import onnx
 from onnx import defs
 
 from tilewright.errors import GraphError
+from tilewright.frontend.onnx.ranks import RANKS, problem_of_attribute
 from tilewright.frontend.onnx.raw import RawBody, RawNode
 from tilewright.frontend.onnx.tensors import DTYPES
 from tilewright.graph.graph import Value
@@ -111,6 +112,9 @@ def _check_attributes(node: RawNode, schema: defs.OpSchema, where: str) -> None:
         words, check = _CHECKS[formal.type]
         if not check(value):
             raise GraphError(f"attribute '{name}' of {node.op_type} must be {words}", location=where)
+        problem = problem_of_attribute(name, value)
+        if problem is not None:
+            raise GraphError(f"attribute '{name}' of {node.op_type} {problem}", location=where)
     for name, formal in schema.attributes.items():
         if formal.required and name not in node.attrs:
             raise GraphError(f"{node.op_type} needs the attribute '{name}'", location=where)
@@ -127,6 +131,7 @@ def _check_inputs(
             f"{node.op_type} takes {_range(schema.min_input, schema.max_input)} inputs, not {count}",
             location=where,
         )
+    ranks = RANKS.get(node.op_type, ()) if not node.domain else ()
     bound: dict[str, str] = {}
     for index in range(count):
         formal = schema.inputs[min(index, len(schema.inputs) - 1)]
@@ -139,6 +144,12 @@ def _check_inputs(
         if kind not in formal.types:
             raise GraphError(
                 f"input '{formal.name}' of {node.op_type} cannot be {value.type}", location=where
+            )
+        rank = ranks[index] if index < len(ranks) else None
+        if rank not in (None, value.rank):
+            raise GraphError(
+                f"input '{formal.name}' of {node.op_type} has {rank} dimensions, not {value.type}",
+                location=where,
             )
         if not formal.is_homogeneous or "(" in formal.type_str:
             continue

@@ -106,8 +106,10 @@ def _split(ctx: NodeContext, sizes: Sequence[int] | None) -> Sequence[Value]:
         whole = const_int(ctx.x.shape[axis])
         if whole is None:
             ctx.unsupported("splitting a dimension of open size into equal parts is not supported")
-        if ctx.since < 18 and whole % count:
+        if ctx.since < 18 and count and whole % count:
             ctx.fail(f"a dimension of {whole} cannot be split into {count} equal parts")
+        if count < 1:
+            ctx.fail("Split gives at least one output")
         part = -(-whole // count)
         sizes = [max(min(part, whole - n * part), 0) for n in range(count)]
     return ctx.emit("split", [ctx.x], axis=axis, sizes=tuple(int(s) for s in sizes))

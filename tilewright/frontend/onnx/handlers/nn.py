@@ -124,6 +124,8 @@ def conv(ctx: NodeContext) -> Value:
 def conv_transpose(ctx: NodeContext) -> Value:
     """Transposed convolution; ``output_shape`` or SAME padding decide the pads where they are given."""
     x, w = ctx.value(0), ctx.value(1)
+    if x.rank < 3 or w.rank != x.rank:
+        ctx.fail(f"ConvTranspose takes data and weights of one rank of 3 or more, not {x.type} and {w.type}")
     kernel = kernel_of(ctx, w)
     rank = len(kernel)
     strides, dilations = numbers(ctx, "strides", rank, 1), numbers(ctx, "dilations", rank, 1)
@@ -136,6 +138,8 @@ def conv_transpose(ctx: NodeContext) -> Value:
         target = (
             [n * s for n, s in zip(spatial, strides, strict=True)] if wanted is None else list(wanted)[-rank:]
         )
+        if len(target) != rank:
+            ctx.fail(f"'output_shape' must hold {rank} numbers, not {tuple(target)}")
         begins, ends = [], []
         for n, s, k, d, o, t in zip(spatial, strides, kernel, dilations, extra, target, strict=True):
             total = s * (n - 1) + o + (k - 1) * d + 1 - int(t)
@@ -174,6 +178,8 @@ def max_unpool(ctx: NodeContext) -> Value:
     x = ctx.x
     kernel = tuple(int(k) for k in ctx.attr("kernel_shape"))
     strides, pads = numbers(ctx, "strides", len(kernel), 1), numbers(ctx, "pads", 2 * len(kernel), 0)
+    if x.rank != len(kernel) + 2:
+        ctx.fail(f"a kernel of {len(kernel)} dimensions does not fit {x.type}")
     dims = list(ctx.static_dims(x, "the input of a MaxUnpool"))
     for n, (size, stride) in enumerate(zip(kernel, strides, strict=True)):
         dims[n + 2] = (dims[n + 2] - 1) * stride - pads[n] - pads[n + len(kernel)] + size

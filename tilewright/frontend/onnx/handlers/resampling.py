@@ -82,12 +82,15 @@ def _resize_axes(ctx: NodeContext, attrs: dict[str, Attr], by_scales: bool) -> V
     """Sizes or scales of some dimensions only, or sizes under an aspect ratio policy."""
     x, rank = ctx.x, ctx.x.rank
     axes = [ctx.check_axis(int(a), rank) for a in ctx.attr("axes", range(rank))]
+    given = ctx.require_data(2 if by_scales else 3, "the result's size of a Resize").reshape(-1)
+    if len(given) != len(axes):
+        ctx.fail(f"{len(given)} sizes or scales are given for {len(axes)} dimensions")
     if by_scales:
         scales = [1.0] * rank
-        for axis, scale in zip(axes, ctx.require_data(2, "the scales of a Resize").reshape(-1), strict=True):
+        for axis, scale in zip(axes, given, strict=True):
             scales[axis] = float(scale)
         return ctx.op(_operator(ctx, str(attrs["mode"])), x, scales=tuple(scales), **attrs)
-    wanted = [int(s) for s in ctx.require_data(3, "the sizes of a Resize").reshape(-1)]
+    wanted = [int(s) for s in given]
     policy = ctx.attr("keep_aspect_ratio_policy", "stretch")
     dims = ctx.static_dims(x, "the input of a Resize")
     sizes = list(dims)
@@ -97,6 +100,8 @@ def _resize_axes(ctx: NodeContext, attrs: dict[str, Attr], by_scales: bool) -> V
         return ctx.op(_operator(ctx, str(attrs["mode"])), x, sizes=tuple(sizes), **attrs)
     if policy not in ("not_larger", "not_smaller"):
         ctx.fail(f"keep_aspect_ratio_policy '{policy}' is not defined")
+    if not axes or any(dims[axis] == 0 for axis in axes):
+        ctx.fail(f"{x.type} has no aspect ratio along {axes}")
     ratios = [size / dims[axis] for axis, size in zip(axes, wanted, strict=True)]
     scale = min(ratios) if policy == "not_larger" else max(ratios)
     for axis in axes:

@@ -9,6 +9,7 @@ from tilewright.frontend.onnx.registry import onnx_op
 from tilewright.frontend.onnx.tensors import dtype_name
 from tilewright.graph.graph import Value
 from tilewright.ir import dtype as dt
+from tilewright.ir.visit import const_int
 
 
 @onnx_op("Constant", 1, 9, 11, 12, 13, 19, 21, 23, 24, 25)
@@ -50,6 +51,9 @@ def eye_like(ctx: NodeContext) -> Value:
 @onnx_op("Range", 11, 27)
 def arange(ctx: NodeContext) -> Value:
     """From start (inclusive) to limit (exclusive) in steps of delta."""
+    for index, name in enumerate(("start", "limit", "delta")):
+        if any(const_int(d) not in (1, None) for d in ctx.value(index).shape):
+            ctx.fail(f"the {name} of a Range must be one number, not {ctx.value(index).type}")
     return ctx.op("range", ctx.value(0), ctx.value(1), ctx.value(2), dtype=ctx.x.dtype)
 
 
