@@ -371,7 +371,10 @@ class Ranges:
                 if e in terms or not terms:
                     return self._product_interval(e) if terms else Interval(base, base)
                 return self.form_interval(terms, base)
-            return _clip(_binop_interval(e.op, self.interval(e.a), self.interval(e.b)), e.dtype)
+            result = _clip(_binop_interval(e.op, self.interval(e.a), self.interval(e.b)), e.dtype)
+            if e.op == "floordiv" and e.dtype == dt.INDEX and type(e.b) is not Const:
+                result = result.intersect(Interval(None, self._quotient_limit(e.a, e.b)))
+            return result
         if kind is Select:
             assert isinstance(e, Select)
             return self.interval(e.a).union(self.interval(e.b))
@@ -383,6 +386,39 @@ class Ranges:
                 return BIT
             return _clip(self.interval(e.value), e.dtype)
         return _dtype_interval(e.dtype)
+
+    def _quotient_limit(self, a: Expr, b: Expr) -> int | None:
+        """An upper bound of ``a // b`` that follows from an assumption ``a < q * b``: the index of a fused
+        loop, taken apart by a symbolic extent. None where there is none.
+        """
+        lo = self.interval(b).lo
+        if lo is None or lo < 1:
+            return None
+        divisor = factors(b)
+        best: int | None = None
+        for form, limit in self.forms.values():
+            if form.get(a) != -1 or limit.lo is None or limit.lo < 1:
+                continue
+            # a <= rest - limit.lo < rest
+            quotient: Terms = {}
+            base = 0
+            for atom, k in form.items():
+                if atom is a:
+                    continue
+                remaining = factors(atom)
+                if any(remaining.count(d) < divisor.count(d) for d in divisor):
+                    break
+                for d in divisor:
+                    remaining.remove(d)
+                if remaining:
+                    quotient = add_terms(quotient, {product(remaining): k}, 1)
+                else:
+                    base += k
+            else:
+                hi = self._sum_interval(quotient, base - 1).hi
+                if hi is not None:
+                    best = hi if best is None else min(best, hi)
+        return best
 
     def _product_interval(self, e: Expr) -> Interval:
         operands = factors(e)

@@ -43,7 +43,16 @@ from tilewright.ir.stmt import (
 )
 from tilewright.ir.visit import loads_of
 
-__all__ = ["NOOP", "Simplifier", "is_noop", "lasting", "prove", "simplify", "simplify_stmt"]
+__all__ = [
+    "NOOP",
+    "Simplifier",
+    "is_noop",
+    "lasting",
+    "prove",
+    "simplify",
+    "simplify_stmt",
+    "simplify_within",
+]
 
 #: The statement that does nothing.
 NOOP: Final = Seq(())
@@ -70,6 +79,11 @@ def simplify_stmt(s: Stmt, bounds: Mapping[Var, Interval] | None = None) -> Stmt
     stay, as they are part of the launch.
     """
     return _StmtSimplifier().visit(s, Simplifier(bounds))
+
+
+def simplify_within(s: Stmt, ranges: Simplifier) -> Stmt:
+    """:func:`simplify_stmt` under the assumptions of ``ranges``."""
+    return _StmtSimplifier().visit(s, ranges)
 
 
 def lasting(cond: Expr) -> Expr:

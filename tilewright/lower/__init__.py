@@ -12,6 +12,7 @@ from tilewright.ir.simplify import simplify_stmt
 from tilewright.ir.stmt import PrimFunc
 from tilewright.lower.allocations import place_allocations
 from tilewright.lower.barriers import place_barriers
+from tilewright.lower.clamp import clamp_overruns
 from tilewright.lower.compact import compact_buffers
 from tilewright.lower.edges import split_edges, unroll_guarded
 from tilewright.lower.flatten import decompose_reductions, flatten_blocks
@@ -42,6 +43,7 @@ PASSES: Passes = (
     ("pipeline_loops", pipeline_loops),
     ("copy_synchronously", copy_synchronously),
     ("drop_overrun_guards", drop_overrun_guards),
+    ("clamp_overruns", clamp_overruns),
     ("simplify_body", simplify_body),
     ("guard_padded_updates", guard_padded_updates),
     ("hoist_guards", hoist_guards),

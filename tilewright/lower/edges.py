@@ -3,7 +3,8 @@
 Guards remain where tiles overrun a tensor or touch its padding. They hold for nearly all iterations of an
 outer loop; this pass makes one copy of the loop's body for those, without guards, and one for each edge value
 with that value put in as a constant, so that the guards inside fold (or become constant vector masks) once
-inner loops are unrolled.
+inner loops are unrolled. Where sizes are known at run time only, so is what is an edge: the copy for the
+edges then keeps its guards.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable, Mapping
 from tilewright.ir import dtype as dt
 from tilewright.ir.bounds import Interval, interval, linear
 from tilewright.ir.expr import Cmp, Expr, Var, all_of, as_expr, conjuncts
-from tilewright.ir.simplify import simplify, simplify_stmt
+from tilewright.ir.simplify import Simplifier, simplify, simplify_stmt, simplify_within
 from tilewright.ir.stmt import Alloc, Annotate, For, If, PrimFunc, Seq, Stmt, child_stmts, seq
 from tilewright.ir.visit import const_int, free_vars, loads_of, substitute, transform_stmt, walk_stmt
 
@@ -38,6 +39,16 @@ class _Guard:
     hi: int | None
 
 
+@dataclasses.dataclass(frozen=True)
+class _RunTimeGuard:
+    """``cond`` holds whenever ``inside`` does, whatever the inner loops do; that is a condition on ``atom``
+    and on dimensions."""
+
+    cond: Expr
+    atom: Expr
+    inside: Expr
+
+
 def split_edges(func: PrimFunc) -> PrimFunc:
     """Version loop bodies by their tile indices, see the module's text."""
     return func.with_(body=_walk(func.body, {}, MAX_VERSIONS))
@@ -45,8 +56,8 @@ def split_edges(func: PrimFunc) -> PrimFunc:
 
 def _walk(stmt: Stmt, bounds: Bounds, budget: int) -> Stmt:
     if isinstance(stmt, For):
-        extent = const_int(stmt.extent)
-        inner = {**bounds, stmt.var: Interval(0, None if extent is None else max(extent - 1, 0))}
+        top = interval(stmt.extent, bounds).hi
+        inner = {**bounds, stmt.var: Interval(0, None if top is None else max(top - 1, 0))}
         if stmt.kind in ("serial", "parallel"):
             body = _version(stmt.body, stmt.var, inner, budget)
         else:
@@ -69,6 +80,9 @@ def _map_children(stmt: Stmt, fn: Callable[[Stmt], Stmt]) -> Stmt:
 def _version(body: Stmt, var: Var, bounds: Bounds, budget: int) -> Stmt:
     """``body`` of the loop over ``var``, split into an interior and edges for every tile index that ``var``
     completes."""
+    at_run_time = _run_time_guards(body, var, bounds) if budget > 1 else []
+    if at_run_time:
+        return _version_at_run_time(body, var, bounds, budget, at_run_time)
     guards = _guards(body, var, bounds)
     if not guards:
         return _walk(body, bounds, budget)
@@ -106,6 +120,25 @@ def _version(body: Stmt, var: Var, bounds: Bounds, budget: int) -> Stmt:
     return If(all_of(inside), interior, result)
 
 
+def _version_at_run_time(
+    body: Stmt, var: Var, bounds: Bounds, budget: int, guards: list[_RunTimeGuard]
+) -> Stmt:
+    """``body`` without the guards of the first tile index among ``guards`` where it is inside, decided at run
+    time, else as it is."""
+    mine = [g for g in guards if g.atom is guards[0].atom]
+    inside = all_of(list(dict.fromkeys(g.inside for g in mine)))
+    ranges = Simplifier(bounds).assuming(inside)
+    bare = simplify_within(_drop_guards(body, {g.cond for g in mine}), ranges)
+    share = max(budget // 2, 1)
+    interior = _version(bare, var, bounds, share)
+    others = [g for g in guards if g.atom is not mine[0].atom]
+    if others and share > 1:
+        edge = _version_at_run_time(body, var, bounds, share, others)
+    else:
+        edge = _walk(body, bounds, 1)
+    return If(inside, interior, edge)
+
+
 def _without(body: Stmt, var: Var, bounds: Bounds, budget: int, atom: Expr) -> Stmt:
     """Leave the guards on ``atom`` to run time; version the others."""
     others = [g for g in _guards(body, var, bounds) if g.atom is not atom]
@@ -115,21 +148,26 @@ def _without(body: Stmt, var: Var, bounds: Bounds, budget: int, atom: Expr) -> S
 
 
 def _guards(body: Stmt, var: Var, bounds: Bounds) -> list[_Guard]:
-    found: dict[Expr, _Guard] = {}
+    found = {c: _analyse(c, var, inner, bounds) for c, inner in _conditions(body, bounds).items()}
+    return [guard for guard in found.values() if guard is not None]
+
+
+def _run_time_guards(body: Stmt, var: Var, bounds: Bounds) -> list[_RunTimeGuard]:
+    found = {c: _at_run_time(c, var, inner) for c, inner in _conditions(body, bounds).items()}
+    return [guard for guard in found.values() if guard is not None]
+
+
+def _conditions(body: Stmt, bounds: Bounds) -> dict[Expr, Bounds]:
+    """The conditions under ``body``, each with the loops inside ``body`` around its first place."""
+    found: dict[Expr, Bounds] = {}
 
     def visit(stmt: Stmt, inner: dict[Var, Interval]) -> None:
         if isinstance(stmt, For):
-            top = const_int(stmt.extent)
-            if top is None:
-                top_interval = interval(stmt.extent, {**bounds, **inner}).hi
-                top = top_interval
+            top = interval(stmt.extent, {**bounds, **inner}).hi
             visit(stmt.body, {**inner, stmt.var: Interval(0, None if top is None else max(top - 1, 0))})
         elif isinstance(stmt, If):
             for cond in conjuncts(stmt.cond):
-                if cond not in found:
-                    guard = _analyse(cond, var, inner, bounds)
-                    if guard is not None:
-                        found[cond] = guard
+                found.setdefault(cond, inner)
             visit(stmt.then, inner)
             if stmt.orelse is not None:
                 visit(stmt.orelse, inner)
@@ -138,7 +176,7 @@ def _guards(body: Stmt, var: Var, bounds: Bounds) -> list[_Guard]:
                 visit(child, inner)
 
     visit(body, {})
-    return list(found.values())
+    return found
 
 
 def _analyse(cond: Expr, var: Var, inner: Bounds, bounds: Bounds) -> _Guard | None:
@@ -178,6 +216,38 @@ def _analyse(cond: Expr, var: Var, inner: Bounds, bounds: Bounds) -> _Guard | No
     if coefficient > 0:
         return _Guard(cond, atom, -(worst // coefficient), None)
     return _Guard(cond, atom, None, worst // -coefficient)
+
+
+def _at_run_time(cond: Expr, var: Var, inner: Bounds) -> _RunTimeGuard | None:
+    """``cond`` as a guard on one atom that ``var`` completes and on dimensions known at run time."""
+    if not isinstance(cond, Cmp) or cond.op not in ("lt", "le") or cond.a.dtype != dt.INDEX:
+        return None
+    form = linear(simplify(cond.b - cond.a - (1 if cond.op == "lt" else 0)))
+    if form is None:
+        return None
+    atom: Expr | None = None
+    least: Expr = as_expr(form.const)
+    sizes = False
+    for term, factor in form.terms.items():
+        variables = free_vars(term)
+        if any(True for _ in loads_of(term)):
+            return None
+        if variables & inner.keys():
+            span = interval(term * factor, inner)
+            if variables - inner.keys() or span.lo is None:
+                return None
+            least = least + span.lo
+            continue
+        least = least + term * factor
+        if all(v.typical is not None for v in variables):
+            sizes = True
+        elif atom is None:
+            atom = term
+        else:
+            return None
+    if atom is None or not sizes or var not in free_vars(atom):
+        return None
+    return _RunTimeGuard(cond, atom, simplify(least >= 0))
 
 
 def _drop_guards(body: Stmt, known: set[Expr]) -> Stmt:
