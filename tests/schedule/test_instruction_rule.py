@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.schedule.tensor_programs import assert_equal, inputs_of, product
 from tilewright.ir import te
-from tilewright.ir.expr import Expr, maximum, select
+from tilewright.ir.expr import Expr, binop, const, maximum, select
 from tilewright.ir.interp import run
 from tilewright.ir.printer import to_text
 from tilewright.ir.stmt import PrimFunc, TensorCall
@@ -78,9 +78,16 @@ def test_any_shape(case: tuple[Target, tuple[str, str, str]], m: int, n: int, k:
     assert checked(product(*types, m, n, k), target)
 
 
-def conv(size: int, ci: int, co: int, stride: int, pad: int, dtypes: tuple[str, str, str]) -> PrimFunc:
-    """A padded 3x3 convolution and a clipping epilogue, channels last."""
+def conv(
+    size: int, ci: int, co: int, stride: int, pad: int, dtypes: tuple[str, str, str], flip: bool = False
+) -> PrimFunc:
+    """A padded 3x3 convolution and a clipping epilogue, channels last; with ``flip`` of bytes that count from
+    -128."""
     a, b, c = dtypes
+
+    def wide(e: Expr) -> Expr:
+        return binop("xor", e.astype("uint8"), const(128, "uint8")).astype(c) if flip else e.astype(c)
+
     x, w = te.placeholder((size, size, ci), a, "x"), te.placeholder((3, 3, ci, co), b, "w")
 
     def padded(i: Expr, j: Expr, k: Expr) -> Expr:
@@ -94,7 +101,7 @@ def conv(size: int, ci: int, co: int, stride: int, pad: int, dtypes: tuple[str, 
         lambda i, j, o: te.reduce(
             "sum",
             (3, 3, ci),
-            lambda r, s, k: p[i * stride + r, j * stride + s, k].astype(c) * w[r, s, k, o].astype(c),
+            lambda r, s, k: wide(p[i * stride + r, j * stride + s, k]) * w[r, s, k, o].astype(c),
         ),
         "conv",
     )
@@ -111,6 +118,14 @@ def test_convolutions_skip_padding_around_the_instruction(
     assert checked(func, X86)
     text = to_text(lower(default_schedule(func, X86).func))
     assert "select(" not in text
+
+
+@pytest.mark.parametrize(("channels", "flip"), [(3, False), (8, True), (5, True)])
+def test_operands_that_padding_would_spoil_are_laid_out_first(channels: int, flip: bool) -> None:
+    """Channels that fill no group, and bytes whose padding is not zero to the instruction."""
+    types = SIGNED if flip else BYTES
+    (found,) = checked(conv(6, channels, 20, 1, 1, types, flip), X86)
+    assert found.startswith("x86.vpdpbusd.s8" if flip else "x86.vpdpbusd")
 
 
 def test_operands_made_at_run_time_are_packed_when_they_are_used_often() -> None:

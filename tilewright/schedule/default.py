@@ -10,6 +10,7 @@ from functools import partial
 from tilewright.errors import ScheduleError
 from tilewright.ir.stmt import PrimFunc
 from tilewright.ir.visit import find_blocks
+from tilewright.schedule.gpu_default import compose_on_threads
 from tilewright.schedule.rules import (
     lane_reduction,
     multi_level_tiling,
@@ -23,7 +24,7 @@ from tilewright.schedule.rules.common import block_named, extent_of
 from tilewright.schedule.rules.injective import schedule_injective
 from tilewright.schedule.rules.inline import auto_inline
 from tilewright.schedule.rules.plain_loops import schedule_plainly
-from tilewright.schedule.rules.tensorize import find_instruction, tile_by_instruction
+from tilewright.schedule.rules.tensorize import find_instruction, inline_but_operands, tile_by_instruction
 from tilewright.schedule.rules.windows import stage_windows
 from tilewright.schedule.schedule import BlockRef, Schedule
 from tilewright.target import Target
@@ -64,7 +65,13 @@ def compose(sch: Schedule, target: Target, structure: Structure) -> Schedule:
 
     Raises ScheduleError when a rule named for the whole function does not apply.
     """
-    auto_inline(sch, into_reductions=structure.inline)
+    if target.gpu is not None:
+        order = structure.reductions
+        return compose_on_threads(sch, target, structure.whole, order, structure.inline)
+    if structure.inline:
+        inline_but_operands(sch, target)
+    else:
+        auto_inline(sch, into_reductions=False)
     if structure.whole in (None, "chain", "chain_lines"):
         chain = unrolled_chain.find_chain(sch)
         if chain is not None:

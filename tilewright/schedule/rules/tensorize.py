@@ -12,15 +12,16 @@ import functools
 from collections.abc import Collection
 
 from tilewright.errors import ScheduleError
-from tilewright.ir.expr import BinOp, Expr, Load, Var, binop
+from tilewright.ir.expr import BinOp, Expr, Load, Select, Var, binop
 from tilewright.ir.padding import split_zero
 from tilewright.ir.stmt import Buffer, TensorIntrinsic
 from tilewright.ir.tensor_intrinsics import parameters, semantic_nest, tensor_intrinsics
-from tilewright.ir.visit import const_int, loads_of
+from tilewright.ir.visit import const_int, loads_of, walk_expr
 from tilewright.schedule.match import Mismatch, pairings
 from tilewright.schedule.rules.analysis import Access, BlockInfo, block_info
 from tilewright.schedule.rules.common import block_named
 from tilewright.schedule.rules.injective import schedule_injective
+from tilewright.schedule.rules.inline import auto_inline
 from tilewright.schedule.rules.multi_level_tiling import packable, plain_dim, tile_reduction, vector_axis
 from tilewright.schedule.schedule import BlockRef, Schedule
 from tilewright.target import Target
@@ -61,9 +62,30 @@ def find_instruction(info: BlockInfo, target: Target, consts: Collection[str] = 
                 continue
             if not packable(info, b, consts):
                 continue
+            if info.extent(steps[0]) % _depth(family[0]) and _is_padded(info):
+                continue  # pad fills up operands, not choices
             names = {_lanes(i): i.name for i in family}
             return Instruction(names, _depth(family[0]), steps[0], a, b)
     return None
+
+
+def _is_padded(info: BlockInfo) -> bool:
+    return any(isinstance(e, Select) for e in walk_expr(info.store.value))
+
+
+def inline_but_operands(sch: Schedule, target: Target) -> None:
+    """Inline what pays, but nothing into reductions where one of them would lose its instruction by that: an
+    operand must lie in memory, padded and converted before."""
+    trial = sch.copy()
+    auto_inline(trial)
+    auto_inline(sch, into_reductions=_instructed(sch, target) <= _instructed(trial, target))
+
+
+def _instructed(sch: Schedule, target: Target) -> set[str]:
+    """The blocks that have an instruction."""
+    consts = sch.func.attr("const_params", ())
+    infos = {ref.name: block_info(block_named(sch, ref.name)) for ref in sch.get_blocks()}
+    return {name for name, i in infos.items() if i is not None and find_instruction(i, target, consts)}
 
 
 def tile_by_instruction(sch: Schedule, ref: BlockRef, target: Target, row: int = 0) -> None:
