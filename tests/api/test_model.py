@@ -279,3 +279,20 @@ def test_declared_outputs_of_the_wrong_type_are_found() -> None:
     proto.graph.output[0].type.tensor_type.elem_type = TensorProto.INT64
     with pytest.raises(GraphError, match="output 'y' is declared as int64, but it is float32"):
         tw.compile(proto, cache=False).run({"x": np.ones((2, 3), np.float32)})
+
+
+def test_outputs_without_a_declared_type_are_inferred() -> None:
+    proto = helper.make_model(
+        helper.make_graph(
+            [helper.make_node("Relu", ["x"], ["y"])],
+            "g",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, [3])],
+            [onnx.ValueInfoProto(name="y")],
+        ),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    x = np.array([-1, 0, 2], np.float32)
+    np.testing.assert_array_equal(
+        tw.compile(proto, threads=1, cache=False).run({"x": x})["y"], [0, 0, 2]
+    )

@@ -119,6 +119,9 @@ def test_wrong_layers_are_rejected() -> None:
     x, r = TensorType.make((T, B, 4 * H), "float32"), TensorType.make((H, 4 * H), "float32")
     with pytest.raises(GraphError, match=r"lstm takes \[T, B, 4 \* H\]"):
         type_of("lstm", [x, TensorType.make((H, 3 * H), "float32")], activations=())
+    gates = tuple((name, 0.0, 0.0) for name in ("sigmoid", "tanh", "tanh"))
+    with pytest.raises(GraphError, match="operand 'h' has the shape"):
+        type_of("lstm", [x, r, TensorType.make((B + 1, H), "float32")], activations=gates)
     with pytest.raises(GraphError, match="no activation 'swish'"):
         type_of("lstm", [x, r], activations=(("swish", 0.0, 0.0),) * 3)
     with pytest.raises(UnsupportedError, match="no activation 'Cubic'"):

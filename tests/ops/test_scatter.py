@@ -98,6 +98,12 @@ def test_bad_scatters_are_rejected() -> None:
         type_of("scatter_elements", [x, i, x])
     with pytest.raises(GraphError, match="do not fit data"):
         type_of("scatter_nd", [x, i, x])
+    wide = TensorType.make((3, 4), "float32")
+    narrow = TensorType.make((2, 4), "float32")
+    with pytest.raises(GraphError, match=r"reaches beyond \[2, 4\] in dimension 0"):
+        type_of("scatter_elements", [narrow, TensorType.make((3, 4), "int64"), wide], axis=1)
+    with pytest.raises(GraphError, match=r"updates must have the shape \[2, 4\]"):
+        type_of("scatter_nd", [wide, TensorType.make((2, 1), "int64"), wide])
     with pytest.raises(GraphError, match="indices must be integers"):
         type_of("scatter_nd", [x, x, x])
 

@@ -98,12 +98,22 @@ register(
 )
 
 
+def require_within(ctx: OpContext, inner: TensorType, outer: TensorType, axis: int) -> None:
+    """Fail unless ``inner`` is no larger than ``outer`` in every dimension but ``axis``."""
+    for n, (a, b) in enumerate(zip(inner.shape, outer.shape, strict=True)):
+        small, large = const_int(a), const_int(b)
+        if n != axis and small is not None and large is not None and small > large:
+            ctx.fail(
+                f"{format_shape(inner.shape)} reaches beyond {format_shape(outer.shape)} in dimension {n}"
+            )
+
+
 # -------------------------------------------------------------------------------------------- gather_elements
 def _elements_infer(ctx: OpContext) -> list[TensorType]:
     x, indices = ctx.input(0), check_indices(ctx, 1)
     if x.rank != indices.rank:
         ctx.fail("gather_elements takes data and indices of one rank")
-    axis_of(ctx, ctx.attr("axis", 0), x.rank)
+    require_within(ctx, indices, x, axis_of(ctx, ctx.attr("axis", 0), x.rank))
     return [TensorType(indices.shape, x.dtype)]
 
 
@@ -182,6 +192,9 @@ def _reverse_infer(ctx: OpContext) -> list[TensorType]:
     time, batch = int(ctx.attr("time_axis", 0)), int(ctx.attr("batch_axis", 1))
     if x.rank < 2 or lengths.rank != 1 or {time, batch} != {0, 1}:
         ctx.fail("reverse_sequence takes time and batch as the first two dimensions and a length a sample")
+    known = const_int(x.shape[batch]), const_int(lengths.shape[0])
+    if None not in known and known[0] != known[1]:
+        ctx.fail(f"{known[1]} lengths for {known[0]} samples")
     return [x]
 
 

@@ -90,6 +90,17 @@ def _infer(cell: str) -> Callable[[OpContext], list[TensorType]]:
         unknown = [name for name, _, _ in ctx.attr("activations") if name not in GATES]
         if unknown:
             ctx.fail(f"there is no activation '{unknown[0]}' (there are {', '.join(GATES)})")
+        batch, hidden = x.shape[1], as_expr(size)
+        shapes = {"h": (batch, hidden), "c": (batch, hidden), "p": (as_expr(3), hidden), "b": (hidden,)}
+        shapes["lengths"] = (batch,)
+        for name in ("h", *CELLS[cell][2], "lengths"):
+            operand = _operand(ctx, cell, ctx.inputs, name)
+            if operand is not None:
+                found, wanted = (tuple(map(const_int, s)) for s in (operand.shape, shapes[name]))
+                if len(found) != len(wanted) or any(
+                    None not in pair and pair[0] != pair[1] for pair in zip(found, wanted, strict=True)
+                ):
+                    ctx.fail(f"operand '{name}' has the shape {found}, not {wanted}")
         return [TensorType((x.shape[0] + 1, x.shape[1], as_expr(size)), x.dtype)] * states
 
     return infer

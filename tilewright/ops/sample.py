@@ -112,7 +112,8 @@ def _wide_numpy(x: np.ndarray) -> np.dtype[Any]:
 # ------------------------------------------------------------------------------------------------ grid_sample
 def _grid_infer(ctx: OpContext) -> list[TensorType]:
     x, grid = ctx.input(0), ctx.input(1)
-    if x.rank < 3 or grid.rank != x.rank or const_int(grid.shape[-1]) != x.rank - 2:
+    batches = {const_int(x.shape[0]), const_int(grid.shape[0])} - {None} if x.rank and grid.rank else set()
+    if x.rank < 3 or grid.rank != x.rank or const_int(grid.shape[-1]) != x.rank - 2 or len(batches) > 1:
         ctx.fail(f"a grid {format_shape(grid.shape)} does not fit data {format_shape(x.shape)}")
     if not dt.is_float(x.dtype) or not dt.is_float(grid.dtype):
         ctx.fail(f"grid_sample takes floats, not {x.dtype} and {grid.dtype}")
@@ -255,6 +256,8 @@ def _roi_infer(ctx: OpContext) -> list[TensorType]:
     x, rois, batch = ctx.input(0), ctx.input(1), ctx.input(2)
     if x.rank != 4 or rois.rank != 2 or const_int(rois.shape[1]) != 4 or batch.rank != 1:
         ctx.fail("roi_align takes images, boxes of four coordinates and the number of the image of each box")
+    if const_int(rois.shape[0]) != const_int(batch.shape[0]):
+        ctx.fail(f"{format_shape(batch.shape)} numbers of images for {format_shape(rois.shape)} boxes")
     if ctx.attr("mode", "avg") not in ("avg", "max"):
         ctx.fail(f"roi_align has no mode '{ctx.attr('mode')}' (there are avg, max)")
     if int(ctx.attr("sampling")) < 1:
@@ -350,8 +353,14 @@ def _deform_infer(ctx: OpContext) -> list[TensorType]:
     groups, channels = int(ctx.attr("groups", 1)), const_int(x.shape[1])
     if x.rank != rank + 2 or offsets.rank != rank + 2 or channels is None or channels % groups:
         ctx.fail("deform_patches takes data and offsets of the kernel's rank, channels in whole groups")
-    if const_int(offsets.shape[1]) != groups * taps * rank:
+    if const_int(offsets.shape[1]) != groups * taps * rank or const_int(offsets.shape[0]) != const_int(
+        x.shape[0]
+    ):
         ctx.fail(f"{groups} groups of {taps} taps do not fit offsets {format_shape(offsets.shape)}")
+    if ctx.has_input(2):
+        mask, wanted = ctx.input(2), (offsets.shape[0], as_expr(groups * taps), *offsets.shape[2:])
+        if tuple(map(const_int, mask.shape)) != tuple(map(const_int, wanted)):
+            ctx.fail(f"a mask {format_shape(mask.shape)} does not fit offsets {format_shape(offsets.shape)}")
     return [TensorType((x.shape[0], x.shape[1], as_expr(taps), *offsets.shape[2:]), x.dtype)]
 
 

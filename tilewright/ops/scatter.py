@@ -6,7 +6,7 @@ element instead of foreign memory (:func:`tilewright.ops.index.position`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -25,7 +25,7 @@ from tilewright.ops.common import (
     in_float32,
     static_shape,
 )
-from tilewright.ops.index import check_indices, position, positions_numpy
+from tilewright.ops.index import check_indices, position, positions_numpy, require_within
 
 #: attribute ``reduction`` -> operator of the IR that combines the old element with the update.
 REDUCTIONS: Final = {"none": None, "add": "add", "mul": "mul", "max": "max", "min": "min"}
@@ -61,13 +61,14 @@ def _write_numpy(op: str | None, result: np.ndarray, where: tuple[Any, ...], upd
 def _elements_infer(ctx: OpContext) -> list[TensorType]:
     x, indices, updates = ctx.input(0), check_indices(ctx, 1), ctx.input(2)
     _reduction(ctx)
-    axis_of(ctx, ctx.attr("axis", 0), x.rank)
+    axis = axis_of(ctx, ctx.attr("axis", 0), x.rank)
     shapes = (format_shape(t.shape) for t in (x, indices, updates))
     if not x.rank == indices.rank == updates.rank or x.dtype != updates.dtype:
         ctx.fail(f"scatter_elements takes data, indices and updates of one rank, not {', '.join(shapes)}")
     for a, b in zip(indices.shape, updates.shape, strict=True):
         if None not in (const_int(a), const_int(b)) and const_int(a) != const_int(b):
             ctx.fail("indices and updates of scatter_elements have one shape")
+    require_within(ctx, indices, x, axis)
     return [x]
 
 
@@ -125,7 +126,16 @@ def _nd_infer(ctx: OpContext) -> list[TensorType]:
         )
     if x.dtype != updates.dtype:
         ctx.fail(f"scatter_nd takes data and updates of one dtype, not {x.dtype} and {updates.dtype}")
+    _require_shape(ctx, updates, (*indices.shape[:-1], *x.shape[depth:]))
     return [x]
+
+
+def _require_shape(ctx: OpContext, kind: TensorType, wanted: Sequence[Expr]) -> None:
+    """Fail when a known dimension differs from that of ``wanted``."""
+    for a, b in zip(kind.shape, wanted, strict=True):
+        known = const_int(a), const_int(b)
+        if None not in known and known[0] != known[1]:
+            ctx.fail(f"updates must have the shape {format_shape(wanted)}, not {format_shape(kind.shape)}")
 
 
 def _nd_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
@@ -157,7 +167,8 @@ def _cache_infer(ctx: OpContext) -> list[TensorType]:
     if x.rank != updates.rank or axis == 0 or x.dtype != updates.dtype:
         ctx.fail("tensor_scatter takes a cache and updates of one rank, along an axis after the first")
     if ctx.has_input(2):
-        check_indices(ctx, 2)
+        _require_shape(ctx, check_indices(ctx, 2), x.shape[:1])
+    _require_shape(ctx, updates, [*x.shape[:axis], updates.shape[axis], *x.shape[axis + 1 :]])
     if ctx.attr("mode", "linear") not in ("linear", "circular"):
         ctx.fail(f"tensor_scatter has no mode '{ctx.attr('mode')}' (there are linear, circular)")
     return [x]
@@ -206,6 +217,7 @@ def _unpool_infer(ctx: OpContext) -> list[TensorType]:
     x, indices, shape = ctx.input(0), check_indices(ctx, 1), ctx.attr("shape")
     if indices.rank != x.rank or len(shape) != x.rank:
         ctx.fail("max_unpool takes data and positions of one shape")
+    _require_shape(ctx, indices, x.shape)
     return [TensorType.make(shape, x.dtype)]
 
 
