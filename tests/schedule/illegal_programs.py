@@ -264,3 +264,81 @@ def total(x: float32[8], y: float32[1]):
             y[vi] = y[vi] + t[vk]
 """
 )
+
+
+def repeated() -> PrimFunc:
+    """t is written again for each j."""
+    return parse(
+        """
+@primfunc({"outputs": 1})
+def repeated(x: float32[4], y: float32[4]):
+    t = alloc(float32[4])
+    for i in serial(4):
+        for j in serial(3):
+            with block("t"):
+                v = spatial(4, i)
+                u = spatial(3, j)
+                reads(x[v])
+                writes(t[v])
+                t[v] = x[v]
+    for i in serial(4):
+        with block("y"):
+            v = spatial(4, i)
+            reads(t[v])
+            writes(y[v])
+            y[v] = t[v]
+"""
+    )
+
+
+def shifted_pair() -> PrimFunc:
+    """An iteration produces a at i and b at i + 1; c reads both at one place."""
+    return parse(
+        """
+@primfunc({"outputs": 1})
+def shifted_pair(x: float32[6], c: float32[6]):
+    t = alloc(float32[6])
+    u = alloc(float32[6])
+    for i in serial(5):
+        with block("a"):
+            v = spatial(6, i)
+            reads(x[v])
+            writes(t[v])
+            t[v] = x[v]
+        with block("b"):
+            v = spatial(6, i + 1)
+            reads(x[v])
+            writes(u[v])
+            u[v] = x[v]
+    for j in serial(6):
+        with block("c"):
+            w = spatial(6, j)
+            reads(t[w], u[w])
+            writes(c[w])
+            c[w] = t[w] + u[w]
+"""
+    )
+
+
+def two_stores() -> PrimFunc:
+    """A block writes two buffers, one of which is read in the same iteration."""
+    return parse(
+        """
+@primfunc({"outputs": 1})
+def two_stores(x: float32[4], z: float32[4]):
+    t = alloc(float32[4])
+    u = alloc(float32[4])
+    for i in serial(4):
+        with block("two"):
+            v = spatial(4, i)
+            reads(x[v])
+            writes(t[v], u[v])
+            t[v] = x[v]
+            u[v] = x[v]
+        with block("z"):
+            v = spatial(4, i)
+            reads(t[v])
+            writes(z[v])
+            z[v] = t[v]
+"""
+    )

@@ -14,18 +14,22 @@ from tests.schedule.illegal_programs import (
     overlapping,
     pair,
     read_ahead,
+    repeated,
     shared_temporary,
+    shifted_pair,
     summed_windows,
     transposed_sum,
     two_readers,
+    two_stores,
     unused,
 )
 from tests.schedule.programs import chain, conv, matmul, matmul_relu, softmax, symbolic
 from tilewright.errors import ScheduleError
 from tilewright.ir import te
-from tilewright.ir.expr import maximum
+from tilewright.ir.expr import Var, as_expr, maximum
 from tilewright.ir.parser import parse
-from tilewright.ir.stmt import PrimFunc
+from tilewright.ir.stmt import For, PrimFunc, Seq
+from tilewright.ir.visit import walk_stmt
 from tilewright.schedule import BlockRef, IndexMap, LoopRef, Schedule
 
 
@@ -273,7 +277,7 @@ CASES: list[tuple[str, Callable[[], Schedule], Callable[[Schedule], object]]] = 
         lambda s: s.compute_inline(BlockRef("t")),
     ),
     (
-        "compute_inline: block 'C' is a reduction",
+        "compute_inline: block 'C' is a reduction; its value is not one expression",
         lambda: Schedule(matmul_relu()),
         lambda s: s.compute_inline(C),
     ),
@@ -300,7 +304,7 @@ CASES: list[tuple[str, Callable[[], Schedule], Callable[[Schedule], object]]] = 
         lambda s: s.reverse_compute_inline(BlockRef("a")),
     ),
     (
-        "reverse_compute_inline: block 'C' is a reduction",
+        "reverse_compute_inline: block 'C' is a reduction; its value is not one expression",
         lambda: Schedule(matmul_relu()),
         lambda s: s.reverse_compute_inline(D),
     ),
@@ -313,6 +317,26 @@ CASES: list[tuple[str, Callable[[], Schedule], Callable[[Schedule], object]]] = 
         "reverse_compute_inline: block 'b' reads 'a' at several positions",
         lambda: Schedule(pair()),
         lambda s: s.reverse_compute_inline(BlockRef("b")),
+    ),
+    (
+        "compute_inline: several blocks write 'C'",
+        decomposed,
+        lambda s: s.compute_inline(BlockRef("C_init")),
+    ),
+    (
+        "compute_inline: iterator 'u' of block 't' does not index 't'",
+        lambda: Schedule(repeated()),
+        lambda s: s.compute_inline(BlockRef("t")),
+    ),
+    (
+        "reverse_compute_at: block 'c' reads at 'w' what its producers write at different places",
+        lambda: Schedule(shifted_pair()),
+        lambda s: s.reverse_compute_at(BlockRef("c"), loop(s, "a", 0)),
+    ),
+    (
+        "block 'two' is not one nest of loops around one store",
+        lambda: Schedule(two_stores()),
+        lambda s: s.parallel(loop(s, "z", 0)),
     ),
     # caches and scopes
     (
@@ -541,7 +565,7 @@ def f(y: float32[4]):
                 writes(y[w])
                 y[w] = 1.0
 """,
-            "block 'outer' contains blocks",
+            "block 'outer' contains blocks; only blocks without blocks inside can be scheduled",
         ),
         (
             """
@@ -591,3 +615,31 @@ def both(x: float32[4], y: float32[4], z: float32[4]):
 def test_unused_softmax_and_conv_programs_are_schedulable() -> None:
     for func in (softmax(), conv()):
         assert Schedule(func).get_blocks()
+
+
+def test_two_loops_of_one_variable() -> None:
+    var = Var("i", lo=0, hi=3)
+    nest = Schedule(chain()).func.body
+    loops = [s for s in walk_stmt(nest) if isinstance(s, For)]
+    inner = For(var, as_expr(4), loops[-1].body)
+    func = chain().with_(body=Seq((For(var, as_expr(4), loops[1].body), inner)))
+    with pytest.raises(ScheduleError, match="two loops of 'chain' share the variable 'i'"):
+        Schedule(func)
+
+
+def test_factors_that_no_text_stands_for() -> None:
+    func = symbolic()
+    (n,) = [p for p in func.params if isinstance(p, Var)]
+    sch = Schedule(func)
+    target = loop(sch, "a", 0)
+    before = sch.func
+    with pytest.raises(ScheduleError, match="this factor cannot be recorded: not index arithmetic") as error:
+        sch.split(target, [None, maximum(n, 2)])
+    assert sch.func is before
+    assert error.value.hint
+
+
+def test_names_of_decisions_are_new() -> None:
+    sch = Schedule(symbolic())
+    with pytest.raises(ScheduleError, match="'n' is already a decision or a dimension of this function"):
+        sch.decide("n", [1, 2], 1)

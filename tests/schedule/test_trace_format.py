@@ -84,7 +84,7 @@ BAD: list[tuple[str, str]] = [
     (trace(["get_block", [], [["name", "C"]], ["b0"]]), "line 1 is not"),
     (trace(["get_block", "b0", {}, []]), "line 1 has inputs or outputs"),
     (trace(["get_block", [], {}, [0]]), "line 1 has inputs or outputs"),
-    (trace(["explode", [], {}, []]), "unknown instructions: 'explode'"),
+    (trace(["explode", [], {}, []]), "trace with unknown instructions: 'explode'"),
     (trace(["__init__", [], {}, []]), "unknown instructions: '__init__'"),
     (trace(["parallel", ["l7"], {}, []]), "line 1: 'l7' is not defined before 'parallel'"),
     (trace(["get_block", [], {"name": "C"}, ["b0); import os; ("]]), "line 1: 'b0.*' is no name of a handle"),

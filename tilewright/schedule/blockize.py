@@ -137,6 +137,7 @@ def splits_of(tree: Tree, nest: Sequence[For], block: Block, what: str) -> list[
                     f"{what}: loop '{var.name}' drives both '{used[var].var.name}' and "
                     f"'{split.it.var.name}' of block '{block.name}'",
                     block,
+                    hint="split and reorder loops so that each one moves one iterator",
                 )
             used[var] = split.it
     for loop in nest:
@@ -146,6 +147,7 @@ def splits_of(tree: Tree, nest: Sequence[For], block: Block, what: str) -> list[
                 f"{what}: loop '{loop.var.name}' drives no iterator of block '{block.name}'; its iterations "
                 "repeat each other",
                 loop,
+                hint="leave the loop outside",
             )
     return splits
 

@@ -69,7 +69,10 @@ def cache_read(func: PrimFunc, ref: BlockRef, buffer_index: int, scope: str) -> 
     if not 0 <= buffer_index < len(buffers):
         names = ", ".join(f"{n}: '{b.name}'" for n, b in enumerate(buffers)) or "none"
         raise failure(
-            tree, f"cache_read: block '{block.name}' has no input {buffer_index} (inputs: {names})", block
+            tree,
+            f"cache_read: block '{block.name}' has no input {buffer_index} (inputs: {names})",
+            block,
+            hint="count the buffers that the block reads, from 0, each one once",
         )
     buffer = buffers[buffer_index]
     top: Stmt = _root_part(tree, block)

@@ -124,6 +124,7 @@ def reverse_compute_at(func: PrimFunc, ref: BlockRef, loop: LoopRef) -> PrimFunc
                     f"one iteration of loop '{target.var.name}'",
                     target,
                     producer,
+                    hint="choose a loop further out, in whose iterations whole tiles are written",
                 )
             for node in tree.accesses[block.name].loads[buffer]:
                 limited = _restrict(tree, block, node.indices, ranges, buffer, domains)
@@ -218,6 +219,7 @@ def _restrict(
                 f"reverse_compute_at: block '{block.name}' reads at '{it.var.name}' what its producers "
                 "write at different places",
                 block,
+                hint="compute the block after the loop, or the producers at different loops",
             )
         limited.add(it.var)
     return limited
@@ -306,6 +308,7 @@ def _require_once(tree: Tree, block: Block) -> None:
                 f"'{loop.var.name}' would repeat its work",
                 loop,
                 block,
+                hint="choose a loop whose iterations produce different elements",
             )
     begin: dict[Expr, Expr] = {loop.var: as_expr(0) for loop in tree.loops_above(block)}
     for it in block.iters:

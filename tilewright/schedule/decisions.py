@@ -44,14 +44,26 @@ def make_decision(name: str, domain: Sequence[int], value: int | None, taken: Ma
     if not isinstance(name, str) or not name.isidentifier():
         raise ScheduleError(f"decide: {name!r} is not a name", hint="use an identifier such as 'rows'")
     if name in taken:
-        raise ScheduleError(f"decide: '{name}' is already a decision or a dimension of this function")
+        raise ScheduleError(
+            f"decide: '{name}' is already a decision or a dimension of this function",
+            hint="every decision has a name of its own",
+        )
     if isinstance(domain, str) or not isinstance(domain, Sequence):
-        raise ScheduleError(f"decide: the domain of '{name}' is not a list of integers")
+        raise ScheduleError(
+            f"decide: the domain of '{name}' is not a list of integers",
+            hint="give the values to choose from, such as [1, 2, 4]",
+        )
     values = list(domain)
     if not values or len(values) > MAX_DOMAIN:
-        raise ScheduleError(f"decide: the domain of '{name}' has {len(values)} values, not 1 to {MAX_DOMAIN}")
+        raise ScheduleError(
+            f"decide: the domain of '{name}' has {len(values)} values, not 1 to {MAX_DOMAIN}",
+            hint="give the values to choose from, such as [1, 2, 4]",
+        )
     if any(type(v) is not int or not 1 <= v < 1 << 31 for v in values):
-        raise ScheduleError(f"decide: the domain of '{name}' holds something else than positive integers")
+        raise ScheduleError(
+            f"decide: the domain of '{name}' holds something else than positive integers",
+            hint="decisions are extents and factors, at least 1",
+        )
     allowed = tuple(sorted(set(values)))
     if value is None:
         low, high = allowed[0], allowed[-1]
@@ -59,6 +71,7 @@ def make_decision(name: str, domain: Sequence[int], value: int | None, taken: Ma
     if type(value) is not int or value not in allowed:
         raise ScheduleError(
             f"decide: {value!r} is not in the domain of '{name}': {_listed(allowed)}",
+            hint="choose one of its values, or leave the decision open in a symbolic schedule",
         )
     return Decision(name, allowed, value, as_expr(value))
 

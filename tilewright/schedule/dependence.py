@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tilewright.ir.bounds import affine, linear
-from tilewright.ir.expr import TRUE, BinOp, Cmp, Const, Expr, Load, Var, all_of, as_expr, conjuncts, load
+from tilewright.ir.expr import TRUE, BinOp, Cmp, Expr, Load, Var, all_of, as_expr, conjuncts, load
 from tilewright.ir.launch import is_private
 from tilewright.ir.regions import local_loops
 from tilewright.ir.simplify import Simplifier, prove, simplify
@@ -331,4 +331,5 @@ def require_covered(tree: Tree, block: Block, what: str) -> None:
                     f"'{producer.name}' has written them",
                     producer,
                     block,
+                    hint="move the producer there first, or choose a loop around all that it writes",
                 )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from tilewright.errors import ScheduleError
 from tilewright.ir.printer import Printer
 from tilewright.ir.stmt import Block, For, If, Stmt
-from tilewright.schedule.state import Tree
+
+if TYPE_CHECKING:
+    from tilewright.schedule.state import Tree
 
 
 def failure(tree: Tree, message: str, *at: Stmt, hint: str | None = None) -> ScheduleError:

@@ -39,7 +39,12 @@ def compute_inline(func: PrimFunc, ref: BlockRef) -> PrimFunc:
 
     consumers = tree.consumers(block)
     if not consumers:
-        raise failure(tree, f"compute_inline: nothing reads the result of block '{block.name}'", block)
+        raise failure(
+            tree,
+            f"compute_inline: nothing reads the result of block '{block.name}'",
+            block,
+            hint="a block that nothing reads has no consumer to move into",
+        )
     changes: dict[Stmt, Stmt | None] = {c: _with_loads(c, store.buffer, value_at) for c in consumers}
     func = without_alloc(replace(tree, changes | {tree.own_nest(block): None}), store.buffer)
     fresh = Tree(func)
@@ -63,7 +68,10 @@ def reverse_compute_inline(func: PrimFunc, ref: BlockRef) -> PrimFunc:
     if len(producers) != 1:
         names = ", ".join(f"'{p.name}'" for p in producers) or "none"
         raise failure(
-            tree, f"{what}: block '{block.name}' must have exactly one producer, it has {names}", block
+            tree,
+            f"{what}: block '{block.name}' must have exactly one producer, it has {names}",
+            block,
+            hint="inline or cache the other inputs first",
         )
     producer = producers[0]
     source = _injective_store(tree, producer, what)
@@ -72,11 +80,20 @@ def reverse_compute_inline(func: PrimFunc, ref: BlockRef) -> PrimFunc:
     if others or tree.is_param(buffer):
         use = f"is read by block '{others[0]}' too" if others else "is an output"
         raise failure(
-            tree, f"{what}: '{buffer.name}', written by block '{producer.name}', {use}", producer, block
+            tree,
+            f"{what}: '{buffer.name}', written by block '{producer.name}', {use}",
+            producer,
+            block,
+            hint="keep the block, and move it with reverse_compute_at",
         )
     loads = tree.accesses[block.name].loads[buffer]
     if len({node.indices for node in loads}) > 1:
-        raise failure(tree, f"{what}: block '{block.name}' reads '{buffer.name}' at several positions", block)
+        raise failure(
+            tree,
+            f"{what}: block '{block.name}' reads '{buffer.name}' at several positions",
+            block,
+            hint="keep the block, and move it with reverse_compute_at",
+        )
     places = _positions(tree, block, loads[0].indices, buffer, what, "reads")
     at: dict[Expr, Expr] = {it.var: as_expr(0) for it in block.iters}
     at.update({v: source.indices[d] for v, d in places.items()})
@@ -115,7 +132,10 @@ def _injective_store(tree: Tree, block: Block, what: str) -> Store:
         )
     if len(tree.writers(store.buffer)) > 1:
         raise failure(
-            tree, f"{what}: several blocks write '{store.buffer.name}'", *tree.writers(store.buffer)
+            tree,
+            f"{what}: several blocks write '{store.buffer.name}'",
+            *tree.writers(store.buffer),
+            hint="inline before decompose_reduction and rfactor",
         )
     return store
 
@@ -150,6 +170,7 @@ def _positions(
                 tree,
                 f"{what}: iterator '{it.var.name}' of block '{block.name}' does not index '{buffer.name}'",
                 block,
+                hint="only a block whose elements correspond one to one can be inlined",
             )
     return places
 

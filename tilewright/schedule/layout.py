@@ -38,7 +38,10 @@ def transform_layout(
     if not 0 <= index < len(buffers):
         names = ", ".join(f"{n}: '{b.name}'" for n, b in enumerate(buffers)) or "none"
         raise failure(
-            tree, f"transform_layout: block '{block.name}' has no {role} {index} ({role}s: {names})", block
+            tree,
+            f"transform_layout: block '{block.name}' has no {role} {index} ({role}s: {names})",
+            block,
+            hint="count the buffers that the block reads or writes, from 0, each one once",
         )
     buffer = buffers[index]
     constant = tree.is_param(buffer) and buffer.name in func.attr("const_params", ())
@@ -66,6 +69,7 @@ def transform_layout(
             f"transform_layout: the map '{index_map}' uses {', '.join(unknown)}, neither an index nor a "
             "decision",
             block,
+            hint="decide the name first, or write a number",
         )
     if len(index_map.inputs) != len(buffer.shape):
         raise failure(
@@ -73,10 +77,14 @@ def transform_layout(
             f"transform_layout: the map '{index_map}' takes {len(index_map.inputs)} indices, "
             f"'{buffer.name}' has {len(buffer.shape)}",
             block,
+            hint="name each dimension of the buffer once before the arrow",
         )
     if not index_map.is_injective(buffer.shape):
         raise failure(
-            tree, f"transform_layout: the map '{index_map}' may put two elements in one place", block
+            tree,
+            f"transform_layout: the map '{index_map}' may put two elements in one place",
+            block,
+            hint="write outputs from which every index follows, such as both k//16 and k%16",
         )
     if index_map.multiples and not constant:
         raise failure(

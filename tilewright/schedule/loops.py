@@ -111,7 +111,11 @@ def fuse(func: PrimFunc, loops: Sequence[LoopRef]) -> tuple[PrimFunc, LoopRef]:
     tree = Tree(func)
     nest = [find_loop(tree, loop, "fuse") for loop in loops]
     if not nest:
-        raise failure(tree, "fuse: no loops are given")
+        raise failure(
+            tree,
+            "fuse: no loops are given",
+            hint="give at least one loop",
+        )
     for outer, inner in itertools.pairwise(nest):
         if outer.body is not inner:
             raise failure(
@@ -125,7 +129,11 @@ def fuse(func: PrimFunc, loops: Sequence[LoopRef]) -> tuple[PrimFunc, LoopRef]:
         _require_serial(tree, loop, "fuse")
     variables = {loop.var for loop in nest}
     for block in tree.blocks_below(nest[0]):
-        if variables & binding_vars(block, "spatial") and variables & binding_vars(block, "reduce"):
+        reduced = binding_vars(block, "reduce")
+        # A loop that only a guard depends on counts as spatial: each of its iterations may start the sum
+        # anew.
+        spatial = binding_vars(block, "spatial") | (free_vars(block.predicate) - reduced)
+        if variables & spatial and variables & reduced:
             raise failure(
                 tree,
                 f"fuse: the loops drive both spatial and reduce iterators of block '{block.name}'",
@@ -152,7 +160,12 @@ def reorder(func: PrimFunc, loops: Sequence[LoopRef]) -> PrimFunc:
     tree = Tree(func)
     wanted = [find_loop(tree, loop, "reorder") for loop in loops]
     if len({loop.var for loop in wanted}) < len(wanted):
-        raise failure(tree, "reorder: a loop is given twice", *wanted)
+        raise failure(
+            tree,
+            "reorder: a loop is given twice",
+            *wanted,
+            hint="name each loop once, in the wanted order from the outermost in",
+        )
     if len(wanted) < 2:
         return func
     places = sorted(wanted, key=lambda s: tree.order[s])

@@ -54,6 +54,7 @@ def decompose_reduction(func: PrimFunc, ref: BlockRef, loop: LoopRef) -> tuple[P
             f"decompose_reduction: loop '{target.var.name}' is not around block '{block.name}'",
             target,
             block,
+            hint="choose one of the loops that get_loops gives for the block",
         )
     spatial, reduced = binding_vars(block, "spatial"), binding_vars(block, "reduce")
     for outer in tree.loops_above(target):
@@ -122,6 +123,7 @@ def _init_block(tree: Tree, block: Block, spatial: set[Var], reduced: set[Var]) 
                 f"decompose_reduction: the condition {cond!r} of block '{block.name}' ties spatial and "
                 "reduce loops together",
                 block,
+                hint="split loops so that tiles divide them, or pad the block",
             )
         if not variables & reduced:
             guards.append(cond)
@@ -144,7 +146,12 @@ def rfactor(func: PrimFunc, loop: LoopRef, axis: int) -> tuple[PrimFunc, BlockRe
     target = find_loop(tree, loop, "rfactor")
     blocks = tree.blocks_below(target)
     if len(blocks) != 1:
-        raise failure(tree, f"rfactor: loop '{target.var.name}' contains {len(blocks)} blocks", target)
+        raise failure(
+            tree,
+            f"rfactor: loop '{target.var.name}' contains {len(blocks)} blocks",
+            target,
+            hint="move the other blocks out of the loop first",
+        )
     block = blocks[0]
     _require_reduction(tree, block, "rfactor")
     spatial, reduced = binding_vars(block, "spatial"), binding_vars(block, "reduce")
@@ -158,12 +165,18 @@ def rfactor(func: PrimFunc, loop: LoopRef, axis: int) -> tuple[PrimFunc, BlockRe
     store = tree.store(block)
     op = reduction_op(store)
     if op is None:
-        raise failure(tree, f"rfactor: block '{block.name}' does not accumulate with + * max or min", block)
+        raise failure(
+            tree,
+            f"rfactor: block '{block.name}' does not accumulate with + * max or min",
+            block,
+            hint="partial results can only be combined by an associative operator",
+        )
     if not (isinstance(block.init, Store) and block.init.value is neutral(op, store.buffer.dtype)):
         raise failure(
             tree,
             f"rfactor: block '{block.name}' does not start from the neutral element of its operator",
             block,
+            hint="every partial result would start from that value; add it in a block of its own",
         )
     rank = len(store.buffer.shape)
     if not -rank - 1 <= axis <= rank:
@@ -171,6 +184,7 @@ def rfactor(func: PrimFunc, loop: LoopRef, axis: int) -> tuple[PrimFunc, BlockRe
             tree,
             f"rfactor: axis {axis} is outside of the {rank + 1} dimensions of the partial results",
             block,
+            hint="count dimensions from 0, or from -1 backwards",
         )
     axis = axis if axis >= 0 else axis + rank + 1
     top = tree.own_nest(block)
@@ -215,6 +229,7 @@ def _partial_block(tree: Tree, block: Block, target: For, op: str, partial: Buff
                     f"rfactor: the condition {cond!r} of block '{block.name}' ties spatial and reduce loops "
                     "together",
                     block,
+                    hint="split loops so that tiles divide them, or pad the block",
                 )
             masked.append(simplify(substitute_expr(cond, over_iters)))
         else:

@@ -130,7 +130,10 @@ class Schedule:
         unknown = free_vars(condition) - {d.symbol for d in self.decisions.values()}
         if unknown:
             names = ", ".join(sorted(v.name for v in unknown))
-            raise ScheduleError(f"require: {condition!r} is over {names}, not only over decisions")
+            raise ScheduleError(
+                f"require: {condition!r} is over {names}, not only over decisions",
+                hint="conditions of a search are over decisions alone",
+            )
         if self.symbolic:
             self.constraints = (*self.constraints, *conjuncts(condition))
 
@@ -144,12 +147,18 @@ class Schedule:
             try:
                 factor = simplify(parse_exprs(factor, scope)[0])
             except ValueError as error:
-                raise ScheduleError(f"factor '{factor}': {error}") from None
+                raise ScheduleError(
+                    f"factor '{factor}': {error}",
+                    hint="write for example 'rows*2'",
+                ) from None
         if isinstance(factor, Expr):
             unknown = free_vars(factor) - set(scope.values())
             if unknown:
                 names = ", ".join(sorted(v.name for v in unknown))
-                raise ScheduleError(f"factor {factor!r} uses {names}, neither a dimension nor a decision")
+                raise ScheduleError(
+                    f"factor {factor!r} uses {names}, neither a dimension nor a decision",
+                    hint="write factors over run-time dimensions and decisions",
+                )
             return const_int(factor) or factor
         return factor
 

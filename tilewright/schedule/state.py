@@ -32,6 +32,7 @@ from tilewright.ir.stmt import (
     seq,
 )
 from tilewright.ir.visit import find_blocks, free_vars, loads_of, own_exprs, substitute_expr, walk_stmt
+from tilewright.schedule.diagnostics import failure
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -87,10 +88,14 @@ class Tree:
 
     def _add_block(self, block: Block) -> None:
         if block.name in self.blocks:
-            raise ScheduleError(f"two blocks of '{self.func.name}' are named '{block.name}'")
+            raise ScheduleError(
+                f"two blocks of '{self.func.name}' are named '{block.name}'",
+                hint="names of blocks are handles: each one needs its own",
+            )
         if not isinstance(block.body, Store) and find_blocks(block.body):
             raise ScheduleError(
-                f"block '{block.name}' contains blocks; only blocks without blocks inside can be scheduled"
+                f"block '{block.name}' contains blocks; only blocks without blocks inside can be scheduled",
+                hint="schedule before blocks are nested",
             )
         self.blocks[block.name] = block
 
@@ -102,7 +107,10 @@ class Tree:
                 hint="schedule before lowering",
             )
         if loop.var in self.loops:
-            raise ScheduleError(f"two loops of '{self.func.name}' share the variable '{loop.var.name}'")
+            raise ScheduleError(
+                f"two loops of '{self.func.name}' share the variable '{loop.var.name}'",
+                hint="every loop needs a variable of its own",
+            )
         self.loops[loop.var] = loop
 
     def path(self, node: Stmt) -> list[Stmt]:
@@ -171,8 +179,10 @@ class Tree:
         """The single store of a block's body. Raises ScheduleError when it has none or several."""
         if isinstance(block.body, Store):
             return block.body
-        raise ScheduleError(
+        raise failure(
+            self,
             f"block '{block.name}' is not a single store, so its iteration space cannot be rewritten",
+            block,
             hint="apply blockize and tensorize after all primitives that rewrite iteration spaces",
         )
 
@@ -187,7 +197,12 @@ class Tree:
             if others:
                 break
         if not isinstance(stmt, Store) or (conditional and reduction_op(stmt) is None):
-            raise ScheduleError(f"block '{block.name}' is not one nest of loops around one store")
+            raise failure(
+                self,
+                f"block '{block.name}' is not one nest of loops around one store",
+                block,
+                hint="blocks with several stores keep their place and their loops",
+            )
         return stmt
 
     def writers(self, buffer: Buffer) -> list[Block]:

@@ -37,7 +37,10 @@ def storage_align(func: PrimFunc, ref: BlockRef, dim: int, factor: int, offset: 
     rank = len(buffer.shape)
     if not -rank <= dim < rank:
         raise failure(
-            tree, f"storage_align: '{buffer.name}' has {rank} dimensions, there is no dimension {dim}", block
+            tree,
+            f"storage_align: '{buffer.name}' has {rank} dimensions, there is no dimension {dim}",
+            block,
+            hint="count dimensions from 0, or from -1 backwards",
         )
     dim %= rank
     if not 0 <= offset < factor:

@@ -113,11 +113,17 @@ class Trace:
         """
         unknown = sorted(values.keys() - self.decisions().keys())
         if unknown:
-            raise ScheduleError(f"the trace has no decisions named {', '.join(unknown)}")
+            raise ScheduleError(
+                f"the trace has no decisions named {', '.join(unknown)}",
+                hint="trace.decisions() gives their names",
+            )
         texts = [json.dumps(dict(i.attrs)) for i in self.instructions if i.name != "decide"]
         unused = sorted(n for n in values if not any(re.search(rf"\b{n}\b", text) for text in texts))
         if unused:
-            raise ScheduleError(f"nothing in the trace is written over {', '.join(unused)}")
+            raise ScheduleError(
+                f"nothing in the trace is written over {', '.join(unused)}",
+                hint="record the trace from a symbolic schedule: others compute with the numbers",
+            )
         return Trace(
             tuple(
                 dataclasses.replace(i, attrs={**i.attrs, "value": values[i.attrs["name"]]})
@@ -169,7 +175,10 @@ def encode(value: Any) -> Any:
         try:
             return format_arith(value)
         except ValueError as error:
-            raise ScheduleError(f"this factor cannot be recorded: {error}") from None
+            raise ScheduleError(
+                f"this factor cannot be recorded: {error}",
+                hint="write factors with + - * // % over dimensions and decisions",
+            ) from None
     if isinstance(value, list | tuple):
         return [encode(v) for v in value]
     if isinstance(value, Mapping):

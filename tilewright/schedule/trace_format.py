@@ -93,7 +93,10 @@ def _check_row(step: int, row: Any) -> None:
 
 
 def _malformed(why: str) -> ScheduleError:
-    return ScheduleError(f"not a trace: {why}")
+    return ScheduleError(
+        f"not a trace: {why}",
+        hint="a trace is what Trace.to_json writes",
+    )
 
 
 def _short(value: Any) -> str:
@@ -110,13 +113,19 @@ def check_instructions(instructions: Sequence[Instruction], known: frozenset[str
     """
     unknown = sorted({i.name for i in instructions} - known)
     if unknown:
-        raise ScheduleError(f"trace with unknown instructions: {', '.join(map(_short, unknown))}")
+        raise ScheduleError(
+            f"trace with unknown instructions: {', '.join(map(_short, unknown))}",
+            hint="it was written by a newer release or with extensions that are not installed",
+        )
     defined: set[str] = set()
     for step, instruction in enumerate(instructions):
         line = f"trace line {step + 1}"
         for name in instruction.inputs:
             if name not in defined:
-                raise ScheduleError(f"{line}: {_short(name)} is not defined before '{instruction.name}'")
+                raise ScheduleError(
+                    f"{line}: {_short(name)} is not defined before '{instruction.name}'",
+                    hint="every handle is the output of an earlier line",
+                )
         for name in instruction.outputs:
             if _HANDLE.fullmatch(name) is None:
                 raise ScheduleError(
@@ -125,7 +134,10 @@ def check_instructions(instructions: Sequence[Instruction], known: frozenset[str
                 )
         problem = _misfit(instruction)
         if problem is not None:
-            raise ScheduleError(f"{line}: {instruction.name} {problem}")
+            raise ScheduleError(
+                f"{line}: {instruction.name} {problem}",
+                hint="arguments are those of the method of Schedule of that name",
+            )
         defined.update(instruction.outputs)
 
 
