@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from tilewright.ir.bounds import Interval, interval
 from tilewright.ir.expr import Expr, Var, all_of, conjuncts
+from tilewright.ir.launch import is_block_axis
 from tilewright.ir.simplify import simplify
 from tilewright.ir.stmt import Alloc, Annotate, Buffer, For, If, PrimFunc, Seq, Stmt, Store
 from tilewright.ir.visit import const_int, free_vars, loads_of, own_exprs, stores_of, walk_stmt
@@ -17,56 +18,74 @@ def drop_overrun_guards(func: PrimFunc) -> PrimFunc:
 
     Consumers of a temporary are guarded themselves, so elements beyond the valid part are never read;
     computing them is cheaper than masking. Runs before padding becomes guards: at this point a guard only
-    says which instances of a block exist. A guard stays when an access under it may leave its buffer, or when
-    it limits a reduction (its loops do not move the stored element).
+    says which instances of a block exist. A guard stays when an access under it may leave its buffer, when
+    it limits a reduction (its loops do not move the stored element), or when it keeps thread blocks of a
+    GPU from reading what others write.
     """
-    return func.with_(body=_walk(func.body, {}, {}))
+    grid = {s.var for s in walk_stmt(func.body) if isinstance(s, For) and is_block_axis(s)}
+    return func.with_(body=_Overrun(grid).walk(func.body, {}, {}))
 
 
-def _walk(stmt: Stmt, bounds: dict[Var, Interval], inside: dict[Buffer, set[Var]]) -> Stmt:
-    """``inside``: for every temporary in scope, the loop variables between its allocation and here."""
-    if isinstance(stmt, For):
-        top = const_int(stmt.extent)
-        span = Interval(0, None if top is None else max(top - 1, 0))
-        below = {b: {*v, stmt.var} for b, v in inside.items()}
-        return dataclasses.replace(stmt, body=_walk(stmt.body, {**bounds, stmt.var: span}, below))
-    if isinstance(stmt, Alloc):
-        return dataclasses.replace(stmt, body=_walk(stmt.body, bounds, {**inside, stmt.buffer: set()}))
-    if isinstance(stmt, Seq):
-        return Seq(tuple(_walk(s, bounds, inside) for s in stmt.stmts))
-    if isinstance(stmt, Annotate):
-        return dataclasses.replace(stmt, body=_walk(stmt.body, bounds, inside))
-    if isinstance(stmt, If) and stmt.orelse is None:
-        parts = conjuncts(stmt.cond)
-        kept = [c for c in parts if not _harmless(c, stmt.then, bounds, inside)]
-        then = _walk(stmt.then, bounds, inside)
-        return If(all_of(kept), then) if kept else then
-    return stmt
+@dataclasses.dataclass(frozen=True)
+class _Overrun:
+    """The walk of :func:`drop_overrun_guards`; ``grid`` has the variables of loops over thread blocks."""
 
+    grid: set[Var]
 
-def _harmless(cond: Expr, body: Stmt, bounds: dict[Var, Interval], inside: dict[Buffer, set[Var]]) -> bool:
-    guarded = free_vars(cond)
-    inner: dict[Var, Interval] = dict(bounds)
-    for stmt in walk_stmt(body):
+    def walk(self, stmt: Stmt, bounds: dict[Var, Interval], inside: dict[Buffer, set[Var]]) -> Stmt:
+        """``inside``: for every temporary in scope, the loop variables between its allocation and here."""
         if isinstance(stmt, For):
             top = const_int(stmt.extent)
-            inner[stmt.var] = Interval(0, None if top is None else max(top - 1, 0))
-    if not guarded & inner.keys():
-        return False  # no tile's overrun: it says whether this runs at all
-    for store in stores_of(body):
-        if store.buffer not in inside:
+            span = Interval(0, None if top is None else max(top - 1, 0))
+            below = {b: {*v, stmt.var} for b, v in inside.items()}
+            return dataclasses.replace(stmt, body=self.walk(stmt.body, {**bounds, stmt.var: span}, below))
+        if isinstance(stmt, Alloc):
+            return dataclasses.replace(
+                stmt, body=self.walk(stmt.body, bounds, {**inside, stmt.buffer: set()})
+            )
+        if isinstance(stmt, Seq):
+            return Seq(tuple(self.walk(s, bounds, inside) for s in stmt.stmts))
+        if isinstance(stmt, Annotate):
+            return dataclasses.replace(stmt, body=self.walk(stmt.body, bounds, inside))
+        if isinstance(stmt, If) and stmt.orelse is None:
+            parts = conjuncts(stmt.cond)
+            kept = [c for c in parts if not self._harmless(c, stmt.then, bounds, inside)]
+            then = self.walk(stmt.then, bounds, inside)
+            return If(all_of(kept), then) if kept else then
+        return stmt
+
+    def _harmless(
+        self, cond: Expr, body: Stmt, bounds: dict[Var, Interval], inside: dict[Buffer, set[Var]]
+    ) -> bool:
+        guarded = free_vars(cond)
+        inner: dict[Var, Interval] = dict(bounds)
+        for stmt in walk_stmt(body):
+            if isinstance(stmt, For):
+                top = const_int(stmt.extent)
+                inner[stmt.var] = Interval(0, None if top is None else max(top - 1, 0))
+        if not guarded & inner.keys():
+            return False  # no tile's overrun: it says whether this runs at all
+        if guarded & self.grid and any(
+            node.buffer.scope == "global" and node.buffer in inside
+            for stmt in walk_stmt(body)
+            for e in own_exprs(stmt)
+            for node in loads_of(e)
+        ):
             return False
-        moved = {v for index in store.indices for v in free_vars(index)}
-        if (guarded & inside[store.buffer]) - moved:
-            return False
-    for index, size in _indices(body):
-        if not free_vars(index) & guarded:
-            continue
-        span = interval(simplify(index), inner)
-        limit = const_int(size)
-        if limit is None or span.lo is None or span.hi is None or span.lo < 0 or span.hi >= limit:
-            return False
-    return True
+        for store in stores_of(body):
+            if store.buffer not in inside:
+                return False
+            moved = {v for index in store.indices for v in free_vars(index)}
+            if (guarded & inside[store.buffer]) - moved:
+                return False
+        for index, size in _indices(body):
+            if not free_vars(index) & guarded:
+                continue
+            span = interval(simplify(index), inner)
+            limit = const_int(size)
+            if limit is None or span.lo is None or span.hi is None or span.lo < 0 or span.hi >= limit:
+                return False
+        return True
 
 
 def _indices(body: Stmt) -> Iterator[tuple[Expr, Expr]]:

@@ -15,7 +15,7 @@ from tilewright.ir.launch import is_private
 from tilewright.ir.regions import local_loops
 from tilewright.ir.simplify import Simplifier, prove, simplify
 from tilewright.ir.stmt import Block, Buffer, For, IterVar, Range
-from tilewright.ir.visit import const_int, free_vars, substitute_expr, uses
+from tilewright.ir.visit import const_int, free_vars, substitute_expr, uses, walk_expr
 from tilewright.schedule.diagnostics import failure
 from tilewright.schedule.itermap import ascending, determined_vars, step_size
 from tilewright.schedule.region import touched
@@ -181,6 +181,7 @@ def written_ranges(tree: Tree, block: Block, inner: list[For], holds: Expr = TRU
         if joined is None or free_vars(cond) & every - extents.keys():
             return None
         indices, extents = joined
+    indices, extents = _fused(indices, extents)
     used: dict[Var, list[Expr]] = {}
     result = []
     for index in indices:
@@ -243,6 +244,31 @@ def _limited(
     if any(uses(e, parts) for e in rewritten):
         return None
     return rewritten, {v: n for v, n in extents.items() if v not in parts} | {whole: count}
+
+
+def _fused(indices: list[Expr], extents: dict[Var, Expr]) -> tuple[list[Expr], dict[Var, Expr]]:
+    """Indices and loops where several loops that only move quotients and remainders of one sum, as in
+    ``(outer*8 + inner) // 3`` and ``(outer*8 + inner) % 3``, are one loop again.
+    """
+    for e in indices:
+        for node in walk_expr(e):
+            if not (isinstance(node, BinOp) and node.op == "floordiv") or isinstance(node.a, Var):
+                continue
+            parts = free_vars(node.a)
+            if not parts or not parts <= extents.keys():
+                continue
+            whole = _dense(node.a, {v: extents[v] for v in parts}, {})
+            if whole is None or const_int(whole.lo) != 0:
+                continue
+            count = const_int(whole.extent)
+            fused = Var("fused", lo=0, hi=None if count is None else count - 1)
+            # Simplified, the remainder may be one of another sum.
+            digits: dict[Expr, Expr] = {node: fused // node.b, simplify(node.a % node.b): fused % node.b}
+            rewritten = [simplify(substitute_expr(i, digits)) for i in indices]
+            if not any(uses(i, parts) for i in rewritten):
+                rest = {v: n for v, n in extents.items() if v not in parts}
+                return _fused(rewritten, rest | {fused: whole.extent})
+    return indices, extents
 
 
 def _overruns(it: IterVar, full: Mapping[Expr, Expr], begin: Mapping[Expr, Expr]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tilewright.errors import ScheduleError
 from tilewright.ir.stmt import PrimFunc
 from tilewright.schedule.default import Structure, compose, reduction_rules
+from tilewright.schedule.gpu_default import structures_on_threads
 from tilewright.schedule.rules import multi_level_tiling
 from tilewright.schedule.rules.analysis import BlockInfo, block_info
 from tilewright.schedule.rules.common import block_named
@@ -37,6 +38,9 @@ def _structures(func: PrimFunc, target: Target) -> list[tuple[str, Structure]]:
     """Names and structures worth trying, the default's first."""
     inlined = Schedule(func)
     auto_inline(inlined)
+    if target.gpu is not None:
+        found = structures_on_threads(inlined)
+        return [(name, Structure(whole, order, inline=inline)) for name, whole, order, inline in found]
     infos = [block_info(block_named(inlined, ref.name)) for ref in inlined.get_blocks()]
     reductions = [info for info in infos if info is not None and info.reduce]
     structures = [("default", Structure())]
