@@ -240,8 +240,8 @@ def from_zero(intrinsic: TensorIntrinsic) -> PrimFunc:
 def test_known_intrinsics_compute_what_their_names_say() -> None:
     rng = np.random.default_rng(1)
     for known in tensor_intrinsics():
-        if known.name.startswith("test.") or ".s8." in known.name:
-            continue
+        if not known.name.startswith(("x86.", "aarch64.", "cuda.")) or ".s8." in known.name:
+            continue  # other tests register their own
         arrays = []
         for p in parameters(known)[:2]:
             shape = p.static_shape
