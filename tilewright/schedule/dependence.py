@@ -257,8 +257,11 @@ def _fused(indices: list[Expr], extents: dict[Var, Expr]) -> tuple[list[Expr], d
             parts = free_vars(node.a)
             if not parts or not parts <= extents.keys():
                 continue
-            whole = _dense(node.a, {v: extents[v] for v in parts}, {})
+            used: dict[Var, list[Expr]] = {}
+            whole = _dense(node.a, {v: extents[v] for v in parts}, used)
             if whole is None or const_int(whole.lo) != 0:
+                continue
+            if not all(_independent_digits(v, atoms, extents[v]) for v, atoms in used.items()):
                 continue
             count = const_int(whole.extent)
             fused = Var("fused", lo=0, hi=None if count is None else count - 1)
