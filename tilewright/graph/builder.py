@@ -94,7 +94,11 @@ class GraphBuilder:
         operands = list(inputs)
         while operands and operands[-1] is None:
             operands.pop()
-        kept = MappingProxyType({k: v for k, v in (attrs or {}).items() if v is not None})
+        given: dict[str, Attr] = {k: v for k, v in (attrs or {}).items() if v is not None}
+        given |= self._computed_parameters(op, operands)
+        while operands and operands[-1] is None:
+            operands.pop()
+        kept = MappingProxyType(given)
         node = Node(op, tuple(operands), (), kept, name, self.origin if origin is None else origin)
         ctx = self.context(node)
         opdef = get_op(op)
@@ -161,6 +165,19 @@ class GraphBuilder:
         return Graph(
             tuple(self._inputs), tuple(outputs), tuple(self._nodes), dict(self._constants), names, self.name
         )
+
+    def _computed_parameters(self, op: str, operands: list[Value | None]) -> dict[str, Attr]:
+        """Inputs that steer the operator and are shape arithmetic become attributes: they are known as
+        expressions here, and passes keep attributes. Takes them out of ``operands``.
+        """
+        found: dict[str, Attr] = {}
+        for index, name in get_op(op).params.items():
+            value = operands[index] if index < len(operands) else None
+            exprs = None if value is None else self._symbolic.get(value)
+            if exprs is not None and self.const(value) is None:
+                found[name] = tuple(int(e.value) if isinstance(e, Const) else e for e in exprs.reshape(-1))
+                operands[index] = None
+        return found
 
     def _follow(self, opdef: OpDef, ctx: OpContext, outputs: Sequence[Value]) -> None:
         """Remember small integer results of shape arithmetic as expressions."""

@@ -55,9 +55,12 @@ def requirements(graph: Graph) -> list[Requirement]:
 
 def _equal(node: Node) -> Iterator[tuple[Expr, Expr]]:
     """Pairs of sizes that must be equal."""
+    opdef = get_op(node.op)
+    if opdef.compute is None:
+        return  # what it becomes needs the same
     shapes = [v.dims() for v in node.inputs if v is not None]
     out = node.outputs[0].dims()
-    if get_op(node.op).kind is FusionKind.elementwise:
+    if opdef.kind is FusionKind.elementwise:
         for shape in shapes:
             yield from _broadcast(shape, out)
     elif node.op == "expand":

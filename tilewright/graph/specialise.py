@@ -48,7 +48,9 @@ def specialise(graph: Graph, bindings: Mapping[str, int | Var]) -> Graph:
         outputs = builder.emit(node.op, inputs, attrs, name=node.name, origin=node.origin, output_names=names)
         folded = _known_shape_arithmetic(builder, outputs)
         if folded is None:
-            folded = fold_node(node.with_(inputs=tuple(inputs), outputs=outputs), builder.const, folding)
+            emitted = builder.producer(outputs[0])
+            assert emitted is not None
+            folded = fold_node(emitted, builder.const, folding)
         if folded is not None:
             outputs = tuple(builder.constant(d, v.name) for v, d in zip(outputs, folded, strict=True))
         values.update(zip(node.outputs, outputs, strict=True))

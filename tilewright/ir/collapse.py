@@ -183,6 +183,8 @@ def _mergeable(blocks: list[Block], buffers: list[Buffer]) -> dict[Buffer, set[i
                 after = indices[d + 1] if d in pairs[buffer] else None
                 before = indices[d - 1] if d - 1 in pairs[buffer] else None
                 for var in _vars(index):
+                    if var not in iters:
+                        continue  # a dimension of the function
                     plain = index is var and buffer.shape[d] is iters[var].extent
                     partner[var].add(after if plain else None)
                     leader[var].add(before if plain else None)

@@ -15,8 +15,10 @@ from tilewright.graph.opdef import FusionKind, OpContext, OpDef, register
 from tilewright.ir import dtype as dt
 from tilewright.ir import te
 from tilewright.ir.expr import Expr, all_of, as_expr, const, maximum, minimum, select
+from tilewright.ir.simplify import prove
 from tilewright.ir.visit import const_int
 from tilewright.ops.common import Operands, Shape, accumulator_dtype, as_dtype, axis_of, is_half
+from tilewright.ops.resize_open import OpenAxis, open_axis
 
 MODES: Final = ("nearest", "linear", "cubic")
 COORDINATES: Final = (
@@ -109,14 +111,17 @@ def _fraction(value: float) -> Fraction:
     )
 
 
-def resampled_axes(ctx: OpContext) -> list[Axis]:
-    """The dimensions that are resampled (a crop of unchanged size included)."""
+def resampled_axes(ctx: OpContext, skip_open: bool = False) -> list[Axis]:
+    """The dimensions that are resampled (a crop of unchanged size included). Fails for an open size, or
+    leaves it out (``skip_open``)."""
     x, shape = ctx.input(0), _result_shape(ctx)
     scales, regions = ctx.arg("scales"), _regions(ctx)
     kind = ctx.attr("coordinates", "half_pixel")
     axes = []
     for dim, (old, new) in enumerate(zip(x.shape, shape or (), strict=True)):
         size, out = const_int(old), const_int(new)
+        if (size is None or out is None) and skip_open:
+            continue
         if size is None or out is None:
             ctx.fail("resize needs known sizes when the model is compiled")
         if size == 0 and out > 0:
@@ -132,6 +137,23 @@ def resampled_axes(ctx: OpContext) -> list[Axis]:
         axes.append(
             Axis(dim, size, out, int(slope * unit), int(offset * unit), unit, kind == "tf_crop_and_resize")
         )
+    return axes
+
+
+def sampled_axes(ctx: OpContext) -> list[Axis | OpenAxis]:
+    """The dimensions that are resampled; sizes may be known at run time only."""
+    x, shape = ctx.input(0), _result_shape(ctx) or ()
+    if all(const_int(d) is not None for d in (*x.shape, *shape)):
+        return list(resampled_axes(ctx))
+    scales, kind = ctx.arg("scales"), ctx.attr("coordinates", "half_pixel")
+    known = {axis.dim: axis for axis in resampled_axes(ctx, skip_open=True)}
+    axes: list[Axis | OpenAxis] = []
+    for dim, (old, new) in enumerate(zip(x.shape, shape, strict=True)):
+        axis: Axis | OpenAxis | None = known.get(dim)
+        if const_int(old) is None or const_int(new) is None:
+            axis = open_axis(ctx, dim, old, new, _fraction(float(scales[dim])) if scales else None, kind)
+        if axis is not None:
+            axes.append(axis)
     return axes
 
 
@@ -161,11 +183,11 @@ def _coordinate(
 
 # ------------------------------------------------------------------------------------------------------- taps
 # These work alike on expressions and on integer arrays.
-def _floor(axis: Axis, position: Any) -> Any:
+def _floor(axis: Axis | OpenAxis, position: Any) -> Any:
     return (position * axis.slope + axis.offset) // axis.unit
 
 
-def nearest_index(axis: Axis, rule: str, position: Any) -> Any:
+def nearest_index(axis: Axis | OpenAxis, rule: str, position: Any) -> Any:
     """The chosen neighbour, not clamped yet."""
     scaled, unit = position * axis.slope + axis.offset, axis.unit
     if rule == "floor":
@@ -190,10 +212,19 @@ def cubic_weights(t: Any, a: float) -> list[Any]:
 
 
 # ------------------------------------------------------------------------------------------------- expression
-def _closed_form(axis: Axis, rule: str, position: Expr) -> Expr:
+def _closed_form(axis: Axis | OpenAxis, rule: str, position: Expr) -> Expr:
     """The clamped nearest index; whole-number factors get the plain form that address arithmetic simplifies
     best.
     """
+    if isinstance(axis, OpenAxis):
+        if axis.step is not None:
+            slope, offset, unit = axis.step
+            times = unit // slope
+            period = Axis(axis.dim, 1, times, slope, offset, unit, False)
+            first = nearest_index(period, rule, np.arange(times))
+            if times * slope == unit and not first.any() and prove(axis.out <= axis.size * times):
+                return position // times
+        return minimum(maximum(nearest_index(axis, rule, position), 0), axis.size - 1)
     positions = np.arange(axis.out)
     table = np.clip(nearest_index(axis, rule, positions), 0, axis.size - 1)
     if axis.out % axis.size == 0 and np.array_equal(table, positions // (axis.out // axis.size)):
@@ -205,11 +236,14 @@ def _closed_form(axis: Axis, rule: str, position: Expr) -> Expr:
     return minimum(maximum(nearest_index(axis, rule, position), 0), axis.size - 1)
 
 
-def _taps(ctx: OpContext, axis: Axis, position: Expr, dtype: str) -> list[tuple[Expr, Expr]]:
+def _taps(ctx: OpContext, axis: Axis | OpenAxis, position: Expr, dtype: str) -> list[tuple[Expr, Expr]]:
     """Clamped source indices with their weights."""
     low = _floor(axis, position)
     rest = position * axis.slope + axis.offset - low * axis.unit
-    t = rest.astype(dtype) * const(1 / axis.unit, dtype)
+    if isinstance(axis, OpenAxis):
+        t = rest.astype(dtype) / axis.unit.astype(dtype)
+    else:
+        t = rest.astype(dtype) * const(1 / axis.unit, dtype)
     if ctx.attr("mode", "nearest") == "linear":
         indices, weights = [low, low + 1], [1.0 - t, t]
     else:
@@ -232,12 +266,12 @@ def _inside(axis: Axis, position: Expr) -> Expr:
 
 
 def _compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
-    x, axes = inputs[0], resampled_axes(ctx)
+    x, axes = inputs[0], sampled_axes(ctx)
     shape, wide = _infer(ctx)[0].shape, accumulator_dtype(x.dtype)
     mode, rule = ctx.attr("mode", "nearest"), ctx.attr("nearest", "round_prefer_floor")
-    cropped = [a for a in axes if a.crop]
+    cropped = [a for a in axes if isinstance(a, Axis) and a.crop]
 
-    def interpolated(index: list[Expr], rest: Sequence[Axis]) -> Expr:
+    def interpolated(index: list[Expr], rest: Sequence[Axis | OpenAxis]) -> Expr:
         if not rest:
             return x[tuple(index)].astype(wide)
         axis, total = rest[0], None
