@@ -121,6 +121,13 @@ def tiles() -> Schedule:
     return sch
 
 
+def operand_in_registers() -> Schedule:
+    sch = tiles()
+    copy = sch.cache_read(BlockRef("C"), 0, "register")
+    sch.compute_at(copy, loop(sch, "C_register", 0))
+    return sch
+
+
 def fused_rows(scope: str) -> Schedule:
     """softmax row by row: everything else is computed inside the loop over rows."""
     sch = Schedule(softmax(4, 6))
@@ -326,6 +333,13 @@ CASES_REFUSED: list[tuple[str, Callable[[], Schedule], Callable[[Schedule], obje
         ),
         lambda: across_threads(3, 40),
         lambda s: s.set_scope(BlockRef("s_rf"), "register"),
+    ),
+    (
+        # thread 0 alone writes it, by a loop of one iteration; all threads of the launch read it
+        "bind: registers belong to one thread, and block 'C' uses 'A_register' outside of loops over "
+        "threadIdx.y",
+        operand_in_registers,
+        lambda s: s.bind(s.split(loop(s, "A_register", 1), [None, 1])[1], "threadIdx.y"),
     ),
     # storage_align
     (

@@ -110,11 +110,15 @@ def _beside(tree: Tree, loop: For, above: Sequence[For]) -> Block | None:
 def _require_own_registers(tree: Tree, part: Stmt, what: str) -> None:
     blocks = tree.blocks_below(part)
     written = {b: None for block in blocks for b in tree.accesses[block.name].written}
+    loops = [
+        loop for loop in tree.loops.values() if tree.is_below(loop, part) and const_int(loop.extent) != 1
+    ]
+    several = [axis for axis in THREAD_AXES if any(thread_axis(loop) == axis for loop in loops)]
     for buffer in written:
         users = list({b.name: b for b in [*tree.writers(buffer), *tree.readers(buffer)]}.values())
         # A buffer that several launches use is in global memory, whatever its scope says.
         if buffer.scope == "register" and all(tree.is_below(b, part) for b in users):
-            for axis in THREAD_AXES:
+            for axis in several:
                 _require_own_register(tree, buffer, users, axis, what)
 
 
@@ -122,9 +126,8 @@ def _require_own_register(tree: Tree, buffer: Buffer, users: list[Block], axis: 
     """Every thread on ``axis`` reads only those elements of a register buffer that it has written itself."""
     loops = {b.name: _axis_loop(tree, b, axis) for b in users}
     writers = tree.writers(buffer)
-    found = {loop.var for loop in loops.values() if loop is not None and const_int(loop.extent) != 1}
-    if not found or all(loops[w.name] is None for w in writers):
-        return  # one thread, or every thread has computed its own copy
+    if all(loops[w.name] is None for w in writers):
+        return  # every thread has computed its own copy
     for user in users:
         if loops[user.name] is None:
             other = next(b for b in users if loops[b.name] is not None)
