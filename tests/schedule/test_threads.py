@@ -125,6 +125,7 @@ def operand_in_registers() -> Schedule:
     sch = tiles()
     copy = sch.cache_read(BlockRef("C"), 0, "register")
     sch.compute_at(copy, loop(sch, "C_register", 0))
+    sch.split(loop(sch, "A_register", 1), [None, 1])
     return sch
 
 
@@ -336,10 +337,12 @@ CASES_REFUSED: list[tuple[str, Callable[[], Schedule], Callable[[Schedule], obje
     ),
     (
         # thread 0 alone writes it, by a loop of one iteration; all threads of the launch read it
-        "bind: registers belong to one thread, and block 'C' uses 'A_register' outside of loops over "
-        "threadIdx.y",
+        (
+            "bind: registers belong to one thread, and block 'C' uses 'A_register' outside of loops over "
+            "threadIdx.y"
+        ),
         operand_in_registers,
-        lambda s: s.bind(s.split(loop(s, "A_register", 1), [None, 1])[1], "threadIdx.y"),
+        lambda s: s.bind(loop(s, "A_register", 2), "threadIdx.y"),
     ),
     # storage_align
     (
