@@ -14,6 +14,7 @@ from tests.schedule.pipelines import C, loading, loop_named, pipelined, product,
 from tests.schedule.programs import arrays, assert_same, matmul
 from tilewright.errors import ScheduleError
 from tilewright.ir import te
+from tilewright.ir.expr import as_expr
 from tilewright.ir.interp import run
 from tilewright.ir.pipeline import ASYNC_KEY, has_marks
 from tilewright.ir.stmt import Alloc, Annotate, Buffer, Evaluate, For, PrimFunc
@@ -147,6 +148,15 @@ def test_registers_are_never_chosen_by_a_loop(stages: Sequence[int], steps: int)
     run_time = product("k")
     again = lower(sch.trace.apply(run_time).func)
     assert_same(run_time, again, {"k": 3 * steps - 1})
+
+
+def test_copies_in_registers_that_would_unroll_too_far_are_more_than_needed() -> None:
+    func = product(66)
+    sch = pipelined(func, (0, 2, 6), scope="register")  # 7 and 5 copies: 35 steps
+    result = overlapped(sch)
+    assert [b.shape[0] for n, b in allocated(result).items() if n != "C"] == [as_expr(7)] * 2
+    assert_same(func, result)
+    assert_same(func, lower(sch.func))
 
 
 def test_groups_of_copies() -> None:

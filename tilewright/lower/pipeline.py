@@ -54,6 +54,9 @@ def copy_synchronously(func: PrimFunc) -> PrimFunc:
     return func.with_(body=transform_stmt(func.body, visit))
 
 
+#: Steps in the body of a steady loop, at most, unless one buffer alone has more copies.
+MAX_UNROLL = 16
+
 #: The iteration that a stage works on in a step, and the condition under which there is one.
 _Times = Callable[[int], tuple[Expr, Expr]]
 
@@ -68,15 +71,20 @@ class _Pipeline:
         self._used = {p.mark: _buffers(p.mark) for p in parts}
         self._meets = any(isinstance(s, Evaluate) for s in loop_body(loop))
         self._allocs = _allocations(loop)
+        counts = {b: self._copies_of(b) for b in self._allocs}
+        named = [n for b, n in counts.items() if b.scope == "register"]
+        self._unroll = math.lcm(*named) if math.lcm(*named) <= MAX_UNROLL else max(named)
         self._copies: dict[Buffer, tuple[Buffer, int]] = {}
-        self._unroll = 1
-        for buffer in self._allocs:
-            stages = [p.stage for p in parts if buffer in self._used[p.mark]]
-            count = max(stages) - min(stages) + 1 if stages else 1
+        for buffer, count in counts.items():
+            if buffer.scope == "register" and self._unroll % count != 0:
+                count = self._unroll
             if count > 1:
                 self._copies[buffer] = with_copies(buffer, as_expr(count)), count
-                if buffer.scope == "register":
-                    self._unroll = math.lcm(self._unroll, count)
+
+    def _copies_of(self, buffer: Buffer) -> int:
+        """How many iterations use ``buffer`` at a time."""
+        stages = [p.stage for p in self._parts if buffer in self._used[p.mark]]
+        return max(stages) - min(stages) + 1 if stages else 1
 
     def build(self) -> Stmt:
         steps = [*self._prologue(), *self._steady(), *self._epilogue()]
