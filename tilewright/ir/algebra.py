@@ -221,6 +221,11 @@ class Simplifier:
                     if merged is not None:
                         terms, changed = merged, True
                         break
+                reduced = _reduced(atom, terms[atom])
+                if reduced is not None:
+                    rest = add_terms(terms, {atom: terms[atom]}, -1)
+                    terms, changed = add_terms(rest, {reduced[0]: reduced[1]}, 1), True
+                    break
         return terms
 
     def _merge(self, terms: Terms, atom: BinOp, c: int) -> Terms | None:
@@ -278,7 +283,7 @@ class Simplifier:
             else:
                 d = c // math.gcd(k, c)
                 if known_divisor(atom) % d == 0:
-                    exact = binop("floordiv", atom, d)
+                    exact = _exact_quotient(atom, d)
                     span = self.interval(exact)
                     if span.is_point and span.lo is not None:
                         base += span.lo * k * d
@@ -566,6 +571,27 @@ class Simplifier:
         if e.dtype == "bool" and isinstance(a, Const) and isinstance(b, Const) and a is not b:
             return cond if a is TRUE else negate(cond)
         return select(cond, a, b)
+
+
+def _exact_quotient(atom: Expr, d: int) -> Expr:
+    """``atom // d``, which leaves no rest; a quotient of a quotient is one."""
+    if type(atom) is BinOp and atom.op == "floordiv" and type(atom.b) is Const and atom.b.value > 0:
+        return binop("floordiv", atom.a, int(atom.b.value) * d)
+    return binop("floordiv", atom, d)
+
+
+def _reduced(atom: Expr, k: int) -> tuple[Expr, int] | None:
+    """``k * atom`` with less in it where ``atom`` is a product with an exact quotient: ``6 * (x // 4)`` is
+    ``3 * (x // 2)`` for an ``x`` that is a multiple of 4."""
+    operands = factors(atom)
+    for n, e in enumerate(operands):
+        if type(e) is BinOp and e.op == "floordiv" and type(e.b) is Const and e.b.value > 0:
+            c = int(e.b.value)
+            g = math.gcd(k, c)
+            if g > 1 and known_divisor(e.a) % c == 0 and type(e.a) is Var:
+                fewer = e.a if c == g else binop("floordiv", e.a, c // g)
+                return product([*operands[:n], fewer, *operands[n + 1 :]]), k // g
+    return None
 
 
 def _minus_one(value: int | None) -> int | None:

@@ -11,7 +11,8 @@ from tilewright.graph.opdef import OpContext
 from tilewright.ir import dtype as dt
 from tilewright.ir import te
 from tilewright.ir.expr import BinOp, Expr, ExprLike, as_expr, maximum, reduce_identity
-from tilewright.ir.visit import const_int
+from tilewright.ir.sizes import typical_size
+from tilewright.ir.visit import const_int, walk_expr
 
 Shape: TypeAlias = tuple[Expr, ...]
 #: Operands of an operator's rule: tensors (compute) or arrays (reference); None stands for an optional one
@@ -74,7 +75,8 @@ def axes_of(ctx: OpContext, axes: Sequence[int], rank: int) -> tuple[int, ...]:
 def broadcast_dim(ctx: OpContext, a: Expr, b: Expr) -> Expr:
     """The common size of two dimensions under NumPy's rule.
 
-    An open dimension against a fixed one other than 1 takes the fixed one; two different open ones their
+    An open dimension against a fixed one other than 1 takes the fixed one. Two different open ones that have
+    ranges must be equal (``graph.requirements``); of others nothing is known yet, and they take their
     maximum: a size of 1 on either side is then still right.
     """
     x, y = const_int(a), const_int(b)
@@ -88,6 +90,8 @@ def broadcast_dim(ctx: OpContext, a: Expr, b: Expr) -> Expr:
         return a
     if y is not None or _is_maximum_with(b, a):
         return b
+    if typical_size(a) is not None and typical_size(b) is not None:
+        return min(a, b, key=lambda e: sum(1 for _ in walk_expr(e)))
     return a if _is_maximum_with(a, b) else maximum(a, b)
 
 
