@@ -38,6 +38,9 @@ fuzz: $(VENV)/.dev  ## random programs under random schedules until one fails, w
 mutants: $(VENV)/.dev  ## seed bugs one at a time and see the fuzzer find each
 	$(BIN)/python -m tests.fuzz.mutation
 
+fuzz-onnx: $(VENV)/.dev  ## hostile ONNX files; whatever is not success or one clear error is minimised
+	$(BIN)/python -m tests.frontend.fuzz_onnx --jobs $(JOBS) --count 50000
+
 lint: $(VENV)/.dev  ## ruff, mypy and the import contracts
 	$(BIN)/ruff check .
 	$(BIN)/mypy

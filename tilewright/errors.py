@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-
 #: Longer lines of messages are cut in the middle.
 MAX_LINE = 600
 
@@ -29,6 +28,11 @@ def printable(text: str) -> str:
     half = MAX_LINE // 2 - 2
     lines = text.split("\n")
     return "\n".join(x if len(x) <= MAX_LINE else f"{x[:half]} … {x[-half:]}" for x in lines)
+
+
+def one_line(text: str) -> str:
+    """``text`` with line feeds as escapes, for messages that quote texts of a file."""
+    return text.replace("\n", "\\n")
 
 
 class TilewrightError(Exception):

@@ -52,6 +52,35 @@ def test_truncated_file(cli, dense, tmp_path):
     assert not (tmp_path / "short.tw").exists()
 
 
+def test_models_that_ask_for_too_much_or_the_wrong_thing(cli, tmp_path):
+    """Errors of the importer come out as one line each, with the place and what would help."""
+    path = tmp_path / "m.onnx"
+
+    def refused(node, *words, shape=(3,)):
+        save(path, [node], {"x": (FLOAT, list(shape))}, {"y": (FLOAT, None)})
+        result = cli("compile", path, "-o", tmp_path / "m.tw")
+        assert_refused(result, "m.onnx", *words)
+        assert not (tmp_path / "m.tw").exists()
+
+    relu = helper.make_node("Relu", ["x"], ["y"], name="first")
+    large = (1 << 20, 1 << 20, 4)
+    refused(relu, "1048576, 1048576, 4", "more than 274877906944 bytes", "--max-tensor-bytes", shape=large)
+    refused(helper.make_node("Relu", ["x"], ["y"], alpha=1.0), "no attribute 'alpha'", "Relu node 'Relu_0'")
+    refused(helper.make_node("Relu", ["ghost"], ["y"]), "'ghost', which nothing produces")
+    refused(helper.make_node("Add", ["x", "y"], ["y"], name="own"), "cyclic", "'own'")
+    refused(helper.make_node("Re\x1b[31mlu", ["x"], ["y"]), r"Re\x1b[31mlu")
+
+
+def test_limits_are_flags(cli, dense, tmp_path):
+    out = tmp_path / "out.tw"
+    result = cli("compile", dense, "-o", out, "--shape", "x=4,8", "--max-tensor-bytes", "64")
+    assert_refused(result, "more than 64 bytes")
+    assert_refused(cli("compile", dense, "-o", out, "--max-nodes", "1"), "more than 1 nodes")
+    assert_refused(cli("compile", dense, "-o", out, "--max-nodes", "many"), "one of the units")
+    enough = ("--max-tensor-bytes", "1K", "--max-nodes=9")
+    assert cli("compile", dense, "-o", out, "--shape", "x=4,8", *enough).code == 0
+
+
 @pytest.mark.parametrize("data", [b"%PDF-1.7 not a model\n" * 50, b"\x7fELF" + bytes(range(256)), b"{}"])
 def test_not_an_onnx_file(cli, tmp_path, data):
     (tmp_path / "text.onnx").write_bytes(data)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from tilewright.errors import GraphError, UnsupportedError
+from tilewright.errors import GraphError, UnsupportedError, one_line
 from tilewright.graph.graph import Attr, Node, TensorType, Value
 from tilewright.ir.expr import Expr, Var, as_expr
 from tilewright.ir.te import Tensor
@@ -116,7 +116,8 @@ class OpContext:
     def fail(self, message: str, hint: str | None = None) -> NoReturn:
         """Reject the node: raises GraphError located at its origin, with its input types."""
         types = ", ".join("none" if t is None else str(t) for t in self.inputs)
-        raise GraphError(f"{message} (inputs: {types})", location=self.where or None, hint=hint)
+        text = one_line(f"{message} (inputs: {types})")
+        raise GraphError(text, location=self.where or None, hint=hint)
 
 
 Infer = Callable[[OpContext], Sequence[TensorType]]

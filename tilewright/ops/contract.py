@@ -221,11 +221,11 @@ def _conv_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
             for t, w, n in zip(tap, conv.windows, out, strict=True)
         )
         part = x[(slice(None), *view)]
-        per_tap = weight[tap].reshape(-1, g, co // g)
+        per_tap = weight[tap].reshape(weight.shape[-2], g, co // g)
         if g == 1:
             total[..., 0, :] += part @ per_tap[:, 0]
         else:
-            grouped = part.reshape(*part.shape[:-1], g, -1)
+            grouped = part.reshape(*part.shape[:-1], g, part.shape[-1] // g)
             total += np.einsum("...gi,igo->...go", grouped, per_tap)
     result = total.reshape(*total.shape[:-2], co)
     if len(inputs) > 2 and inputs[2] is not None:

@@ -62,7 +62,7 @@ def _sizes(ctx: OpContext) -> _Deconv:
     pads, extra = per_dim(ctx, "pads", 2 * rank, 0), per_dim(ctx, "output_padding", rank, 0)
     if min((*strides, *dilations)) < 1:
         ctx.fail(f"strides {strides} and dilations {dilations} must be positive")
-    if min((*kernel, groups, per_group)) < 1 or ctx.has_input(2) and ctx.input(2).rank != 1:
+    if min((*kernel, groups, per_group)) < 1 or (ctx.has_input(2) and ctx.input(2).rank != 1):
         ctx.fail(f"weights {format_shape(w.shape)} are empty, or the bias is not one number for each channel")
     spatial = tuple(
         (x.shape[d] - 1) * s + ((k - 1) * e + 1 - b - a + o)
@@ -294,7 +294,7 @@ def _reference(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
         )
     ]
     total = np.zeros((x.shape[0], *full, g, per_group), wide)
-    grouped = x.reshape(*x.shape[:-1], g, -1)
+    grouped = x.reshape(*x.shape[:-1], g, x.shape[-1] // g)
     for tap in np.ndindex(*c.kernel):
         where = tuple(
             slice(t * d, t * d + (n - 1) * s + 1, s)

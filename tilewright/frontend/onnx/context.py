@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from tilewright.errors import GraphError, UnsupportedError
+from tilewright.errors import GraphError, UnsupportedError, one_line
 from tilewright.frontend.onnx.raw import RawBody, RawNode
 from tilewright.graph.builder import GraphBuilder
 from tilewright.graph.fold import fold_node
@@ -172,11 +172,11 @@ class NodeContext:
     # ------------------------------------------------------------------------------------------------- errors
     def fail(self, message: str) -> NoReturn:
         """The node contradicts its definition."""
-        raise GraphError(message, location=self.where)
+        raise GraphError(one_line(message), location=self.where)
 
     def unsupported(self, message: str) -> NoReturn:
         """The node is valid, but this use of it is not supported."""
-        raise UnsupportedError(f"{self.node.op_type}: {message}", location=self.where)
+        raise UnsupportedError(one_line(f"{self.node.op_type}: {message}"), location=self.where)
 
     @property
     def where(self) -> str:

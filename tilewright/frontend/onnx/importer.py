@@ -26,7 +26,7 @@ from tilewright.frontend.onnx.raw import (
     RawNode,
 )
 from tilewright.frontend.onnx.registry import lookup
-from tilewright.frontend.onnx.schema import check_node
+from tilewright.frontend.onnx.schema import check_node, schema_of
 from tilewright.graph.builder import GraphBuilder
 from tilewright.graph.graph import Origin, Value
 from tilewright.graph.limits import FoldBudget
@@ -93,7 +93,7 @@ class Importer:
         self._builder.origin = Origin("onnx", node.name, node.op_type)
         inputs = [values[n] if n else None for n in node.inputs]
         where = f"onnx {node} in {self._raw.location}"
-        function = self._raw.functions.get(node.function)
+        function = _function_of(self._raw, node, scope.opsets)
         if function is None:
             opset = scope.opsets.get(node.domain, 0)
             check_node(node, opset, inputs, where)
@@ -192,6 +192,18 @@ class Importer:
         return scope.depth + 1
 
 
+def _function_of(raw: RawModel, node: RawNode, opsets: Mapping[str, int]) -> RawFunction | None:
+    """The function of the model that ``node`` calls, if any.
+
+    A function of the name of an operator that the standard has in that opset is never called: ONNX leaves it
+    to the engine, and this is what onnxruntime does.
+    """
+    function = raw.functions.get(node.function)
+    if function is None or schema_of(node.domain, node.op_type, opsets.get(node.domain, 0)) is not None:
+        return None
+    return function
+
+
 def _put(
     node: RawNode, results: Sequence[Value | None], values: dict[str, Value | None], where: str
 ) -> None:
@@ -226,7 +238,7 @@ def all_nodes(raw: RawModel) -> Iterator[tuple[RawNode, Mapping[str, int]]]:
     while waiting:
         nodes, opsets = waiting.pop()
         for node in _with_bodies(nodes):
-            function = raw.functions.get(node.function)
+            function = _function_of(raw, node, opsets)
             if function is None:
                 yield node, opsets
             elif node.function not in seen:

@@ -17,6 +17,7 @@ from tilewright.frontend.onnx.reader import Source, read
 from tilewright.frontend.onnx.registry import MAX_OPSET, MIN_OPSET
 from tilewright.graph.builder import GraphBuilder
 from tilewright.graph.graph import Graph, Origin, TensorType, Value
+from tilewright.graph.limits import check_type
 from tilewright.graph.rewrite import eliminate_dead_code
 from tilewright.ir.expr import Expr, Var, as_expr
 
@@ -114,6 +115,7 @@ class OnnxModel:
         values: dict[str, Value | None] = {}
         for name, kind in types.items():
             shape = [bound.get(d, d) if isinstance(d, Var) else d for d in kind.shape]
+            check_type(TensorType.make(shape, kind.dtype), f"input '{name}'", self.location)
             values[name] = builder.input(name, shape, kind.dtype)
         Importer(self._raw, builder).add(values)
         builder.origin = Origin()

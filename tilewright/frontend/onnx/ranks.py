@@ -26,6 +26,7 @@ RANKS: Final[Mapping[str, Sequence[int | None]]] = {
     "ReverseSequence": (None, 1),
     "RoiAlign": (4, 2, 1),
     "SpaceToDepth": (4,),
+    "TensorScatter": (None, None, 1),
 }
 #: Attributes that say yes or no, as 1 or 0.
 FLAGS: Final = frozenset((

@@ -76,7 +76,7 @@ _CHECKS: Final[dict[Any, tuple[str, Callable[[Any], bool]]]] = {
 @cache
 def schema_of(domain: str, op_type: str, opset: int) -> defs.OpSchema | None:
     """ONNX's definition in force in ``opset``; None when there is none, or one that is deprecated."""
-    if opset < 1 or not defs.has(op_type, opset, domain):
+    if not 1 <= opset < 1 << 31 or not defs.has(op_type, opset, domain):
         return None
     schema = defs.get_schema(op_type, opset, domain)
     return None if schema.deprecated else schema

@@ -21,6 +21,8 @@ def batch_normalization(ctx: NodeContext) -> Value | Sequence[Value]:
     epsilon = float(ctx.attr("epsilon", 1e-5))
     x, scale, bias, mean, variance = (ctx.value(n) for n in range(5))
     axes = (0, *range(2, x.rank))
+    if x.rank < 2:
+        ctx.fail(f"BatchNormalization takes data with channels, not {x.type}")
     shape = [as_expr(1), x.shape[1], *[as_expr(1)] * (x.rank - 2)]
     centre = ctx.op("reduce", x, op="mean", axes=axes, keepdims=False)
     apart = ctx.op("sub", x, ctx.reshape(centre, shape))

@@ -17,8 +17,9 @@ def constant(ctx: NodeContext) -> Value:
     """A tensor, a number or a list of numbers in an attribute."""
     name = ctx.node.outputs[0]
     attrs = ctx.node.attrs
-    if "value" in attrs:
-        return ctx.builder.constant(attrs["value"], name)
+    for key in ("value", "sparse_value"):
+        if key in attrs:
+            return ctx.builder.constant(attrs[key], name)
     for key, dtype in (
         ("value_float", np.float32),
         ("value_floats", np.float32),
