@@ -165,30 +165,47 @@ def _positions_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
             found = value.eq(best[i])
             if dt.is_float(x.dtype):
                 found = found | intrinsic("isnan", value)
-            return select(
-                all_of(inside), select(found, _flat(x.shape, (*i[:2], *at), column_major), size), size
-            )
+            return select(all_of(inside), select(found, _flat(x.shape, (*i[:2], *at)), size), size)
 
         return te.reduce("min", [w.size for w in pool.windows], term)
 
     first = te.compute(best.shape, body, "first")
-    return [
-        te.compute(best.shape, lambda *i: select(first[i] < size, first[i], as_expr(-1)), "max_positions")
-    ]
+
+    def place(*i: Expr) -> Expr:
+        found = _column_major(x.shape, first[i]) if column_major else first[i]
+        return select(first[i] < size, found, as_expr(-1))
+
+    return [te.compute(best.shape, place, "max_positions")]
 
 
-def _flat(shape: Sequence[Any], index: Sequence[Any], column_major: bool) -> Any:
-    """Row-major place of ``index``; the spatial part may count the other way."""
-    order = [0, 1, *(reversed(range(2, len(shape))) if column_major else range(2, len(shape)))]
+def _flat(shape: Sequence[Any], index: Sequence[Any]) -> Any:
+    """Row-major place of ``index``."""
     flat: Any = 0
-    for d in order:
-        flat = flat * shape[d] + index[d]
+    for size, place in zip(shape, index, strict=True):
+        flat = flat * size + place
     return flat
+
+
+def _column_major(shape: Sequence[Any], flat: Any) -> Any:
+    """The place of what lies at the row-major place ``flat`` when the spatial part counts the other way: the
+    first of equal maxima is found row by row in any case."""
+    area: Any = 1
+    for size in shape[2:]:
+        area = area * size
+    inside = flat % area
+    digits = []
+    for size in reversed(shape[2:]):
+        digits.append(inside % size)
+        inside = inside // size
+    other: Any = 0
+    for size, digit in zip(reversed(shape[2:]), digits, strict=True):
+        other = other * size + digit
+    return flat // area * area + other
 
 
 def _positions_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
     x, pool = inputs[0], _pool(ctx)
-    order = _flat(x.shape, np.indices(x.shape, sparse=True), bool(ctx.attr("column_major", False)))
+    order = _flat(x.shape, np.indices(x.shape, sparse=True))
     where = np.broadcast_to(order, x.shape).astype(np.int64)
     fill = reduce_identity("max", dt.from_numpy(x.dtype)).value
     view, axes = _numpy_windows(ctx, np.moveaxis(x, 1, -1), pool, fill)
@@ -196,6 +213,8 @@ def _positions_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
     best = view.max(axis=axes, keepdims=True)
     found = ((view == best) | (view != view)) & (places >= 0)
     first = np.where(found, places, x.size).min(axis=axes)
+    if ctx.attr("column_major", False):
+        first = np.where(first < x.size, _column_major(x.shape, first), x.size)
     return [np.ascontiguousarray(np.moveaxis(np.where(first < x.size, first, -1), -1, 1))]
 
 
