@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Iterator
 
 from tilewright.ir.bounds import Interval, interval
-from tilewright.ir.expr import Expr, Var, all_of, conjuncts
+from tilewright.ir.digits import digits
+from tilewright.ir.expr import Expr, Var, all_of, as_expr, conjuncts
 from tilewright.ir.launch import is_block_axis
-from tilewright.ir.simplify import simplify
+from tilewright.ir.simplify import Simplifier, simplify
 from tilewright.ir.stmt import Alloc, Annotate, Buffer, For, If, PrimFunc, Seq, Stmt, Store
 from tilewright.ir.visit import const_int, free_vars, loads_of, own_exprs, stores_of, walk_stmt
 
@@ -19,7 +20,7 @@ def drop_overrun_guards(func: PrimFunc) -> PrimFunc:
     Consumers of a temporary are guarded themselves, so elements beyond the valid part are never read;
     computing them is cheaper than masking. Runs before padding becomes guards: at this point a guard only
     says which instances of a block exist. A guard stays when an access under it may leave its buffer, when
-    it limits a reduction (its loops do not move the stored element), or when it keeps thread blocks of a
+    it limits a reduction (the element does not tell where its loops are), or when it keeps thread blocks of a
     GPU from reading what others write.
     """
     grid = {s.var for s in walk_stmt(func.body) if isinstance(s, For) and is_block_axis(s)}
@@ -75,8 +76,7 @@ class _Overrun:
         for store in stores_of(body):
             if store.buffer not in inside:
                 return False
-            moved = {v for index in store.indices for v in free_vars(index)}
-            if (guarded & inside[store.buffer]) - moved:
+            if not all(_tells(store, var, inner) for var in guarded & inside[store.buffer]):
                 return False
         for index, size in _indices(body):
             if not free_vars(index) & guarded:
@@ -86,6 +86,17 @@ class _Overrun:
             if limit is None or span.lo is None or span.hi is None or span.lo < 0 or span.hi >= limit:
                 return False
         return True
+
+
+def _tells(store: Store, var: Var, bounds: dict[Var, Interval]) -> bool:
+    """Whether the element that is stored says what ``var`` is: then what overruns is stored elsewhere."""
+    span = bounds[var]
+    if span.is_point:
+        return True
+    if span.hi is None:
+        return False
+    env = Simplifier(bounds)
+    return bool(digits(var, as_expr(span.hi + 1), store.indices, store.buffer.shape, env))
 
 
 def _indices(body: Stmt) -> Iterator[tuple[Expr, Expr]]:
