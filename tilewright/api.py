@@ -250,10 +250,13 @@ def _source_key(
     Models that mention external data are left out: their weights may change while the file stays.
     """
     if isinstance(source, str | os.PathLike):
+        path = Path(source)
         try:
-            data = Path(source).read_bytes()
-        except OSError:
-            return None  # the importer says what is wrong with it
+            if not path.is_file() or path.stat().st_size >= 1 << 31:
+                return None  # the importer says what is wrong with it
+            data = path.read_bytes()
+        except (OSError, ValueError):  # ValueError: a name that holds a zero byte
+            return None
     elif isinstance(source, bytes | bytearray | memoryview):
         data = bytes(source)
     else:

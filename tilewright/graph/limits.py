@@ -53,7 +53,22 @@ def fold_work(node: Node, operands: Sequence[np.ndarray | None]) -> int:
     kernel = node.attrs.get("kernel")
     if isinstance(kernel, tuple):
         repeats = math.prod(k for k in kernel if isinstance(k, int))
-    return sum(sizes) + result * max(repeats, 1)
+    return sum(sizes) + result * max(repeats, 1) + _padded(node, operands)
+
+
+def _padded(node: Node, operands: Sequence[np.ndarray | None]) -> int:
+    """Elements of the data of a sliding window with its padding: of a transposed convolution's result."""
+    x = operands[0] if operands else None
+    given = node.attrs.get("pads")
+    pads = [p for p in given if isinstance(p, int)] if isinstance(given, tuple) else []
+    if x is None or not pads or len(pads) != 2 * (x.ndim - 2):
+        return 0
+    dims = x.shape
+    if node.op == "conv_transpose":
+        dims = node.outputs[0].static_shape or dims
+    rank = len(dims) - 2
+    around = (max(b, 0) + max(e, 0) for b, e in zip(pads[:rank], pads[rank:], strict=True))
+    return int(math.prod(dims[:2]) * math.prod(d + p for d, p in zip(dims[2:], around, strict=True)))
 
 
 def _size(value: Value) -> int:

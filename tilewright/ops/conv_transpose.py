@@ -60,8 +60,8 @@ def _sizes(ctx: OpContext) -> _Deconv:
         ctx.fail(f"{ci} input channels in {groups} groups do not fit weights {format_shape(w.shape)}")
     strides, dilations = per_dim(ctx, "strides", rank, 1), per_dim(ctx, "dilations", rank, 1)
     pads, extra = per_dim(ctx, "pads", 2 * rank, 0), per_dim(ctx, "output_padding", rank, 0)
-    if min((*strides, *dilations)) < 1:
-        ctx.fail(f"strides {strides} and dilations {dilations} must be positive")
+    if min((*strides, *dilations)) < 1 or min(pads[:rank]) < 0:
+        ctx.fail(f"strides {strides} and dilations {dilations} must be positive, pads {pads} not negative")
     if min((*kernel, groups, per_group)) < 1 or (ctx.has_input(2) and ctx.input(2).rank != 1):
         ctx.fail(f"weights {format_shape(w.shape)} are empty, or the bias is not one number for each channel")
     spatial = tuple(

@@ -141,6 +141,8 @@ def tile_1(ctx: NodeContext) -> Value:
 def split_1(ctx: NodeContext) -> Sequence[Value]:
     """Sizes as an attribute or an input; equal parts without."""
     axis = ctx.axis(ctx.x.rank, 0)
+    if not ctx.x.rank:
+        ctx.fail("a single number cannot be split")
     sizes = ctx.ints(1, "the sizes of Split") or ctx.attr("split", None)
     if sizes is None:
         whole, count = const_int(ctx.x.shape[axis]), len(ctx.node.outputs)

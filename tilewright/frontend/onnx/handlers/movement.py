@@ -101,15 +101,17 @@ def split_13(ctx: NodeContext) -> Sequence[Value]:
 
 def _split(ctx: NodeContext, sizes: Sequence[int] | None) -> Sequence[Value]:
     axis = ctx.axis(ctx.x.rank, 0)
+    if not ctx.x.rank:
+        ctx.fail("a single number cannot be split")
     if sizes is None:
         count = int(ctx.attr("num_outputs", len(ctx.node.outputs)))
         whole = const_int(ctx.x.shape[axis])
         if whole is None:
             ctx.unsupported("splitting a dimension of open size into equal parts is not supported")
-        if ctx.since < 18 and count and whole % count:
+        if count != len(ctx.node.outputs) or count < 1:
+            ctx.fail(f"Split into {count} parts has {len(ctx.node.outputs)} outputs")
+        if ctx.since < 18 and whole % count:
             ctx.fail(f"a dimension of {whole} cannot be split into {count} equal parts")
-        if count < 1:
-            ctx.fail("Split gives at least one output")
         part = -(-whole // count)
         sizes = [max(min(part, whole - n * part), 0) for n in range(count)]
     return ctx.emit("split", [ctx.x], axis=axis, sizes=tuple(int(s) for s in sizes))
