@@ -11,10 +11,12 @@ import numpy as np
 from tilewright import api
 from tilewright.build import Progress
 from tilewright.compare import Difference, compare
+from tilewright.dims import Dims, Shapes
 from tilewright.errors import CheckFailed
 from tilewright.feeds import complete_inputs, integer_bounds, model_inputs
 from tilewright.frontend.onnx.reader import Source, read
 from tilewright.peers import open_peer, parsed, specialized
+from tilewright.runtime.plan import Range
 from tilewright.target import Target
 
 if TYPE_CHECKING:
@@ -152,6 +154,60 @@ def check(
 
         divergence = _locate(proto, feeds, build, rtol, atol, say)
     return CheckReport(outputs, divergence, f"{peer.name} {peer.version}", concrete)
+
+
+def check_sizes(
+    source: Source,
+    *,
+    dims: Dims,
+    shapes: Shapes | None = None,
+    sizes: Sequence[Mapping[str, int]] = (),
+    seed: int = 0,
+    rtol: float | None = None,
+    atol: float | None = None,
+    target: str | Target = "native",
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> list[CheckReport]:
+    """Compile an ONNX model once for ranges of sizes, and compare it with onnxruntime at several of them.
+
+    Args:
+        dims, shapes: as for :func:`tilewright.compile`.
+        sizes: which sizes to check, by dimension; by default the smallest, the largest, and two between.
+
+    Raises as :func:`check`.
+    """
+    say = progress or (lambda step, done, total: None)
+    say("compiling", 0, 0)
+    model = api.compile(source, target=target, threads=threads, shapes=shapes, dims=dims, progress=progress)
+    ranges = model.artifact.signature.dims
+    names = [spec.name for spec in model.outputs]
+    raw, proto = read(source), parsed(source)
+    reports = []
+    for number, at in enumerate(sizes or sample_sizes(ranges)):
+        say("checking sizes", number, len(sizes) or 4)
+        concrete = {s.name: tuple(at[d] if isinstance(d, str) else d for d in s.shape) for s in model.inputs}
+        feeds = complete_inputs(model_inputs(raw), None, concrete, seed, integer_bounds(raw))
+        peer = open_peer("onnxruntime", specialized(proto, feeds), feeds)
+        expected, got = peer.run(), model.run(feeds)
+        outputs = tuple(compare(name, got[name], expected[name], rtol, atol) for name in names)
+        reports.append(CheckReport(outputs, None, f"{peer.name} {peer.version}", concrete))
+    return reports
+
+
+def sample_sizes(ranges: Mapping[str, Range]) -> list[dict[str, int]]:
+    """The smallest sizes, the largest, and two mixtures between, without repetitions."""
+    found = []
+    for part in (0.0, 1.0, 0.31, 0.62):
+        sizes = {}
+        for n, (name, limits) in enumerate(ranges.items()):
+            step, high = limits.multiple_of, limits.hi if limits.hi is not None else limits.lo + 64
+            place = part if part in (0.0, 1.0) or n % 2 == 0 else 1 - part
+            steps = (high - limits.lo) // step
+            sizes[name] = limits.lo + round(steps * place) * step
+        if sizes not in found:
+            found.append(sizes)
+    return found
 
 
 def _with_outputs(proto: onnx.ModelProto, values: Mapping[str, np.ndarray | None]) -> onnx.ModelProto:

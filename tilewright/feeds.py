@@ -133,13 +133,16 @@ def integer_bounds(model: RawModel) -> dict[str, int]:
         if value in sources and bound > 0:
             bounds[sources[value]] = min(bound, bounds.get(sources[value], bound))
 
-    for node in model.nodes:
+    for node in model.nodes:  # not held against their definitions yet
+        first, second = (*node.inputs, "", "")[:2]
         if node.op_type == "Constant" and isinstance(node.attrs.get("value"), np.ndarray):
-            constants[node.outputs[0]] = node.attrs["value"]
-        elif node.op_type in ("Gather", "GatherElements") and node.inputs[0] in constants:
-            limit(node.inputs[1], constants[node.inputs[0]].shape[node.attrs.get("axis", 0)])
-        elif node.op_type == "OneHot" and node.inputs[1] in constants:
-            limit(node.inputs[0], int(constants[node.inputs[1]].reshape(-1)[0]))
+            constants.update(dict.fromkeys(node.outputs, node.attrs["value"]))
+        elif node.op_type in ("Gather", "GatherElements") and first in constants:
+            axis, shape = node.attrs.get("axis", 0), constants[first].shape
+            if isinstance(axis, int) and -len(shape) <= axis < len(shape):
+                limit(second, shape[axis])
+        elif node.op_type == "OneHot" and second in constants and constants[second].size:
+            limit(first, int(constants[second].reshape(-1)[0]))
         elif node.op_type in _MOVES_DATA and node.inputs and node.inputs[0] in sources:
             sources.update(dict.fromkeys(node.outputs, sources[node.inputs[0]]))
     return bounds

@@ -33,10 +33,13 @@ from tilewright.schedule import Schedule
 from tilewright.schedule.default import default_schedule
 from tilewright.schedule.space import sketches
 from tilewright.schedule.trace import Instruction
+from tilewright.target import PRESETS as ALL_PRESETS
 from tilewright.target import Target
 
 HOST = Target.host()
 PRESETS = ("x86-64-v3", "x86-64-v4")
+#: Machines with threads instead of vectors, whose sketches are run in the interpreter.
+GPUS = [n for n in ALL_PRESETS if Target.parse(n).gpu is not None][:1]
 #: Presets whose code runs here.
 RUNNABLE = [n for n in PRESETS if HOST.arch == "x86_64" and Target.parse(n).vector_bits <= HOST.vector_bits]
 
@@ -163,9 +166,9 @@ def run_seed(seed: int, kinds: Sequence[str] = (), native: bool = True) -> Repor
         quick = n >= kind.schedules
         _random(seed, kind, oracle, Random(rng.getrandbits(62)), None if quick else target, quick, report)
     if not kind.schedules:
-        target = rng.choice([*PRESETS, "native"])
-        runs = rng.random() < kind.native and native and target in [*RUNNABLE, "native"]
         chosen_by = "sketches" if kind.name.startswith("sketches") else "rules"
+        target = rng.choice([*PRESETS, "native", *(GPUS if chosen_by == "sketches" else ())])
+        runs = rng.random() < kind.native and native and target in [*RUNNABLE, "native"]
         _chosen(seed, kind, case, chosen_by, target, runs, report)
     return report
 

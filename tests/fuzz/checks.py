@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import json
 from collections.abc import Callable, Collection, Sequence
-from math import prod
 from random import Random
 
 import numpy as np
@@ -35,8 +34,8 @@ from tilewright.target import Target
 
 #: Statements of a lowered program beyond which code size is out of proportion for programs of these sizes.
 MAX_STATEMENTS = 40_000
-#: Thread blocks times threads, of all launches together, that are run.
-MAX_THREADS = 1 << 11
+#: Thread blocks times threads of a launch that is run.
+MAX_THREADS = 1 << 12
 
 
 class Failure(AssertionError):
@@ -286,8 +285,14 @@ def concrete_schedules(oracle: Oracle, sch: Schedule, seed: int) -> Sequence[Sch
 
 def too_many_threads(func: PrimFunc) -> bool:
     """Whether a launch has more threads than it is worth to run one by one."""
-    loops = [s for s in walk_stmt(func.body) if isinstance(s, For) and s.kind.startswith("thread:")]
-    return prod(const_int(s.extent) or 8 for s in loops) > MAX_THREADS
+    return _threads(func.body) > MAX_THREADS
+
+
+def _threads(stmt: Stmt) -> int:
+    """Threads of the largest launch in ``stmt``; extents that are not constant count as 8."""
+    inside = max(map(_threads, child_stmts(stmt)), default=1)
+    bound = isinstance(stmt, For) and stmt.kind.startswith("thread:")
+    return inside * (const_int(stmt.extent) or 8) if bound else inside
 
 
 def statements(stmt: Stmt) -> int:

@@ -290,11 +290,11 @@ LOWERING = _family(
         "low, high = min(low, lo), max(high, hi)",
         "low, high = lo, hi",
     ),
-    ("overrun beyond buffers", "lower.overrun:_harmless", "or span.hi >= limit", ""),
+    ("overrun beyond buffers", "lower.overrun:_Overrun._harmless", "or span.hi >= limit", ""),
     (
         "overrun of reductions",
-        "lower.overrun:_harmless",
-        "if (guarded & inside[store.buffer]) - moved:",
+        "lower.overrun:_Overrun._harmless",
+        "if not all(_tells(store, var, inner) for var in guarded & inside[store.buffer]):",
         "if False:",
     ),
     (
@@ -368,7 +368,7 @@ PIPELINES = _family(
     ),
     (
         "one copy too few for the stages",
-        "lower.pipeline:_Pipeline.__init__",
+        "lower.pipeline:_Pipeline._copies_of",
         "max(stages) - min(stages) + 1",
         "max(max(stages) - min(stages), 1)",
     ),

@@ -40,6 +40,10 @@ def odd_case(case: Case, rng: Random) -> Case | None:
     again = other.expected(case.sizes[0])
     if not (_same(other, func, again) and _same(other, decompose_reductions(func), again)):
         return None
+    # Run as one thread, also what is overwritten later must not come from memory that nobody has written.
+    thread = For(Var("one", lo=0, hi=0), as_expr(1), func.body, "thread:blockIdx.x")
+    if not _same(case, func.with_(body=thread), expected):
+        return None
     alone = func.with_(body=sink_allocs(func.body, LOOP_KINDS))
     return case.with_(func=func, lowers=_same(case, alone, expected))
 
@@ -88,6 +92,18 @@ def _overlap(func: PrimFunc, rng: Random) -> PrimFunc | None:
     count = -(-size // step)
     outer, inner = Var("o", lo=0, hi=count - 1), Var("p", lo=0, hi=width - 1)
     index = outer * step + inner
+    return _rebound(func, loop, index, [(outer, count), (inner, width)], simplify(index < size))
+
+
+def _cyclic(func: PrimFunc, rng: Random) -> PrimFunc | None:
+    """Tiles of elements that lie apart."""
+    loop = rng.choice(_loops(func))
+    size, count = const_int(loop.extent), rng.choice([2, 3])
+    if size is None or size < 2:
+        return None
+    width = -(-size // count)
+    outer, inner = Var("o", lo=0, hi=count - 1), Var("p", lo=0, hi=width - 1)
+    index = inner * count + outer
     return _rebound(func, loop, index, [(outer, count), (inner, width)], simplify(index < size))
 
 
@@ -147,5 +163,5 @@ def _interchanged(func: PrimFunc, rng: Random) -> PrimFunc | None:
 
 
 _CHANGES: tuple[Callable[[PrimFunc, Random], PrimFunc | None], ...] = (
-    _repeat, _overlap, _coarse, _backwards, _shared, _shared, _shared, _interchanged,
+    _repeat, _overlap, _cyclic, _coarse, _backwards, _shared, _shared, _shared, _interchanged,
 )  # fmt: skip

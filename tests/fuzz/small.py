@@ -162,6 +162,20 @@ def pad(g: SmallProgram, v: Value) -> bool:
     return g.emit([d + (low + high) * (a == axis) for a, d in enumerate(v.dims)], body, v.exact, v.bound)
 
 
+def shifted(g: SmallProgram, v: Value) -> bool:
+    """What stands beside in one dimension, nothing at the border: as many elements as before."""
+    axis, by = g.rng.randrange(v.ndim), g.rng.choice([-2, -1, 1, 2])
+    size = v.dims[axis]
+
+    def body(*i: Expr) -> Expr:
+        at = i[axis] - by
+        inside = (at >= 0) & (at < size)
+        moved = v.tensor[(*i[:axis], at, *i[axis + 1 :])]
+        return v.tensor[i] - select(inside, moved, const(0, v.dtype))
+
+    return g.emit(v.dims, body, v.exact, 2 * v.bound)
+
+
 def clamped(g: SmallProgram, v: Value) -> bool:
     axis, shift = g.rng.randrange(v.ndim), g.rng.randint(-2, 2)
     size = v.dims[axis]
@@ -302,7 +316,7 @@ def scan(g: SmallProgram, v: Value) -> bool:
 
 
 _STAGES: tuple[Callable[[SmallProgram, Value], bool], ...] = (
-    elementwise, elementwise, function, broadcast, broadcast, transpose, pad, pad, clamped, reverse, reshape,
-    masked, convert, stencil, stencil, reduction, reduction, reduction, contraction, contraction, contraction,
-    scan,
+    elementwise, elementwise, shifted, shifted, function, broadcast, broadcast, transpose, pad, pad, clamped,
+    reverse, reshape, masked, convert, stencil, stencil, reduction, reduction, reduction, contraction,
+    contraction, contraction, scan,
 )  # fmt: skip

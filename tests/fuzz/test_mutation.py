@@ -22,7 +22,6 @@ QUICK = (
     "fuse takes the wrong digit",
     "regions one short",
     "compute_at for one load",
-    "initialisation repeated",
     "layouts without padding",
     "shrunk buffers for the last access",
     "guards leave their loops",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
 import tempfile
 import threading
@@ -23,6 +24,9 @@ from tilewright.errors import InputError, OptionError
 
 if TYPE_CHECKING:
     from tilewright.api import Model
+    from tilewright.dims import Dim
+
+_DIM = re.compile(r"(.+)=(\d+)\.\.(\d+)(?::(\d+))?(?:@(\d+(?:,\d+)*))?")
 
 ModelArgument = Annotated[Path, typer.Argument(help="An ONNX model.", show_default=False)]
 AnyModelArgument = Annotated[
@@ -31,6 +35,15 @@ AnyModelArgument = Annotated[
 ShapeOption = Annotated[
     list[str] | None,
     typer.Option("--shape", help="NAME=1,3,640,640: the shape of one input.", show_default=False),
+]
+DimOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--dim",
+        help="NAME=1..512: sizes of an open dimension, all served by one compiled model; :M for multiples of "
+        "M, @P,Q for sizes with kernels of their own.",
+        show_default=False,
+    ),
 ]
 InputOption = Annotated[
     list[str] | None,
@@ -148,6 +161,43 @@ def parse_shapes(texts: Sequence[str] | None) -> dict[str, tuple[int, ...]]:
             raise OptionError(f"--shape is given twice for '{name}'")
         shapes[name] = shape
     return shapes
+
+
+def parse_open_shapes(texts: Sequence[str] | None) -> dict[str, tuple[int | str, ...]]:
+    """:func:`parse_shapes` in which names stand for open dimensions: ``x=1,3,48,w``."""
+    shapes: dict[str, tuple[int | str, ...]] = {}
+    for text in texts or ():
+        name, _, sizes = text.rpartition("=")
+        fixed = parse_shapes([f"{name}=" + ",".join("1" if _is_name(s) else s for s in sizes.split(","))])
+        if name in shapes:
+            raise OptionError(f"--shape is given twice for '{name}'")
+        words = sizes.split(",")
+        shapes[name] = tuple(
+            words[n].strip() if _is_name(words[n]) else size for n, size in enumerate(fixed[name])
+        )
+    return shapes
+
+
+def _is_name(text: str) -> bool:
+    return text.strip().isidentifier()
+
+
+def parse_dims(texts: Sequence[str] | None) -> dict[str, Dim]:
+    """``["w=32..960:32@320,640"]`` as ``{"w": Dim(32, 960, 32, points=(320, 640))}``. Raises OptionError for
+    anything else."""
+    from tilewright.dims import Dim
+
+    dims: dict[str, Dim] = {}
+    for text in texts or ():
+        found = _DIM.fullmatch(text)
+        if found is None:
+            raise OptionError(f"bad --dim '{text}'", hint="write it as NAME=1..512, NAME=32..960:32@320,640")
+        name, lo, hi, step, points = found.groups()
+        if name in dims:
+            raise OptionError(f"--dim is given twice for '{name}'")
+        special = tuple(int(p) for p in (points or "").split(",") if p)
+        dims[name] = Dim(int(lo), int(hi), int(step or 1), points=special)
+    return dims
 
 
 def read_inputs(texts: Sequence[str] | None) -> dict[str, np.ndarray]:
@@ -273,6 +323,6 @@ def megabytes(count: float) -> str:
     return f"{count / 2**20:.1f}"
 
 
-def shape_text(shapes: Mapping[str, Sequence[int]]) -> str:
+def shape_text(shapes: Mapping[str, Sequence[int | str]]) -> str:
     """``x=1,3,640,640 y=2``."""
     return " ".join(f"{name}={','.join(map(str, shape))}" for name, shape in shapes.items())

@@ -22,26 +22,37 @@ def main(
     target: common.TargetOption = "native",
     threads: common.ThreadsOption = None,
     shape: common.ShapeOption = None,
+    dim: common.DimOption = None,
     dump: Annotated[
         Path | None, typer.Option("--dump", help="Folder to which every stage of the compilation is written.")
     ] = None,
 ) -> None:
-    """Compile an ONNX model to an artifact, for the given shapes or, without them, for all fixed ones."""
+    """Compile an ONNX model to an artifact, for the given shapes or, without them, for all fixed ones; with
+    --dim for all sizes in a range."""
     from tilewright import api
+    from tilewright.dims import Shapes
 
     if not common.is_artifact(output):
         raise OptionError(f"the artifact's name is '{output.name}'", hint="artifacts end in .tw")
     if not output.parent.is_dir():
         raise OptionError(f"the folder {output.parent} does not exist")
-    shapes = common.complete_shapes(model, common.parse_shapes(shape))
+    dims = common.parse_dims(dim)
+    shapes: Shapes
+    if dims:
+        shapes = common.parse_open_shapes(shape)
+    else:
+        shapes = common.complete_shapes(model, common.parse_shapes(shape))
     start = time.perf_counter()
     with common.progress() as say:
         say("compiling", 0, 0)
-        compiled = api.compile(model, target=target, threads=threads, shapes=shapes, dump=dump, progress=say)
+        compiled = api.compile(
+            model, target=target, threads=threads, shapes=shapes, dims=dims, dump=dump, progress=say
+        )
         say("writing", 0, 0)
         compiled.save(output)
     size = common.megabytes(output.stat().st_size)
+    inputs = common.shape_text({spec.name: spec.shape for spec in compiled.inputs})
     common.console().print(
-        f"{output}: {size} MiB, {common.shape_text(shapes)}, {time.perf_counter() - start:.1f} s",
+        f"{output}: {size} MiB, {inputs}, {time.perf_counter() - start:.1f} s",
         markup=False,
     )

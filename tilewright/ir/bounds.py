@@ -318,7 +318,29 @@ class Ranges:
                 most = self._least(*form)
                 result = result.intersect(Interval(None, None if most is None else -most))
             return result
-        return Interval(lo, hi)
+        result = Interval(lo, hi)
+        if len(terms) > 1:
+            for atom, k in terms.items():
+                if type(atom) is BinOp and atom.op == "floordiv" and type(atom.b) is Const:
+                    result = result.intersect(self._by_dividend(terms, base, atom, k))
+        return result
+
+    def _by_dividend(self, terms: Terms, base: int, atom: BinOp, k: int) -> Interval:
+        """The range of a form with ``k * (a // c)`` in it, from ``a - c + 1 <= c * (a // c) <= a``, where
+        ``a`` has terms in common with the rest: ``16 * ((n + 15) // 16) - n`` is never negative.
+        """
+        assert isinstance(atom.b, Const)
+        c = int(atom.b.value)
+        if c < 1 or k % c:
+            return UNBOUNDED
+        inner, offset = linear_terms(atom.a)
+        if not inner.keys() & terms.keys():
+            return UNBOUNDED
+        times = k // c
+        rest = add_terms(add_terms(terms, {atom: k}, -1), inner, times)
+        least = base + times * (offset - c + 1 if times > 0 else offset)
+        most = base + times * (offset if times > 0 else offset - c + 1)
+        return Interval(self._sum_interval(rest, least).lo, self._sum_interval(rest, most).hi)
 
     def _least(self, terms: Terms, base: int) -> int | None:
         """A lower bound of a sum of products: every operand is its least value plus something that is not

@@ -1,0 +1,119 @@
+"""Kernels over dimensions that a run decides: what becomes of them, and that it computes the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tilewright.ir import interp, te
+from tilewright.ir.collapse import collapse_dims
+from tilewright.ir.expr import Expr, Var, as_expr, select
+from tilewright.ir.sizes import dimension
+from tilewright.ir.stmt import Buffer, For, If, PrimFunc
+from tilewright.ir.verify import verify
+from tilewright.ir.visit import const_int, substitute_expr, walk_stmt
+from tilewright.lower import lower
+from tilewright.schedule.default import default_schedule
+from tilewright.target import Target
+
+TARGET = Target.parse("x86-64-v3")
+
+
+def product() -> PrimFunc:
+    n = dimension("n", 1, 64)
+    x, w = te.placeholder((n, 24), "float32", "x"), te.placeholder((24, 40), "float32", "w")
+    total = te.compute((n, 40), lambda i, j: te.reduce("sum", (24,), lambda k: x[i, k] * w[k, j]), "total")
+    y = te.compute((n, 40), lambda i, j: total[i, j] + 1.0, "y")
+    return te.primfunc("product", [x, w], [y], [w])
+
+
+def both_open() -> PrimFunc:
+    n, m = dimension("n", 1, 40), dimension("m", 1, 50)
+    x, w = te.placeholder((n, m), "float32", "x"), te.placeholder((m, n), "float32", "w")
+    y = te.compute((n, n), lambda i, j: te.reduce("sum", (m,), lambda k: x[i, k] * w[k, j]), "y")
+    return te.primfunc("both", [x, w], [y])
+
+
+def padded() -> PrimFunc:
+    n = dimension("n", 1, 40)
+    x, w = te.placeholder((n, 8), "float32", "x"), te.placeholder((3, 8, 16), "float32", "w")
+    pad = te.compute(
+        (n + 2, 8), lambda i, c: select((i >= 1) & (i < n + 1), x[i - 1, c], 0.0), "pad"
+    )
+    y = te.compute(
+        (n, 16), lambda i, o: te.reduce("sum", (3, 8), lambda t, c: pad[i + t, c] * w[t, c, o]), "y"
+    )
+    return te.primfunc("padded", [x, w], [y], [w])
+
+
+def rows() -> PrimFunc:
+    n, m = dimension("n", 1, 9), dimension("m", 1, 80)
+    x = te.placeholder((n, m), "float32", "x")
+    top = te.compute((n,), lambda i: te.reduce("max", (m,), lambda k: x[i, k]), "top")
+    shifted = te.compute((n, m), lambda i, j: x[i, j] - top[i], "shifted")
+    total = te.compute((n,), lambda i: te.reduce("sum", (m,), lambda k: shifted[i, k]), "total")
+    y = te.compute((n, m), lambda i, j: shifted[i, j] * total[i], "y")
+    return te.primfunc("rows", [x], [y])
+
+
+def turned() -> PrimFunc:
+    n = dimension("n", 1, 70)
+    x = te.placeholder((n, 24), "float32", "x")
+    return te.primfunc("turned", [x], [te.compute((24, n), lambda i, j: x[j, i], "y")])
+
+
+CASES: list[Callable[[], PrimFunc]] = [product, both_open, padded, rows, turned]
+
+
+@pytest.mark.parametrize("make", CASES)
+@settings(max_examples=6, deadline=None)
+@given(data=st.data())
+def test_every_stage_computes_the_same(make: Callable[[], PrimFunc], data: st.DataObject) -> None:
+    func = make()
+    dims = {
+        p: data.draw(st.integers(p.lo or 0, p.hi or 0), p.name) for p in func.params if isinstance(p, Var)
+    }
+    stages = [func, collapse_dims(func)]
+    lower(default_schedule(stages[-1], TARGET).func, lambda name, f: stages.append(f))
+    rng = np.random.default_rng(0)
+    known: dict[Expr, Expr] = {var: as_expr(size) for var, size in dims.items()}
+    buffers = [p for p in func.params if isinstance(p, Buffer)]
+    shapes = [[const_int(substitute_expr(d, known)) or 0 for d in p.shape] for p in buffers]
+    inputs = [rng.integers(-4, 5, shape).astype(np.float32) for shape in shapes[: -len(func.outputs)]]
+    expected = interp.run(func, inputs, dims)
+    for stage in (stages[1], stages[-1]):
+        if stage.attr("param_layouts"):
+            continue
+        verify(stage)
+        for got, want in zip(interp.run(stage, inputs, dims), expected, strict=True):
+            np.testing.assert_array_equal(np.asarray(got).reshape(want.shape), want)
+
+
+def inner_ifs(func: PrimFunc) -> int:
+    """Conditions inside reduction loops that stand in the part for whole tiles."""
+    interior = next(s for s in walk_stmt(func.body) if isinstance(s, If) and s.orelse is not None)
+    return sum(isinstance(s, If) for s in walk_stmt(interior.then))
+
+
+def test_whole_tiles_carry_no_guards_and_edges_none_in_their_inner_loops() -> None:
+    stages: dict[str, PrimFunc] = {}
+    lower(default_schedule(product(), TARGET).func, stages.__setitem__)
+    func = stages["split_edges"]
+    assert inner_ifs(func) == 0
+    reductions = [s for s in walk_stmt(func.body) if isinstance(s, For) and s.var.name.startswith("r0")]
+    assert len(reductions) == 2, "one copy for whole tiles, one for the last ones"
+    assert not any(isinstance(s, If) for loop in reductions for s in walk_stmt(loop))
+
+
+def test_schedules_are_those_of_the_typical_size() -> None:
+    def kinds(func: PrimFunc) -> list[str]:
+        return [s.kind for s in walk_stmt(default_schedule(func, TARGET).func.body) if isinstance(s, For)]
+
+    x, w = te.placeholder((64, 24), "float32", "x"), te.placeholder((24, 40), "float32", "w")
+    total = te.compute((64, 40), lambda i, j: te.reduce("sum", (24,), lambda k: x[i, k] * w[k, j]), "total")
+    y = te.compute((64, 40), lambda i, j: total[i, j] + 1.0, "y")
+    assert kinds(product()) == kinds(te.primfunc("product", [x, w], [y], [w]))
