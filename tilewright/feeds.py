@@ -141,8 +141,10 @@ def integer_bounds(model: RawModel) -> dict[str, int]:
             axis, shape = node.attrs.get("axis", 0), constants[first].shape
             if isinstance(axis, int) and -len(shape) <= axis < len(shape):
                 limit(second, shape[axis])
-        elif node.op_type == "OneHot" and second in constants and constants[second].size:
-            limit(first, int(constants[second].reshape(-1)[0]))
+        elif node.op_type == "OneHot" and second in constants:
+            depth = constants[second].reshape(-1)
+            if depth.size and np.isfinite(depth[0]):
+                limit(first, int(depth[0]))
         elif node.op_type in _MOVES_DATA and node.inputs and node.inputs[0] in sources:
             sources.update(dict.fromkeys(node.outputs, sources[node.inputs[0]]))
     return bounds

@@ -59,13 +59,20 @@ def open_peer(
 
 
 def parsed(source: Source) -> onnx.ModelProto:
-    """The protobuf form, weights included, of a model that the ONNX reader accepts."""
+    """The protobuf form, weights included, of a model that the ONNX reader accepts.
+
+    Raises:
+        InputError: the ``onnx`` package does not load it: it follows no symbolic links to external data.
+    """
     import onnx
 
     if isinstance(source, onnx.ModelProto):
         return source
     if isinstance(source, str | os.PathLike):
-        return onnx.load(os.fspath(source))
+        try:
+            return onnx.load(os.fspath(source))
+        except (onnx.checker.ValidationError, OSError, ValueError) as error:
+            raise InputError(f"the onnx package does not load the model: {error}") from None
     return onnx.load_from_string(bytes(source))
 
 

@@ -15,6 +15,7 @@ import tilewright
 from tests.frontend.models import FLOAT, INT64, agree, constant, model, ops, run, value
 from tilewright import config
 from tilewright.errors import GraphError, LimitError, ModelFileError, TilewrightError, UnsupportedError
+from tilewright.feeds import integer_bounds
 from tilewright.frontend.onnx import import_onnx, read_model
 from tilewright.frontend.onnx.reader import read
 
@@ -407,6 +408,23 @@ def test_a_function_does_not_replace_an_operator_of_the_standard() -> None:
     mine = function("Relu", [node("Neg", ["a"], ["b"])])
     mine.domain = ""
     agree(calling([mine], node("Relu", ["x"], ["y"])), X)
+
+
+def test_samples_for_models_that_are_not_checked_yet() -> None:
+    """Bounds of integer inputs are looked up before nodes are held against their definitions."""
+    weights = [constant("t", [1, 2, 3]), constant("nan", np.nan, "float32"), constant("none", [])]
+    for bad in (
+        node("Gather", ["t", "i"], ["y"], axis=7),
+        node("Gather", ["t", "i"], ["y"], axis="x"),
+        node("Gather", ["t"], ["y"]),
+        node("Gather", [], ["y"]),
+        node("OneHot", ["i", "nan", "t"], ["y"]),
+        node("OneHot", ["i", "none", "t"], ["y"]),
+        node("Constant", [], ["y", "z"], value=weights[0]),
+    ):
+        assert integer_bounds(read(model([bad], [value("i", [2], INT64)], ["y"], weights))) == {}
+    good = model([node("Gather", ["t", "i"], ["y"])], [value("i", [2], INT64)], ["y"], weights)
+    assert integer_bounds(read(good)) == {"i": 3}
 
 
 # ----------------------------------------------------------------------------------------------------- limits
