@@ -126,7 +126,7 @@ def test_update_is_a_program_that_verifies_and_runs() -> None:
     verify(func)
     where, data = ints(32, low=0, high=4), floats(32)
     (got,) = interp.run(func, [where, data])
-    np.testing.assert_allclose(got, np.bincount(where, data, 4), rtol=1e-5)
+    np.testing.assert_allclose(got, np.bincount(where, data, 4), rtol=1e-5, atol=1e-6)
 
 
 def test_updates_that_may_meet_run_in_one_lane_of_one_thread() -> None:
@@ -149,7 +149,7 @@ def test_a_recurrence_keeps_its_order() -> None:
     out = te.update(start, [(6, "spatial"), (4, "reduce")], write)
     func = te.primfunc("running", [x], [out])
     data = floats(6, 5)
-    np.testing.assert_allclose(interp.run(func, [data])[0], np.cumsum(data, 1), rtol=1e-5)
+    np.testing.assert_allclose(interp.run(func, [data])[0], np.cumsum(data, 1), rtol=1e-5, atol=1e-6)
     sch = Schedule(func)
     rows, steps = sch.get_loops(BlockRef("running"))
     with pytest.raises(ScheduleError, match="reads elements of 'running' that other instances"):
