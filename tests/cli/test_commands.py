@@ -190,3 +190,43 @@ def test_version_and_help(cli):
     assert done.code == 0
     for name in ("compile", "run", "check", "bench", "profile", "inspect", "doctor", "ops"):
         assert name in done.out
+
+
+def open_batch(path: Path) -> Path:
+    """x[n, 8] by weights."""
+    weights = {"w": np.linspace(-1, 1, 32, dtype=np.float32).reshape(8, 4)}
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    floats = TensorProto.FLOAT
+    return save(path, nodes, {"x": (floats, ["n", 8])}, {"y": (floats, ["n", 4])}, weights)
+
+
+def test_one_artifact_for_a_range_of_sizes(cli, tmp_path):
+    model, artifact = open_batch(tmp_path / "open.onnx"), tmp_path / "open.tw"
+    done = cli("compile", model, "-o", artifact, "--dim", "n=1..9@4")
+    assert done.code == 0, done.err
+    assert "x=n,8" in done.out
+    for rows in (1, 4, 9):
+        data = np.ones((rows, 8), np.float32)
+        np.save(tmp_path / "x.npy", data)
+        assert cli("run", artifact, "--input", f"x={tmp_path / 'x.npy'}", "--json").code == 0
+    np.save(tmp_path / "x.npy", np.ones((10, 8), np.float32))
+    done = cli("run", artifact, "--input", f"x={tmp_path / 'x.npy'}")
+    assert done.code == 2
+    assert "'n' of input 'x' is 10, expected 1 to 9" in done.err
+
+
+def test_check_of_several_sizes(cli, tmp_path):
+    model = open_batch(tmp_path / "open.onnx")
+    done = cli("check", model, "--shape", "x=rows,8", "--dim", "rows=2..20:2")
+    assert done.code == 0, done.err
+    assert [line.split()[0] for line in done.out.splitlines() if " ok " in line] == [
+        "x=2,8", "x=20,8", "x=8,8", "x=14,8",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("dim", ["n", "n=4", "n=1..", "n=1..x"])
+def test_dims_that_are_none(cli, tmp_path, dim):
+    model = open_batch(tmp_path / "open.onnx")
+    done = cli("check", model, "--dim", dim)
+    assert done.code == 2
+    assert f"bad --dim '{dim}'" in done.err
