@@ -25,7 +25,7 @@ from tilewright.ir.interp import run
 from tilewright.ir.launch import has_thread_axes
 from tilewright.ir.parser import parse
 from tilewright.ir.printer import structural_equal, to_text
-from tilewright.ir.stmt import For, PrimFunc, Stmt
+from tilewright.ir.stmt import For, PrimFunc, Stmt, Store
 from tilewright.ir.verify import verify
 from tilewright.ir.visit import child_stmts, const_int, walk_stmt
 from tilewright.lower import PASSES, THREAD_PASSES, lower
@@ -36,6 +36,8 @@ from tilewright.target import Target
 MAX_STATEMENTS = 40_000
 #: Thread blocks times threads of a launch that is run.
 MAX_THREADS = 1 << 12
+#: Steps of a thread that are run.
+MAX_STEPS = 2_000
 
 
 class Failure(AssertionError):
@@ -284,8 +286,8 @@ def concrete_schedules(oracle: Oracle, sch: Schedule, seed: int) -> Sequence[Sch
 
 
 def too_many_threads(func: PrimFunc) -> bool:
-    """Whether a launch has more threads than it is worth to run one by one."""
-    return _threads(func.body) > MAX_THREADS
+    """Whether launches have more threads, or these more steps, than it is worth to interpret."""
+    return has_thread_axes(func.body) and (_threads(func.body) > MAX_THREADS or _steps(func.body) > MAX_STEPS)
 
 
 def _threads(stmt: Stmt) -> int:
@@ -293,6 +295,13 @@ def _threads(stmt: Stmt) -> int:
     inside = max(map(_threads, child_stmts(stmt)), default=1)
     bound = isinstance(stmt, For) and stmt.kind.startswith("thread:")
     return inside * (const_int(stmt.extent) or 8) if bound else inside
+
+
+def _steps(stmt: Stmt) -> int:
+    """Stores that one thread executes one after the other."""
+    inside = sum(map(_steps, child_stmts(stmt))) or isinstance(stmt, Store)
+    serial = isinstance(stmt, For) and not stmt.kind.startswith("thread:")
+    return inside * (const_int(stmt.extent) or 8) if serial else inside
 
 
 def statements(stmt: Stmt) -> int:

@@ -50,12 +50,6 @@ LOOPS = _family(
     ),
     ("reorder unchecked", "schedule.loops:reorder", "_require_reorderable(tree, chain, order)", "pass"),
     (
-        "reorder around several blocks unchecked",
-        "schedule.loops:_require_reorderable",
-        'require_independent(tree, loop, "reorder")',
-        "pass",
-    ),
-    (
         "loop kinds unchecked",
         "schedule.loops:_with_kind",
         "require_independent(Tree(func), changed, name)",
@@ -72,12 +66,6 @@ DEPENDENCES = _family(
         "if False:",
     ),
     (
-        "kinds are not checked again",
-        "schedule.dependence:recheck_kinds",
-        'if loop.kind not in ("serial", "unrolled"):',
-        "if False:",
-    ),
-    (
         "everything is covered",
         "schedule.dependence:covers",
         "if tree.order[writer] > tree.order[reader]:\n        return False",
@@ -89,27 +77,7 @@ DEPENDENCES = _family(
         "if tree.order[writer] > tree.order[reader]:",
         "if False:",
     ),
-    (
-        "covered by half a sum",
-        "schedule.dependence:covers",
-        'if any(loop.var in binding_vars(writer, "reduce") for loop in shared):',
-        "if False:",
-    ),
-    ("covered up to any end", "schedule.dependence:covers", "if not (starts and stops):", "if not starts:"),
     ("covered from any start", "schedule.dependence:covers", "if not (starts and stops):", "if not stops:"),
-    (
-        "guards leave no gaps",
-        "schedule.dependence:_limits",
-        "if block.predicate is TRUE:",
-        "if True:",
-    ),
-    ("steps leave no gaps", "schedule.dependence:_dense", "if not env.prove(reach >= step):", "if False:"),
-    (
-        "all digits are independent",
-        "schedule.dependence:_independent_digits",
-        "if len(atoms) == 1:",
-        "if True:",
-    ),
     (
         "any sum determines its digits",
         "schedule.itermap:_digits",
@@ -193,24 +161,6 @@ PLACES = _family(
         "schedule.compute_location:_moved",
         "require_covered(moved_tree, consumer, what)",
         "pass",
-    ),
-    (
-        "moved sums may repeat",
-        "schedule.compute_location:_moved",
-        "_require_once(moved_tree, moved)",
-        "pass",
-    ),
-    (
-        "follow a producer in its reduction",
-        "schedule.compute_location:_require_complete",
-        "if loop.var in reduced:",
-        "if False:",
-    ),
-    (
-        "follow at different places",
-        "schedule.compute_location:_restrict",
-        "if domains.setdefault(it.var, r) != r:",
-        "if domains.setdefault(it.var, r) is None:",
     ),
     (
         "inline past other readers",
@@ -360,12 +310,6 @@ THREADS = _family(
 PIPELINES = _family(
     ("small", "threads"),
     ("pipelines unchecked", "schedule.pipeline:_Checker._check_buffer", "if not before:", "if False:"),
-    (
-        "pipelines carry data",
-        "schedule.pipeline:_Checker._check_buffer",
-        "if len(stages) > 1 and not self._complete(buffer, users):",
-        "if False:",
-    ),
     (
         "one copy too few for the stages",
         "lower.pipeline:_Pipeline._copies_of",

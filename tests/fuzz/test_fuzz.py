@@ -18,8 +18,8 @@ from tilewright.errors import VerifyError
 from tilewright.ir.verify import verify
 from tilewright.schedule.trace import INSTRUCTIONS
 
-#: Seeds of one test; the default suite runs ten of them, ``-m slow`` a hundred more.
-SEEDS = 22
+#: Seeds of one test; the default suite runs ten of these, ``-m slow`` a hundred more.
+SEEDS = 13
 
 
 def run_seeds(first: int, count: int) -> Report:
