@@ -263,11 +263,11 @@ def _source_key(
         return None
     if b"location" in data:
         return None
-    fast = str(options().fast_conv)
+    settings = f"{options().fast_conv} {options().max_computed}"
     given = {name: list(shape) for name, shape in (shapes or {}).items()}
     sizes = json.dumps([given, dict(dims or {})], default=str, sort_keys=True)
     digest = hashlib.sha256(data).hexdigest()
-    return cache_key("model", compiler_epoch(), sizes, target.to_json(), str(threads), fast, digest)
+    return cache_key("model", compiler_epoch(), sizes, target.to_json(), str(threads), settings, digest)
 
 
 def _kept_artifact(store: DiskCache, key: str) -> Artifact | None:

@@ -15,7 +15,7 @@ import hashlib
 import json
 import struct
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
 
@@ -32,14 +32,15 @@ from tilewright.graph.partition import Group, partition
 from tilewright.graph.pipeline import optimise
 from tilewright.graph.primfunc import Kernel, lower_group
 from tilewright.graph.requirements import Requirement, requirements
-from tilewright.graph.shapes import Dim, as_dim, known, typical
+from tilewright.graph.rewrite import computed_dims
+from tilewright.graph.shapes import Dim, as_dim, count, known, typical
 from tilewright.ir import dtype as dt
 from tilewright.ir.bounds import linear
 from tilewright.ir.collapse import collapse_dims
 from tilewright.ir.expr import Expr, Var
 from tilewright.ir.intrinsics import flops_of
 from tilewright.ir.printer import to_text, workload_key
-from tilewright.ir.sizes import dims_of
+from tilewright.ir.sizes import dims_of, largest_size
 from tilewright.ir.stmt import Buffer, PrimFunc, Store
 from tilewright.ir.visit import find_blocks
 from tilewright.lower import lower, passes_for
@@ -237,6 +238,7 @@ def build_optimised(
         dims={d.name: Range(d.lo or 0, d.hi, d.multiple_of) for d in sizes.dims},
         sizes=tuple(map(repr, sizes.bytes)),
         checks=tuple(map(str, sizes.checks)),
+        capacities=sizes.capacities,
         shapes="" if needed is None else needed.symbol,
     )
     return Built(variant, {entry_key: entry, **{c.key: c.code for c in compiled}})
@@ -374,7 +376,9 @@ class _Sizes:
     Attributes:
         dims: those dimensions, by name.
         bytes: the byte counts that operands and copies refer to by number.
-        checks: conditions on the dimensions.
+        checks: conditions on the dimensions; the first ``given_checks`` of them on those that inputs have
+            only.
+        capacities: as :attr:`Variant.capacities`.
     """
 
     def __init__(self, graph: Graph, kernels: Sequence[Kernel], checks: Sequence[Requirement]) -> None:
@@ -383,7 +387,15 @@ class _Sizes:
         found.update(dict.fromkeys(p for k in kernels for p in k.func.params if isinstance(p, Var)))
         self.dims = tuple(sorted(found, key=lambda d: d.name))
         self.bytes: list[Expr] = []
-        self.checks = list({c.cond: c for c in (*checks, *requirements(graph))}.values())
+        given = set(graph.dims.values())
+        distinct = list({c.cond: c for c in (*checks, *requirements(graph))}.values())
+        early = [c for c in distinct if not set(dims_of([c.cond])) - given]
+        # What no kernel computes any more matters to none.
+        late = [c for c in distinct if c not in early and not set(dims_of([c.cond])) - set(self.dims) - given]
+        self.checks = [*early, *late]
+        self.given_checks = len(early)
+        self.capacities = tuple(_capacity(v, given) for v in graph.outputs) if set(self.dims) - given else ()
+        self._known = set(given)
         self._outputs = tuple(d for value in graph.outputs for d in value.shape)
 
     def number(self, dim: Var) -> int:
@@ -409,6 +421,18 @@ class _Sizes:
             self.bytes.append(size)
         return self.bytes.index(size)
 
+    def defined_by(self, kernel: Kernel, result: int) -> tuple[tuple[tuple[int, int], ...], tuple[int, ...]]:
+        """The dimensions that ``kernel`` computes, each with the operand (``result``) that holds its size,
+        and the checks on them and on earlier ones. To be asked in the order of the kernels."""
+        dims = [d for n in kernel.group.nodes for d in computed_dims(n)]
+        open_before = [n for n, c in self._late() if set(dims_of([c.cond])) - self._known]
+        self._known.update(dims)
+        checks = (n for n, c in self._late() if not set(dims_of([c.cond])) - self._known)
+        return tuple((self.number(d), result) for d in dims), tuple(n for n in checks if n in open_before)
+
+    def _late(self) -> Iterator[tuple[int, Requirement]]:
+        yield from enumerate(self.checks[self.given_checks :], self.given_checks)
+
     def texts(self) -> list[str]:
         """All that is computed, for the name of the entry function."""
         return [repr(e) for e in (*self.dims, *self.bytes, *(c.cond for c in self.checks), *self._outputs)]
@@ -418,7 +442,16 @@ class _Sizes:
         if not self.dims:
             return None
         checks = tuple(c.cond for c in self.checks)
-        return RunTimeSizes(symbol, self.dims, tuple(self.bytes), self._outputs, checks)
+        return RunTimeSizes(symbol, self.dims, tuple(self.bytes), self._outputs, checks, self.given_checks)
+
+
+def _capacity(value: Value, given: set[Var]) -> int:
+    """The most elements of an output with a size that kernels compute; -1 for any other."""
+    if not set(dims_of(value.shape)) - given:
+        return -1
+    most = largest_size(count(value.dims()))
+    assert most is not None  # or there would be no plan for its memory
+    return max(most, 0)
 
 
 def shape_text(value: Value) -> tuple[int | str, ...]:
@@ -450,6 +483,7 @@ def _calls(
                 operands.append(sizes.operand(place))
         name = kernel.func.name
         names[name] += 1
+        defines, held = sizes.defined_by(kernel, len(operands) - 1)
         calls.append(
             KernelCall(
                 name=name if names[name] == 1 else f"{name}.{names[name]}",
@@ -464,6 +498,8 @@ def _calls(
                 object=code.key,
                 workload=workload_key(kernel.func),
                 trace=code.trace,
+                defines=defines,
+                checks=held,
             )
         )
     for copy in plan.copies:

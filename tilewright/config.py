@@ -83,6 +83,8 @@ class Options:
         max_fold_work: operations on elements that constant folding may take for one model.
         max_nodes: nodes that a model may have, bodies of functions counted at every call.
         max_nesting: how deep subgraphs and functions may stand inside each other.
+        max_computed: the largest size of a dimension that a model computes from data where nothing else
+            limits it, such as the length of a range.
         debug: show Python tracebacks for expected errors, verify the program after every pass.
     """
 
@@ -180,6 +182,16 @@ class Options:
             _parse_size,
             "Depth of subgraphs and functions inside each other.",
             "32",
+        ),
+    )
+    max_computed: int = dataclasses.field(
+        default_factory=lambda: 1 << 20,
+        metadata=_source(
+            "--max-computed",
+            "TILEWRIGHT_MAX_COMPUTED",
+            _parse_size,
+            "Largest size that a model computes from data where nothing else limits it.",
+            "1M",
         ),
     )
     debug: bool = dataclasses.field(

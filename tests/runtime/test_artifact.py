@@ -287,7 +287,9 @@ def test_plan_records_round_trip_as_json() -> None:
     defining = dataclasses.replace(call, defines=((1, 2),))
     dims = {"m": Range(2, 8, 2), "k": Range(0, 4)}
     shapes = ((1, "m", 3),), ((1, "m * 2", "k"),)
-    ranged = Variant({}, "tw_main", "e", (defining, copy), *shapes, 512, dims, ("m * 64",), ("m <= 4",), "s")
+    ranged = Variant(
+        {}, "tw_main", "e", (defining, copy), *shapes, 512, dims, ("m * 64",), ("m <= 4",), (-1,), "s"
+    )
     assert ranged.computed_dims == ("k",)
     for record in (call, copy, defining, spec, signature, v, ranged, *operands):
         assert type(record).from_json(json.loads(json.dumps(record.to_json()))) == record

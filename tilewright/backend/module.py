@@ -39,7 +39,7 @@ class RunTimeSizes:
         dims: the dimensions in the order of the table that holds their sizes.
         sizes: byte counts that kernels' operands refer to by number.
         outputs: the output shapes, one after the other.
-        checks: conditions on the dimensions.
+        checks: conditions on the dimensions; the first ``given`` of them on those that inputs have only.
     """
 
     symbol: str
@@ -47,3 +47,4 @@ class RunTimeSizes:
     sizes: tuple[Expr, ...]
     outputs: tuple[Expr, ...]
     checks: tuple[Expr, ...]
+    given: int

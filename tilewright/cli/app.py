@@ -77,6 +77,7 @@ def _options(
     max_fold_work: Annotated[str | None, _flag("max_fold_work")] = None,
     max_nodes: Annotated[str | None, _flag("max_nodes")] = None,
     max_nesting: Annotated[str | None, _flag("max_nesting")] = None,
+    max_computed: Annotated[str | None, _flag("max_computed")] = None,
     debug: Annotated[bool, _flag("debug")] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)
@@ -88,6 +89,7 @@ def _options(
     changes |= {"fast_conv": False if no_fast_conv else None, "follow_links": True if follow_links else None}
     changes |= {"max_tensor_bytes": max_tensor_bytes, "max_nodes": max_nodes, "max_nesting": max_nesting}
     changes |= {"max_fold_bytes": max_fold_bytes, "max_fold_work": max_fold_work}
+    changes |= {"max_computed": max_computed}
     config.use(config.Options.from_environment(**changes))
 
 

@@ -12,8 +12,10 @@ from tilewright.graph.graph import Attr, Graph, Node, Origin, TensorType, Value
 from tilewright.graph.limits import check_type
 from tilewright.graph.opdef import OpContext, OpDef, const_exprs, get_op
 from tilewright.ir import dtype as dt
-from tilewright.ir.expr import Const, Expr, ExprLike
+from tilewright.ir.expr import Const, Expr, ExprLike, as_expr
 from tilewright.ir.simplify import simplify
+from tilewright.ir.sizes import computed_dimension, largest_size
+from tilewright.ir.visit import free_vars
 
 #: Integer tensors up to this many elements are followed as expressions through shape arithmetic.
 MAX_SYMBOLIC = 64
@@ -34,6 +36,7 @@ class GraphBuilder:
         self._positions: dict[Value, int] = {}
         self._symbolic: dict[Value, np.ndarray] = {}
         self._names: set[str] = set()
+        self._dims: set[str] = set()
         self._suffix: dict[str, int] = {}
 
     def unique_name(self, base: str) -> str:
@@ -78,6 +81,19 @@ class GraphBuilder:
         self,
         op: str,
         inputs: Sequence[Value | None],
+    def new_dim(self, name: str, most: ExprLike) -> Expr:
+        """A dimension that a kernel computes (the operator ``size_of`` says which), of at most ``most``
+        elements; the number 0 where it cannot have any. ``name`` is made unique."""
+        most = simplify(as_expr(most))
+        if largest_size(most) == 0:
+            return as_expr(0)
+        taken = {d.name for value in self._inputs for e in value.shape for d in free_vars(e)} | self._dims
+        unique, n = name, 1
+        while unique in taken:
+            unique, n = f"{name}_{n}", n + 1
+        self._dims.add(unique)
+        return computed_dimension(unique, most)
+
         attrs: Mapping[str, Attr] | None = None,
         *,
         name: str = "",

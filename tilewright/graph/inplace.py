@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from tilewright.graph.graph import Graph, Node, Value
 from tilewright.graph.shapes import Dim, Dims, as_dim, count, typical_count
 from tilewright.ir.expr import as_expr
+from tilewright.ir.sizes import dims_of
 
 #: Shorter contiguous pieces than this many elements are written by one copying kernel instead: half-filled
 #: vectors cost more.
@@ -50,11 +51,13 @@ def find_parts(graph: Graph) -> dict[Value, Part]:
     """The operands of concatenations that can be computed in place.
 
     All of a concatenation's operands or none: each is made by an operator of its own (not a view), is no
-    graph output, stands in one such concatenation only, and nothing but kernels reads it.
+    graph output, stands in one such concatenation only, and nothing but kernels reads it. Sizes that kernels
+    compute may come after the first operand, so places must not depend on them.
     """
     parts: dict[Value, Part] = {}
+    given = set(graph.dims.values())
     for node in graph.nodes:
-        if node.op != "concat" or not _result_fits(graph, node):
+        if node.op != "concat" or not _result_fits(graph, node) or set(dims_of(node.output.shape)) - given:
             continue
         axis = node.attrs["axis"]
         assert isinstance(axis, int)

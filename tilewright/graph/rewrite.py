@@ -10,6 +10,8 @@ import numpy as np
 
 from tilewright.graph.builder import GraphBuilder
 from tilewright.graph.graph import Attr, Graph, Node, Value
+from tilewright.ir.expr import Expr, Var
+from tilewright.ir.visit import free_vars
 
 
 class Rewriter(GraphBuilder):
@@ -114,18 +116,43 @@ def with_inputs(node: Node, inputs: Sequence[Value | None]) -> Node:
 
 def eliminate_dead_code(graph: Graph) -> Graph:
     """Drop nodes none of whose outputs are read, and constants that nothing reads. Inputs stay: they are the
-    signature.
+    signature. A node that computes a dimension is read by all whose sizes or attributes it is in.
     """
     live: set[Value] = set(graph.outputs)
     kept: list[Node] = []
+    defined = any(computed_dims(node) for node in graph.nodes)
+    sizes: set[Expr] = set()
+    if defined:
+        sizes.update(v for value in graph.outputs for d in value.shape for v in free_vars(d))
     for node in reversed(graph.nodes):
-        if any(v in live for v in node.outputs):
+        if any(v in live for v in node.outputs) or any(d in sizes for d in computed_dims(node)):
             kept.append(node)
             live.update(v for v in node.inputs if v is not None)
+            if defined:
+                sizes.update(_dims_in(node))
     constants = {v: data for v, data in graph.constants.items() if v in live}
     if len(kept) == len(graph.nodes) and len(constants) == len(graph.constants):
         return graph
     return graph.with_(nodes=tuple(reversed(kept)), constants=constants)
+
+
+def computed_dims(node: Node) -> tuple[Var, ...]:
+    """The dimensions whose sizes the node computes: that of a ``size_of``."""
+    dim = node.attrs["dim"] if node.op == "size_of" else None
+    return (dim,) if isinstance(dim, Var) else ()
+
+
+def _dims_in(node: Node) -> set[Expr]:
+    """The variables in a node's shapes and attributes, but not what the node itself computes."""
+    exprs = [d for value in node.outputs for d in value.shape]
+    stack = [] if computed_dims(node) else list(node.attrs.values())
+    while stack:
+        attr = stack.pop()
+        if isinstance(attr, tuple):
+            stack.extend(attr)
+        elif isinstance(attr, Expr):
+            exprs.append(attr)
+    return {v for e in exprs for v in free_vars(e)}
 
 
 def fixpoint(graph: Graph, passes: Iterable[Callable[[Graph], Graph]], limit: int = 20) -> Graph:

@@ -11,7 +11,7 @@ from tilewright.graph.builder import GraphBuilder
 from tilewright.graph.fold import fold_node
 from tilewright.graph.graph import Attr, Graph, Value
 from tilewright.graph.limits import FoldBudget
-from tilewright.graph.rewrite import eliminate_dead_code
+from tilewright.graph.rewrite import computed_dims, eliminate_dead_code
 from tilewright.ir import dtype as dt
 from tilewright.ir.expr import Const, Expr, Var, as_expr
 from tilewright.ir.visit import substitute_expr
@@ -45,6 +45,11 @@ def specialise(graph: Graph, bindings: Mapping[str, int | Var]) -> Graph:
         inputs = [None if v is None else values[v] for v in node.inputs]
         names = [v.name for v in node.outputs]
         attrs = {k: _substitute(v, mapping) for k, v in node.attrs.items()}
+        for dim in computed_dims(node):
+            # Its bound may follow from what is fixed now.
+            most = attrs["most"]
+            assert isinstance(most, int | Expr)
+            attrs["dim"] = mapping[dim] = builder.new_dim(dim.name, most)
         outputs = builder.emit(node.op, inputs, attrs, name=node.name, origin=node.origin, output_names=names)
         folded = _known_shape_arithmetic(builder, outputs)
         if folded is None:

@@ -26,6 +26,13 @@ def dimension(name: str, lo: int, hi: int, multiple_of: int = 1, typical: int | 
     return Var(name, lo=lo, hi=hi, multiple_of=multiple_of, typical=typical)
 
 
+def computed_dimension(name: str, most: Expr | int) -> Var:
+    """A dimension of at most ``most`` elements whose size a kernel computes. Nothing is known of it as long
+    as ``most`` has no upper bound."""
+    limit = largest_size(most)
+    return Var(name, lo=0) if limit is None else dimension(name, 0, max(limit, 0))
+
+
 def typical_size(e: Expr | int) -> int | None:
     """The value of ``e`` where every dimension has its typical size; None when one has none."""
     e = as_expr(e)

@@ -3,6 +3,8 @@
 from tilewright.ops import (
     activation,
     alternatives,
+    computed,
+    control,
     contract,
     conv_transpose,
     elementwise,
@@ -28,6 +30,8 @@ __all__ = [
     "alternatives",
     "contract",
     "conv_transpose",
+    "computed",
+    "control",
     "elementwise",
     "index",
     "linalg",

@@ -81,10 +81,12 @@ class OutputMemory:
 
     Args:
         shape, dtype: of the output.
+        reserve: whether most of it may never be used.
     """
 
-    def __init__(self, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype, *, reserve: bool = False) -> None:
         self.shape, self.dtype = shape, dtype
+        self._reserve = reserve
         self._nbytes = math.prod(shape) * dtype.itemsize
         self._free: deque[tuple[mmap.mmap, int]] = deque(maxlen=_KEPT_BLOCKS)
 
@@ -94,7 +96,7 @@ class OutputMemory:
             try:
                 memory, address = self._free.pop()
             except IndexError:
-                memory = allocate(self._nbytes)
+                memory = allocate(self._nbytes, reserve=self._reserve)
                 address = address_of(memory)
             block = np.asarray(_Block(memory, address, self._nbytes, self._free))
             return block.view(self.dtype).reshape(self.shape), address

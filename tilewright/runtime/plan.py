@@ -25,6 +25,15 @@ ALIGNMENT = 64
 only.
 """
 
+STATUS_BITS = 16
+"""A failing run returns ``(kernel number + 1) << STATUS_BITS | kernel's status``."""
+
+TOO_LARGE = (1 << STATUS_BITS) - 1
+"""The status of a kernel that computes a size for which memory is not planned."""
+
+BROKEN = 1 << STATUS_BITS - 1
+"""The status, plus the number of the check, of a kernel after which sizes do not fit each other."""
+
 _T = TypeVar("_T")
 
 
@@ -124,6 +133,7 @@ class KernelCall:
         size: of a copy: position among the variant's ``sizes`` of the number of bytes; None: it is fixed.
         defines: (dimension, operand): after the call, the variant's dimension of that number is the int64 at
             the start of that operand.
+        checks: which of the variant's checks must hold after the call: those on sizes known by then.
     """
 
     name: str
@@ -140,6 +150,7 @@ class KernelCall:
     trace: str = ""
     size: int | None = None
     defines: tuple[tuple[int, int], ...] = ()
+    checks: tuple[int, ...] = ()
 
     @staticmethod
     def copy(
@@ -186,6 +197,7 @@ class KernelCall:
                 trace=_str(data.get("trace", "")),
                 size=None if size is None else _int(size),
                 defines=tuple((_int(d), _int(o)) for d, o in data.get("defines", ())),
+                checks=tuple(map(_int, data.get("checks", ()))),
             )
 
 
@@ -291,7 +303,9 @@ class Variant:
             table in the order of their names. Those that no input has are computed by kernels, within these
             limits.
         sizes: byte counts over ``dims`` that operands and copies refer to, as text.
-        checks: what ``dims`` must satisfy besides, as text.
+        checks: what ``dims`` must satisfy besides, as text. Those that kernels do not refer to are tested
+            before the run.
+        capacities: for outputs whose sizes kernels compute, the largest number of elements; -1 for others.
         shapes: symbol of the function that computes the output shapes from ``dims``; empty without any.
     """
 
@@ -305,6 +319,7 @@ class Variant:
     dims: Mapping[str, Range] = dataclasses.field(default_factory=dict)
     sizes: tuple[str, ...] = ()
     checks: tuple[str, ...] = ()
+    capacities: tuple[int, ...] = ()
     shapes: str = ""
 
     @property
@@ -337,6 +352,7 @@ class Variant:
                 dims={_str(n): Range.from_json(r) for n, r in data.get("dims", {}).items()},
                 sizes=_strs(data.get("sizes", ())),
                 checks=_strs(data.get("checks", ())),
+                capacities=tuple(map(_int, data.get("capacities", ()))),
                 shapes=_str(data.get("shapes", "")),
             )
 
@@ -353,6 +369,8 @@ def check_variant(variant: Variant, signature: Signature, weight_bytes: int) -> 
         raise ArtifactError(f"variant {dict(variant.binding)} does not say which sizes its inputs may have")
     if any(isinstance(d, str) for s in shapes for d in s) and not variant.shapes:
         raise ArtifactError(f"variant {dict(variant.binding)} cannot compute its shapes")
+    if variant.computed_dims and len(variant.capacities) != outputs:
+        raise ArtifactError(f"variant {dict(variant.binding)} does not say how large its outputs may be")
     limits = {
         Space.INPUT: inputs,
         Space.OUTPUT: outputs,
@@ -367,6 +385,8 @@ def check_variant(variant: Variant, signature: Signature, weight_bytes: int) -> 
         for dim, source in call.defines:
             if not (0 <= dim < len(variant.dims) and 0 <= source < len(call.operands)):
                 raise ArtifactError(f"kernel '{call.name}' defines a dimension that there is not")
+        if any(not 0 <= n < len(variant.checks) for n in call.checks):
+            raise ArtifactError(f"kernel '{call.name}' refers to a check that the variant does not have")
         for operand in call.operands:
             limit = limits.get(operand.space)
             if limit is not None and not 0 <= operand.value < limit:

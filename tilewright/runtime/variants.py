@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections import deque
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
 
 import numpy as np
 
 from tilewright.errors import InputError, ShapeError
 from tilewright.runtime.loader import Library
 from tilewright.runtime.memory import OutputMemory, address_of, allocate, data_address
-from tilewright.runtime.plan import Range, Signature, Variant
+from tilewright.runtime.plan import BROKEN, STATUS_BITS, TOO_LARGE, Range, Signature, Variant
 from tilewright.runtime.pool import ThreadPool
 
 _ENTRY = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_void_p] * 7)
 _SHAPES = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_void_p] * 2)
-_STATUS_BITS = 16
 _KEPT_CONTEXTS = 8
 
 Shapes = tuple[tuple[int, ...], ...]
@@ -70,25 +70,31 @@ class LoadedVariant:
             return None
         table = [sizes.get(name, self.variant.dims[name].hi or 0) for name in self.dims]
         dims = (ctypes.c_int64 * max(len(table), 1))(*table)
-        return BoundVariant(self, dims, self.output_shapes(dims, sizes))
+        return BoundVariant(self, dims, self.output_shapes(dims))
 
-    def output_shapes(self, dims: Any, sizes: Mapping[str, int] | None = None) -> list[tuple[int, ...]]:
-        """The output shapes for a table of dimensions. Raises ShapeError naming ``sizes`` when a check
-        fails.
+    def output_shapes(self, dims: Any) -> list[tuple[int, ...]]:
+        """The output shapes for a table of dimensions. Raises ShapeError when one of the conditions on sizes
+        that inputs have does not hold.
         """
         declared = self.variant.output_shapes
         flat = (ctypes.c_int64 * max(sum(map(len, declared)), 1))()
         if self._shapes is None:
             return [tuple(d for d in shape if isinstance(d, int)) for shape in declared]
         failed = self._shapes(dims, flat)
-        if failed and sizes is not None:
-            given = ", ".join(f"{name}={size}" for name, size in sizes.items())
-            raise ShapeError(
-                f"the model cannot run with {given}: it needs {self.variant.checks[failed - 1]}",
-                hint="give inputs whose sizes fit each other",
-            )
+        if failed:
+            given = [
+                size for n, size in enumerate(zip(self.dims, dims, strict=False)) if n not in self.computed
+            ]
+            self._broken(failed - 1, given, "give inputs whose sizes fit each other")
         values = iter(flat)
         return [tuple(next(values) for _ in shape) for shape in declared]
+
+    def _broken(self, check: int, sizes: Iterable[tuple[str, int]], hint: str | None = None) -> NoReturn:
+        """Raise ShapeError for a condition that the sizes do not satisfy."""
+        shown = ", ".join(f"{name}={size}" for name, size in sizes)
+        raise ShapeError(
+            f"the model cannot run with {shown}: it needs {self.variant.checks[check]}", hint=hint
+        )
 
     def take(self) -> _Context:
         """A context that no other run uses."""
@@ -102,13 +108,23 @@ class LoadedVariant:
         if len(self._contexts) < _KEPT_CONTEXTS:
             self._contexts.append(context)
 
-    def fail(self, status: int) -> None:
-        """Raise InputError for a kernel that has stopped."""
-        kernel = self.variant.kernels[(status >> _STATUS_BITS) - 1]
-        raise InputError(
-            f"kernel '{kernel.name}' stopped with status {status & ((1 << _STATUS_BITS) - 1)}",
-            location=", ".join(kernel.origins) or None,
-        )
+    def fail(self, status: int, dims: Any) -> None:
+        """Raise InputError for a kernel that has stopped, ShapeError for one that has computed a size with
+        which the model cannot run."""
+        kernel = self.variant.kernels[(status >> STATUS_BITS) - 1]
+        where = ", ".join(kernel.origins) or None
+        status &= (1 << STATUS_BITS) - 1
+        if kernel.defines and status == TOO_LARGE:
+            name = self.dims[kernel.defines[0][0]]
+            raise ShapeError(
+                f"the model computes a size of {dims[kernel.defines[0][0]]} where memory is planned for "
+                f"{self.variant.dims[name]}",
+                location=where,
+                hint="compile it with a larger limit of computed sizes (--max-computed)",
+            )
+        if status - BROKEN in kernel.checks:
+            self._broken(status - BROKEN, zip(self.dims, dims, strict=False))
+        raise InputError(f"kernel '{kernel.name}' stopped with status {status}", location=where)
 
 
 class BoundVariant:
@@ -118,14 +134,18 @@ class BoundVariant:
         loaded: the variant.
         dims: the sizes of its dimensions in the order of their names; for those that kernels compute, the
             largest.
-        shapes: those of the outputs; with the largest sizes where kernels compute them.
+        shapes: those of the outputs; not used of those whose sizes kernels compute.
     """
 
     def __init__(self, loaded: LoadedVariant, dims: Any, shapes: Sequence[tuple[int, ...]]) -> None:
         self.loaded = loaded
         self.variant = loaded.variant
         self._dims = dims
-        self._outputs = [OutputMemory(s, d) for s, d in zip(shapes, loaded.dtypes, strict=True)]
+        capacities = loaded.variant.capacities or [-1] * len(shapes)
+        self._outputs = [
+            OutputMemory(shape, dtype) if most < 0 else OutputMemory((most,), dtype, reserve=True)
+            for shape, dtype, most in zip(shapes, loaded.dtypes, capacities, strict=True)
+        ]
 
     def run(self, arrays: Sequence[np.ndarray], pool: ThreadPool, stamps: Any = None) -> list[np.ndarray]:
         """Run on checked inputs; ``stamps`` is an int64 ctypes array for the times, or None."""
@@ -150,21 +170,19 @@ class BoundVariant:
             stamps,
             dims,
         )
-        if loaded.computed and not status:
-            shapes = loaded.output_shapes(dims)
-            results = [_front(r, s) for r, s in zip(results, shapes, strict=True)]
+        sizes = tuple(dims) if loaded.computed else ()
         loaded.give_back(context)
         if status:
-            loaded.fail(status)
-        return results
+            loaded.fail(status, sizes)
+        return self._cut(results, sizes) if loaded.computed else results
 
-
-def _front(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The first elements of ``array`` in memory, in another shape."""
-    if array.shape == shape:
-        return array
-    count = int(np.prod(shape, dtype=np.int64))
-    return array.reshape(-1)[:count].reshape(shape)
+    def _cut(self, results: Sequence[np.ndarray], sizes: Sequence[int]) -> list[np.ndarray]:
+        """The outputs with the shapes that they have for these sizes of dimensions, without a copy."""
+        shapes = self.loaded.output_shapes((ctypes.c_int64 * len(sizes))(*sizes))
+        return [
+            result if most < 0 else result[: math.prod(shape)].reshape(shape)
+            for result, shape, most in zip(results, shapes, self.variant.capacities, strict=True)
+        ]
 
 
 def match_shapes(variant: Variant, shapes: Shapes) -> dict[str, int] | None:

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tilewright.backend.llvm.sizes import shapes_function, size_function
+from tilewright.backend.llvm.sizes import check_function, shapes_function, size_function
 from tilewright.backend.module import RunTimeSizes
-from tilewright.runtime.plan import KernelCall, Operand, Space
-
-STATUS_BITS = 16
-"""A failing run returns ``(kernel number + 1) << STATUS_BITS | kernel's status``."""
+from tilewright.runtime.plan import BROKEN, STATUS_BITS, TOO_LARGE, KernelCall, Operand, Space
 
 _PART = 64
 """Kernels in one function of the entry: code generation takes more than linear time in a function's length.
@@ -42,7 +39,7 @@ def entry_ir(
         *(f"declare i32 @{name}(ptr, ptr, ptr)" for name in dict.fromkeys(k.symbol for k in kernels) if name),
         _MARK,
         *([] if sizes is None else _size_functions(sizes)),
-        *(line for start in starts for line in _part(start, kernels[start : start + _PART])),
+        *(line for start in starts for line in _part(start, kernels[start : start + _PART], sizes)),
         f"define i32 @{symbol}{_SIGNATURE} {{",
         "entry:",
         *(["  call void @tw_pool_enter(ptr %pool)"] if parallel else []),
@@ -71,13 +68,15 @@ def entry_ir(
 
 def _size_functions(sizes: RunTimeSizes) -> list[str]:
     dims = {dim: n for n, dim in enumerate(sizes.dims)}
-    lines = shapes_function(sizes.symbol, sizes.outputs, sizes.checks, dims)
+    lines = shapes_function(sizes.symbol, sizes.outputs, sizes.checks[: sizes.given], dims)
+    for n, check in enumerate(sizes.checks[sizes.given :], sizes.given):
+        lines += check_function(f"check{n}", check, dims)
     for n, size in enumerate(sizes.sizes):
         lines += size_function(f"size{n}", size, dims)
     return lines
 
 
-def _part(start: int, kernels: Sequence[KernelCall]) -> list[str]:
+def _part(start: int, kernels: Sequence[KernelCall], sizes: RunTimeSizes | None) -> list[str]:
     """A function that runs ``kernels``, of which the first has number ``start``; same parameters as the
     entry.
     """
@@ -99,7 +98,8 @@ def _part(start: int, kernels: Sequence[KernelCall]) -> list[str]:
             lines += [*_copy(number, call), f"  br label %m{number}"]
         lines += [
             f"m{number}:",
-            *(line for dim, source in call.defines for line in _define(number, call, dim, source)),
+            *(line for d, source in call.defines for line in _define(number, call, d, source, sizes)),
+            *(line for check in call.checks for line in _check(number, check)),
             f"  call void @mark(ptr %prof, i64 {number + 1})",
             f"  br label %k{number + 1}",
         ]
@@ -160,8 +160,13 @@ def _kernel(number: int, call: KernelCall) -> list[str]:
     return lines
 
 
-def _define(number: int, call: KernelCall, dim: int, source: int) -> list[str]:
-    """Keep the int64 that the kernel has computed as the size of dimension ``dim``."""
+def _define(number: int, call: KernelCall, dim: int, source: int, sizes: RunTimeSizes | None) -> list[str]:
+    """Keep the int64 that the kernel has computed as the size of dimension ``dim``; stop the run when memory
+    is not planned for it.
+    """
+    assert sizes is not None
+    var = sizes.dims[dim]
+    lo, hi = var.lo or 0, var.hi or 0
     name = f"%d{number}.{dim}"
     text, address = _address(call.operands[source], name)
     return [
@@ -169,6 +174,29 @@ def _define(number: int, call: KernelCall, dim: int, source: int) -> list[str]:
         f"  {name}.v = load i64, ptr {address}",
         f"  {name}.p = getelementptr i64, ptr %dims, i64 {dim}",
         f"  store i64 {name}.v, ptr {name}.p",
+        f"  {name}.r = sub i64 {name}.v, {lo}",
+        f"  {name}.f = icmp ugt i64 {name}.r, {hi - lo}",
+        *_stop(f"{name}.f", f"d{number}.{dim}", number, TOO_LARGE),
+    ]
+
+
+def _check(number: int, check: int) -> list[str]:
+    """Stop the run after kernel ``number`` unless the condition holds."""
+    name = f"%e{number}.{check}"
+    return [
+        f"  {name} = call i1 @check{check}(ptr %dims)",
+        f"  {name}.f = xor i1 {name}, true",
+        *_stop(f"{name}.f", f"e{number}.{check}", number, BROKEN + check),
+    ]
+
+
+def _stop(cond: str, name: str, number: int, status: int) -> list[str]:
+    """Return ``status`` of kernel ``number`` if ``cond``; labels begin with ``name``."""
+    return [
+        f"  br i1 {cond}, label %{name}.stop, label %{name}.go",
+        f"{name}.stop:",
+        f"  ret i32 {(number + 1) << STATUS_BITS | status}",
+        f"{name}.go:",
     ]
 
 

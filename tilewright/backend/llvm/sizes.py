@@ -111,6 +111,13 @@ def size_function(name: str, e: Expr, dims: Mapping[Var, int]) -> list[str]:
     return [f"define internal i64 @{name}(ptr %dims) {{", *emitter.lines, f"  ret i64 {value}", "}"]
 
 
+def check_function(name: str, e: Expr, dims: Mapping[Var, int]) -> list[str]:
+    """``i1 name(ptr dims)``: whether a condition holds."""
+    emitter = SizeEmitter(dims)
+    value = emitter.value(e)
+    return [f"define internal i1 @{name}(ptr %dims) {{", *emitter.lines, f"  ret i1 {value}", "}"]
+
+
 def shapes_function(
     name: str, outputs: Sequence[Expr], checks: Sequence[Expr], dims: Mapping[Var, int]
 ) -> list[str]:

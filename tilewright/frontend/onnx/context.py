@@ -76,6 +76,11 @@ class NodeContext:
         if value is None:
             return None
         known = self.builder.const(value)
+    @property
+    def result_name(self) -> str:
+        """What to call something that belongs to the node: its first output, or the node."""
+        return next((name for name in self.node.outputs if name), self.node.name or self.node.op_type)
+
         if known is not None:
             return known
         return _numbers(self.builder, value)

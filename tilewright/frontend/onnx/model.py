@@ -20,6 +20,7 @@ from tilewright.graph.graph import Graph, Origin, TensorType, Value
 from tilewright.graph.limits import check_type
 from tilewright.graph.rewrite import eliminate_dead_code
 from tilewright.ir.expr import Expr, Var, as_expr
+from tilewright.ir.sizes import typical_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,11 +211,12 @@ class OnnxModel:
 
 
 def _require_static(graph: Graph, location: str) -> None:
-    """Raise UnsupportedError naming the nodes whose shapes do not follow from the inputs' shapes."""
+    """Raise UnsupportedError naming the nodes whose shapes neither follow from the inputs' shapes nor are
+    sizes that kernels compute."""
     report = UnsupportedReport()
     known = set(graph.inputs) | set(graph.constants)
     for node in graph.nodes:
-        open_shape = any(v.static_shape is None for v in node.outputs)
+        open_shape = any(typical_size(d) is None for v in node.outputs for d in v.shape)
         if open_shape and all(v is None or v in known for v in node.inputs):
             report.add(node.origin.op_type, node.origin.name)
         if not open_shape:

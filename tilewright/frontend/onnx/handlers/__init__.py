@@ -3,6 +3,7 @@
 import tilewright.ops  # noqa: F401  (handlers emit these operators)
 from tilewright.frontend.onnx.handlers import (
     attention,
+    computed,
     control,
     einsum,
     indexing,
@@ -24,6 +25,7 @@ from tilewright.frontend.onnx.handlers import (
 
 __all__ = [
     "attention",
+    "computed",
     "control",
     "einsum",
     "indexing",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from tilewright.config import options
 from tilewright.frontend.onnx.context import NodeContext
 from tilewright.frontend.onnx.registry import onnx_op
 from tilewright.frontend.onnx.tensors import dtype_name
 from tilewright.graph.graph import Value
 from tilewright.ir import dtype as dt
 from tilewright.ir.visit import const_int
+from tilewright.ops.computed import computed_size
 
 
 @onnx_op("Constant", 1, 9, 11, 12, 13, 19, 21, 23, 24, 25)
@@ -55,7 +57,13 @@ def arange(ctx: NodeContext) -> Value:
     for index, name in enumerate(("start", "limit", "delta")):
         if any(const_int(d) not in (1, None) for d in ctx.value(index).shape):
             ctx.fail(f"the {name} of a Range must be one number, not {ctx.value(index).type}")
-    return ctx.op("range", ctx.value(0), ctx.value(1), ctx.value(2), dtype=ctx.x.dtype)
+    operands = [ctx.value(n) for n in range(3)]
+    if all(ctx.builder.const(v) is not None or ctx.builder.exprs(v) is not None for v in operands):
+        return ctx.op("range", *operands, dtype=ctx.x.dtype)
+    length = ctx.op("range_length", *operands)
+    most = options().max_computed
+    total, dim = computed_size(ctx.builder, length, most, f"{ctx.result_name}_length")
+    return ctx.op("arange", operands[0], operands[2], total, dim=dim)
 
 
 @onnx_op("OneHot", 9, 11, 28)

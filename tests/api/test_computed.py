@@ -1,0 +1,127 @@
+"""Models that compute sizes from data: beside ONNX Runtime, for several sizes from one artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+import tilewright as tw
+from tilewright.errors import ShapeError
+
+FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
+
+
+def model(
+    nodes: Sequence[onnx.NodeProto],
+    inputs: dict[str, tuple[int, list[int | str]]],
+    outputs: dict[str, int],
+    constants: dict[str, np.ndarray] | None = None,
+    opset: int = 18,
+) -> onnx.ModelProto:
+    graph = helper.make_graph(
+        list(nodes),
+        "computed",
+        [helper.make_tensor_value_info(n, t, s) for n, (t, s) in inputs.items()],
+        [helper.make_tensor_value_info(n, t, None) for n, t in outputs.items()],
+        [onnx.numpy_helper.from_array(a, n) for n, a in (constants or {}).items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
+
+
+def check(
+    proto: onnx.ModelProto,
+    runs: Sequence[dict[str, np.ndarray]],
+    threads: Sequence[int] = (1, 2),
+    **kw: object,
+) -> tw.Model:
+    """Compile and compare every run with ONNX Runtime's."""
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    for count in threads:
+        compiled = tw.compile(proto, threads=count, cache=False, **kw)  # type: ignore[arg-type]
+        for feeds in runs:
+            for (name, got), wanted in zip(
+                compiled.run(feeds).items(), session.run(None, feeds), strict=True
+            ):
+                assert (got.shape, got.dtype) == (wanted.shape, wanted.dtype), name
+                np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6, err_msg=name)
+    return compiled
+
+
+def sparse(shape: tuple[int, ...], share: float, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return np.where(rng.random(shape) < share, rng.standard_normal(shape), 0).astype(np.float32)
+
+
+def masked() -> onnx.ModelProto:
+    """Positions of what is not zero, and what stands there."""
+    nodes = [
+        helper.make_node("NonZero", ["x"], ["where"]),
+        helper.make_node("Transpose", ["where"], ["rows"]),
+        helper.make_node("GatherND", ["x", "rows"], ["found"]),
+        helper.make_node("Relu", ["found"], ["positive"]),
+    ]
+    return model(nodes, {"x": (FLOAT, ["a", "b"])}, {"where": INT64, "positive": FLOAT})
+
+
+def test_one_variant_for_all_counts_and_sizes(tmp_path: Path) -> None:
+    runs = [{"x": sparse((5, 7), share)} for share in (0, 0.1, 0.5, 1)]
+    runs += [{"x": sparse(shape, 0.4)} for shape in ((0, 3), (1, 1), (8, 9))]
+    compiled = check(masked(), runs, dims={"a": (0, 8), "b": (1, 9)})
+    assert [str(spec) for spec in compiled.outputs] == [
+        "where: int64[2, where_count]",
+        "positive: float32[where_count]",
+    ]
+    assert len(compiled.artifact.variants) == 1
+    compiled.save(tmp_path / "masked.tw")
+    loaded = tw.load(tmp_path / "masked.tw")
+    for feeds in runs:
+        for name, result in loaded.run(feeds).items():
+            np.testing.assert_array_equal(result, compiled.run(feeds)[name])
+
+
+def test_sizes_of_fixed_and_of_open_inputs() -> None:
+    runs = [{"x": sparse((5, 7), share)} for share in (0, 0.3, 1)]
+    check(masked(), runs, shapes={"x": (5, 7)})
+    check(masked(), runs, threads=(1,))
+
+
+@pytest.mark.parametrize("axis", [None, 0, 1, -1])
+def test_compress(axis: int | None) -> None:
+    attrs = {} if axis is None else {"axis": axis}
+    proto = model(
+        [helper.make_node("Compress", ["x", "keep"], ["y"], **attrs)],
+        {"x": (FLOAT, [4, 6]), "keep": (BOOL, ["n"])},
+        {"y": FLOAT},
+    )
+    x = sparse((4, 6), 1)
+    runs = [{"x": x, "keep": np.array(keep)} for keep in ([True, False, True], [False] * 4, [True] * 4)]
+    check(proto, runs, dims={"n": (0, 24)})
+
+
+def scalars(dtype: np.dtype, *numbers: float) -> dict[str, np.ndarray]:
+    return {name: np.array(number, dtype) for name, number in zip("abc", numbers, strict=True)}
+
+
+def test_range_between_computed_numbers() -> None:
+    for kind, numbers in {
+        TensorProto.FLOAT: [(0, 10, 1), (0, 1, 0.1), (5, 0, -0.5), (0, 0, 1), (0, 5, -1)],
+        TensorProto.INT32: [(0, 10, 3), (7, -7, -2), (3, 3, 1), (0, 5, -1)],
+        TensorProto.INT64: [(-5, 10, 3)],
+        TensorProto.DOUBLE: [(0, 1, 0.1)],
+    }.items():
+        proto = model(
+            [helper.make_node("Range", ["a", "b", "c"], ["y"])], {n: (kind, []) for n in "abc"}, {"y": kind}
+        )
+        dtype = helper.tensor_dtype_to_np_dtype(kind)
+        check(proto, [scalars(dtype, *n) for n in numbers])
+        compiled = tw.compile(proto, cache=False)
+        for delta in (0, 1e-9 if kind in (TensorProto.FLOAT, TensorProto.DOUBLE) else 0):
+            feeds = scalars(dtype, 0, 9, delta)
+            with pytest.raises(ShapeError, match="memory is planned for 0 to 1048576"):
+                compiled.run(feeds)
