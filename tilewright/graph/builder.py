@@ -61,6 +61,19 @@ class GraphBuilder:
         self._inputs.append(value)
         return value
 
+    def new_dim(self, name: str, most: ExprLike) -> Expr:
+        """A dimension that a kernel computes (the operator ``size_of`` says which), of at most ``most``
+        elements; the number 0 where it cannot have any. ``name`` is made unique."""
+        most = simplify(as_expr(most))
+        if largest_size(most) == 0:
+            return as_expr(0)
+        taken = {d.name for value in self._inputs for e in value.shape for d in free_vars(e)} | self._dims
+        unique, n = name, 1
+        while unique in taken:
+            unique, n = f"{name}_{n}", n + 1
+        self._dims.add(unique)
+        return computed_dimension(unique, most)
+
     def constant(
         self, data: np.ndarray | float | int | bool, name: str = "const", dtype: str | None = None
     ) -> Value:
@@ -81,19 +94,6 @@ class GraphBuilder:
         self,
         op: str,
         inputs: Sequence[Value | None],
-    def new_dim(self, name: str, most: ExprLike) -> Expr:
-        """A dimension that a kernel computes (the operator ``size_of`` says which), of at most ``most``
-        elements; the number 0 where it cannot have any. ``name`` is made unique."""
-        most = simplify(as_expr(most))
-        if largest_size(most) == 0:
-            return as_expr(0)
-        taken = {d.name for value in self._inputs for e in value.shape for d in free_vars(e)} | self._dims
-        unique, n = name, 1
-        while unique in taken:
-            unique, n = f"{name}_{n}", n + 1
-        self._dims.add(unique)
-        return computed_dimension(unique, most)
-
         attrs: Mapping[str, Attr] | None = None,
         *,
         name: str = "",

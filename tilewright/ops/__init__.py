@@ -28,10 +28,9 @@ from tilewright.ops import (
 __all__ = [
     "activation",
     "alternatives",
+    "computed",
     "contract",
     "conv_transpose",
-    "computed",
-    "control",
     "elementwise",
     "index",
     "linalg",
