@@ -4,7 +4,6 @@ from tilewright.ops import (
     activation,
     alternatives,
     computed,
-    control,
     contract,
     conv_transpose,
     elementwise,
