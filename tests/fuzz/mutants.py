@@ -80,17 +80,17 @@ DEPENDENCES = _family(
     ("covered from any start", "schedule.dependence:covers", "if not (starts and stops):", "if not stops:"),
     (
         "any sum determines its digits",
-        "schedule.itermap:_digits",
+        "ir.itermap:_digits",
         "if not env.prove(span < size):",
         "if False:",
     ),
     (
         "every variable is determined",
-        "schedule.itermap:determined_vars",
+        "ir.itermap:determined_vars",
         "return {v for v in variables if v in known}",
         "return set(variables)",
     ),
-    ("a remainder determines a number", "schedule.itermap:_joined", "if rest in known or", "if True or"),
+    ("a remainder determines a number", "ir.itermap:_joined", "if rest in known or", "if True or"),
 )
 
 REGIONS = _family(

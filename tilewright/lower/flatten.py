@@ -5,27 +5,33 @@ from __future__ import annotations
 import dataclasses
 
 from tilewright.ir.expr import Expr, Var, all_of, conjuncts
+from tilewright.ir.itermap import determined_vars
 from tilewright.ir.stmt import Alloc, Annotate, Block, For, If, PrimFunc, Seq, Stmt, seq
-from tilewright.ir.visit import free_vars, substitute, substitute_expr, transform_stmt
+from tilewright.ir.visit import const_int, free_vars, substitute, substitute_expr, transform_stmt
 
 
 def decompose_reductions(func: PrimFunc) -> PrimFunc:
     """Give every block that still has an ``init`` a separate initialising nest.
 
     The nest stands just before the outermost loop that a reduce iterator of the block is bound to, and runs
-    over the spatial loops inside that loop.
+    over the spatial loops inside that loop. Where that loop may repeat instances of the block, each
+    repetition starts anew: then the init stands at the block, under the condition that all reduce iterators
+    are at their first value.
     """
     return func.with_(body=_decompose(func.body))
 
 
 def _decompose(stmt: Stmt) -> Stmt:
     if isinstance(stmt, For):
-        pending = _blocks_with_init_reduced_by(stmt)
-        body = _decompose(_without_init(stmt, pending).body) if pending else _decompose(stmt.body)
+        reduced = _blocks_with_init_reduced_by(stmt)
+        pending = [block for block in reduced if _starts_once(stmt, block)]
+        # A loop that runs once starts nothing anew: one further in decides.
+        again = [] if const_int(stmt.extent) == 1 else [b for b in reduced if b not in pending]
+        body = _decompose(_without_init(stmt, pending, again).body) if reduced else _decompose(stmt.body)
         loop = dataclasses.replace(stmt, body=body)
         return seq([*(_init_nest(stmt, block) for block in pending), loop])
     if isinstance(stmt, Block) and stmt.init is not None:
-        return seq([_init_block(stmt, {}), dataclasses.replace(stmt, init=None)])
+        return seq([_first_init(stmt), dataclasses.replace(stmt, init=None)])
     if isinstance(stmt, Seq):
         return seq([_decompose(s) for s in stmt.stmts])
     if isinstance(stmt, Alloc | Annotate):
@@ -57,27 +63,47 @@ def _blocks_with_init_reduced_by(loop: For) -> list[Block]:
     return found
 
 
-def _without_init(loop: For, blocks: list[Block]) -> For:
-    names = {b.name for b in blocks}
-    stripped = transform_stmt(
-        loop,
-        lambda s: dataclasses.replace(s, init=None) if isinstance(s, Block) and s.name in names else None,
-    )
+def _starts_once(loop: For, block: Block) -> bool:
+    """Whether every element that ``block`` reduces to certainly starts once while ``loop`` runs."""
+    path = _loops_to(loop, block)
+    assert path is not None
+    several = {inner.var: inner.extent for inner in path if const_int(inner.extent) != 1}
+    spatial = {v for it in block.iters if it.kind == "spatial" for v in free_vars(it.binding)}
+    if not several.keys().isdisjoint(spatial & _reduce_vars(block)):
+        return False
+    bindings = [it.binding for it in block.iters]
+    return several.keys() <= determined_vars(bindings, set(several), block.predicate, several)
+
+
+def _without_init(loop: For, blocks: list[Block], at_the_block: list[Block]) -> For:
+    """``loop`` with the inits of ``blocks`` gone, and those of others in front of their block."""
+    gone, kept = {b.name for b in blocks}, {b.name for b in at_the_block}
+
+    def strip(stmt: Stmt) -> Stmt | None:
+        if not isinstance(stmt, Block) or stmt.name not in gone | kept:
+            return None
+        bare = dataclasses.replace(stmt, init=None)
+        return bare if stmt.name in gone else seq([_first_init(stmt), bare])
+
+    stripped = transform_stmt(loop, strip)
     assert isinstance(stripped, For)
     return stripped
 
 
 def _init_nest(loop: For, block: Block) -> Stmt:
     """Loops for the init of ``block``: the loops from ``loop`` down to it that its spatial bindings use."""
-    spatial = {v for it in block.iters if it.kind == "spatial" for v in free_vars(it.binding)}
-    spatial |= {v for c in _init_guards(block) for v in free_vars(c)}
     path = _loops_to(loop, block)
     assert path is not None
+    # Bindings may hold dimensions besides loops' variables: their guards stay.
+    reduced = _reduce_vars(block) & {inner.var for inner in path}
+    guards = [c for c in conjuncts(block.predicate) if not free_vars(c) & reduced]
+    spatial = {v for it in block.iters if it.kind == "spatial" for v in free_vars(it.binding)}
+    spatial |= {v for c in guards for v in free_vars(c)}
     kept = [inner for inner in path if inner.var in spatial]
     mapping: dict[Expr, Expr] = {
         inner.var: Var(f"{inner.var.name}_init", lo=inner.var.lo, hi=inner.var.hi) for inner in kept
     }
-    nest: Stmt = _init_block(block, mapping)
+    nest: Stmt = _init_block(block, mapping, guards)
     for inner in reversed(kept):
         var = mapping[inner.var]
         assert isinstance(var, Var)
@@ -105,8 +131,8 @@ def _loops_to(stmt: Stmt, block: Block) -> list[For] | None:
     return None
 
 
-def _init_block(block: Block, mapping: dict[Expr, Expr]) -> Block:
-    """The init of ``block`` as a block of its own, over its spatial iterators only."""
+def _init_block(block: Block, mapping: dict[Expr, Expr], guards: list[Expr]) -> Block:
+    """The init of ``block`` as a block of its own, over its spatial iterators only, under ``guards``."""
     assert block.init is not None
     return Block(
         f"{block.name}_init",
@@ -119,14 +145,16 @@ def _init_block(block: Block, mapping: dict[Expr, Expr]) -> Block:
         block.writes,
         block.init,
         None,
-        substitute_expr(all_of(_init_guards(block)), mapping),
+        substitute_expr(all_of(guards), mapping),
     )
 
 
-def _init_guards(block: Block) -> list[Expr]:
-    """The parts of the predicate that concern the init: those without reduce loops."""
-    reduced = _reduce_vars(block)
-    return [c for c in conjuncts(block.predicate) if not free_vars(c) & reduced]
+def _first_init(block: Block) -> Block:
+    """The init of ``block`` for where the block stands: only its first instance along the reduce iterators
+    does something.
+    """
+    first = [it.binding.eq(0) for it in block.iters if it.kind == "reduce"]
+    return _init_block(block, {}, [*conjuncts(block.predicate), *first])
 
 
 def flatten_blocks(func: PrimFunc) -> PrimFunc:

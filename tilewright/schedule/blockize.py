@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 
 from tilewright.ir.bounds import affine
 from tilewright.ir.expr import Expr, Var, as_expr, conjuncts
+from tilewright.ir.itermap import ascending, step_size
 from tilewright.ir.simplify import Simplifier, prove, simplify, simplify_stmt
 from tilewright.ir.stmt import Block, For, IterVar, PrimFunc, Stmt
 from tilewright.ir.visit import free_vars, substitute
 from tilewright.schedule.dependence import recheck_kinds, require_no_recurrence
 from tilewright.schedule.diagnostics import failure
-from tilewright.schedule.itermap import ascending, step_size
 from tilewright.schedule.state import BlockRef, LoopRef, Tree, find_loop, loop_var, replace, with_body
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tilewright.ir.expr import TRUE, BinOp, Const, Expr, Var, as_expr
+from tilewright.ir.itermap import determined_vars
 from tilewright.ir.simplify import prove, simplify
 from tilewright.ir.stmt import (
     Alloc,
@@ -29,7 +30,6 @@ from tilewright.schedule.dependence import (
     written_ranges,
 )
 from tilewright.schedule.diagnostics import failure
-from tilewright.schedule.itermap import determined_vars
 from tilewright.schedule.state import (
     BlockRef,
     LoopRef,

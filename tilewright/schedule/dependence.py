@@ -11,13 +11,13 @@ from collections.abc import Mapping
 
 from tilewright.ir.bounds import affine, linear
 from tilewright.ir.expr import TRUE, BinOp, Cmp, Expr, Load, Var, all_of, as_expr, conjuncts, load
+from tilewright.ir.itermap import ascending, determined_vars, step_size
 from tilewright.ir.launch import is_private
 from tilewright.ir.regions import local_loops
 from tilewright.ir.simplify import Simplifier, prove, simplify
 from tilewright.ir.stmt import Block, Buffer, For, IterVar, Range
 from tilewright.ir.visit import const_int, free_vars, substitute_expr, uses, walk_expr
 from tilewright.schedule.diagnostics import failure
-from tilewright.schedule.itermap import ascending, determined_vars, step_size
 from tilewright.schedule.region import touched
 from tilewright.schedule.state import Tree, binding_vars, reduction_op
 from tilewright.schedule.threads import require_launches

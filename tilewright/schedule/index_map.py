@@ -12,10 +12,10 @@ import numpy as np
 from tilewright.errors import ScheduleError
 from tilewright.ir.bounds import affine
 from tilewright.ir.expr import BinOp, Const, Expr, ExprLike, Var, as_expr, ceildiv
+from tilewright.ir.itermap import determined_vars
 from tilewright.ir.simplify import prove, simplify
 from tilewright.ir.visit import const_int, free_vars, substitute_expr, uses, walk_expr
 from tilewright.schedule.arith_text import format_arith, parse_exprs
-from tilewright.schedule.itermap import determined_vars
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -8,13 +8,13 @@ import math
 from collections.abc import Sequence
 
 from tilewright.ir.expr import TRUE, Expr, Var, as_expr, ceildiv
+from tilewright.ir.itermap import determined_vars
 from tilewright.ir.regions import local_loops
 from tilewright.ir.simplify import prove, simplify
 from tilewright.ir.stmt import Block, For, PrimFunc, Stmt
 from tilewright.ir.visit import const_int, free_vars
 from tilewright.schedule.dependence import require_independent, require_no_recurrence
 from tilewright.schedule.diagnostics import failure
-from tilewright.schedule.itermap import determined_vars
 from tilewright.schedule.state import LoopRef, Tree, binding_vars, find_loop, loop_var, rebind, replace
 from tilewright.schedule.threads import require_launches
 

@@ -12,11 +12,11 @@ import dataclasses
 from collections.abc import Sequence
 
 from tilewright.ir.expr import Load
+from tilewright.ir.itermap import determined_vars
 from tilewright.ir.pipeline import Part, loop_body, mark, marked, pipeline_parts, stray_mark
 from tilewright.ir.stmt import Alloc, Block, Buffer, For, PrimFunc, Seq, Stmt, Store
 from tilewright.schedule.dependence import covers
 from tilewright.schedule.diagnostics import failure
-from tilewright.schedule.itermap import determined_vars
 from tilewright.schedule.state import LoopRef, Tree, find_loop, replace
 
 #: Stages are copies of buffers and of code; deeper pipelines than this gain nothing on any machine.

@@ -18,12 +18,12 @@ from tilewright.ir.expr import (
     reduce_identity,
     select,
 )
+from tilewright.ir.itermap import determined_vars
 from tilewright.ir.simplify import simplify
 from tilewright.ir.stmt import Block, Buffer, For, IterVar, PrimFunc, Stmt, Store, seq
 from tilewright.ir.visit import const_int, free_vars, substitute, substitute_expr
 from tilewright.schedule.dependence import recheck_kinds
 from tilewright.schedule.diagnostics import failure
-from tilewright.schedule.itermap import determined_vars
 from tilewright.schedule.state import (
     BlockRef,
     LoopRef,
@@ -56,7 +56,8 @@ def decompose_reduction(func: PrimFunc, ref: BlockRef, loop: LoopRef) -> tuple[P
             block,
             hint="choose one of the loops that get_loops gives for the block",
         )
-    spatial, reduced = binding_vars(block, "spatial"), binding_vars(block, "reduce")
+    around = {outer.var for outer in tree.loops_above(block)}
+    spatial, reduced = binding_vars(block, "spatial") & around, binding_vars(block, "reduce") & around
     for outer in tree.loops_above(target):
         if outer.var in reduced and const_int(outer.extent) != 1:
             raise failure(

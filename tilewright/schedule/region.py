@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from tilewright.ir.bounds import Interval, affine, interval
 from tilewright.ir.expr import TRUE, BinOp, Expr, Load, Var, as_expr
+from tilewright.ir.itermap import step_size
 from tilewright.ir.regions import local_loops
 from tilewright.ir.simplify import Simplifier, prove, simplify
 from tilewright.ir.stmt import Block, For, Range
 from tilewright.ir.visit import const_int, free_vars, loads_of, substitute_expr, uses
-from tilewright.schedule.itermap import step_size
 
 ZERO = as_expr(0)
 

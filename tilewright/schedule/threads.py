@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from tilewright.ir.digits import one_owner
 from tilewright.ir.expr import Expr, as_expr
+from tilewright.ir.itermap import pinned_vars
 from tilewright.ir.launch import (
     AXES,
     THREAD_AXES,
@@ -24,7 +25,6 @@ from tilewright.ir.simplify import Simplifier
 from tilewright.ir.stmt import Alloc, Annotate, Block, Buffer, For, Stmt
 from tilewright.ir.visit import const_int, stores_of, substitute_expr
 from tilewright.schedule.diagnostics import failure
-from tilewright.schedule.itermap import pinned_vars
 from tilewright.schedule.state import Tree
 
 

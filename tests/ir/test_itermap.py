@@ -3,8 +3,8 @@ import itertools
 import pytest
 
 from tilewright.ir.expr import TRUE, Expr, Var, as_expr
+from tilewright.ir.itermap import determined_vars
 from tilewright.ir.visit import free_vars, substitute_expr
-from tilewright.schedule.itermap import determined_vars
 
 A, B, C = Var("i", lo=0, hi=5), Var("j", lo=0, hi=3), Var("k", lo=0, hi=2)
 F = Var("f", lo=0, hi=23)
