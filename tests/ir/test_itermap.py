@@ -61,3 +61,13 @@ def test_a_condition_that_leaves_one_value() -> None:
     assert determined_vars([B], {A, B}, A * 2 + C < 1) == {A, B}
     assert determined_vars([B], {A, B}, A * 2 + C < 3) == {B}
     assert determined_vars([B], {A, B}, TRUE) == {B}
+
+
+def test_digits_that_simplification_took_apart_are_joined() -> None:
+    """A fused loop over 3 x 3 x 8 places, in parts of 16: part and lane are in the digits together only."""
+    o, i = Var("o", lo=0, hi=4), Var("i", lo=0, hi=15)
+    place = o * 16 + i
+    digits = [place // 24, place // 8 % 3, place % 8]
+    assert determined_vars(digits, {o, i}) == {o, i}
+    assert determined_vars(digits[:2], {o, i}) == set()
+    assert determined_vars([digits[0], digits[2]], {o, i}) == set()

@@ -21,10 +21,12 @@ from tilewright.ir import te
 from tilewright.ir.collapse import collapse_dims
 from tilewright.ir.expr import Var
 from tilewright.ir.interp import run
+from tilewright.ir.parser import parse
 from tilewright.ir.stmt import Alloc, Block, For, If, PrimFunc, Store
 from tilewright.ir.verify import verify
 from tilewright.ir.visit import const_int, free_vars, walk_stmt
 from tilewright.lower import PASSES, lower
+from tilewright.lower.overrun import drop_overrun_guards
 from tilewright.schedule import Schedule
 from tilewright.schedule.default import default_schedule
 from tilewright.target import Target
@@ -137,3 +139,20 @@ def test_registers_of_unknown_number_live_in_memory() -> None:
     assert [s.buffer.scope for s in walk_stmt(result.body) if isinstance(s, Alloc)] == ["global"]
     data = np.arange(12, dtype=np.float32).reshape(4, 3)
     np.testing.assert_array_equal(run(result, [data])[0], data * 2)
+
+
+def test_a_guard_stays_before_reads_under_conditions_on_what_it_limits() -> None:
+    """Where the guard does not hold, the condition may, and ``x[2, -1]`` does not exist."""
+    func = parse("""
+@primfunc({"outputs": 1})
+def late(x: float32[4, 1], y: float32[1]):
+    t = alloc(float32[3])
+    for i in serial(3):
+        if i < 1:
+            t[i] = select(2 <= i, x[2, -1], 0.0)
+    y[0] = t[0]
+""")
+    lowered = drop_overrun_guards(func)
+    assert [s for s in walk_stmt(lowered.body) if isinstance(s, If)]
+    (found,) = run(lowered, [np.ones((4, 1), np.float32)])
+    assert found.tolist() == [0.0]

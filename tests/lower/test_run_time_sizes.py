@@ -17,7 +17,9 @@ from tilewright.ir.stmt import Buffer, For, If, PrimFunc
 from tilewright.ir.verify import verify
 from tilewright.ir.visit import const_int, substitute_expr, walk_stmt
 from tilewright.lower import lower
+from tilewright.lower.flatten import decompose_reductions
 from tilewright.schedule.default import default_schedule
+from tilewright.schedule.schedule import Schedule
 from tilewright.target import Target
 
 TARGET = Target.parse("x86-64-v3")
@@ -117,3 +119,20 @@ def test_schedules_are_those_of_the_typical_size() -> None:
     total = te.compute((64, 40), lambda i, j: te.reduce("sum", (24,), lambda k: x[i, k] * w[k, j]), "total")
     y = te.compute((64, 40), lambda i, j: total[i, j] + 1.0, "y")
     assert kinds(product()) == kinds(te.primfunc("product", [x, w], [y], [w]))
+
+
+def test_a_reduction_split_by_a_dimension_keeps_the_guards_of_its_init() -> None:
+    n = dimension("n", 1, 64)
+    x = te.placeholder((n,), "float32", "x")
+    y = te.compute((n + 2,), lambda i: te.reduce("sum", ((n + 1) // 2,), lambda k: x[k]), "y")
+    sch = Schedule(te.primfunc("sums", [x], [y]))
+    i, k = sch.get_loops(sch.get_block("y"))
+    sch.split(i, [None, 3])
+    sch.split(k, [None, n])
+    taken_out = sch.copy()
+    taken_out.decompose_reduction(taken_out.get_block("y"), taken_out.get_loops(taken_out.get_block("y"))[0])
+    for func in (decompose_reductions(sch.func), taken_out.func):
+        for size in (1, 4, 12):
+            data = np.arange(size, dtype=np.float32)
+            (found,) = interp.run(func, [data])
+            np.testing.assert_array_equal(found, np.full(size + 2, data[: (size + 1) // 2].sum()))

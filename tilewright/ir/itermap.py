@@ -141,7 +141,30 @@ def _joined(known: set[Expr], variables: set[Var]) -> list[Expr]:
     for e in known:
         if isinstance(e, BinOp) and e.op in ("mod", "floordiv") and e.a not in known:
             if not uses(e.b, variables):
-                rest = simplify(e.a // e.b if e.op == "mod" else e.a % e.b)
-                if rest in known or not uses(rest, variables) or interval(rest).is_point:
+                if e.op == "mod":
+                    joined = _follows(simplify(e.a // e.b), known, variables)
+                else:
+                    joined = _remainder_follows(e.a, e.b, known, variables)
+                if joined:
                     found.append(e.a)
     return found
+
+
+def _follows(e: Expr, known: set[Expr], variables: set[Var]) -> bool:
+    return e in known or not uses(e, variables) or interval(e).is_point
+
+
+def _remainder_follows(x: Expr, n: Expr, known: set[Expr], variables: set[Var]) -> bool:
+    """Whether ``x % n`` is known, as it is or digit by digit: ``x // d % m`` and ``x % d``, for
+    ``n == d * m``.
+    """
+    if _follows(simplify(x % n), known, variables):
+        return True
+    if not isinstance(n, Const):
+        return False
+    for e in known:
+        if isinstance(e, BinOp) and e.op == "mod" and isinstance(e.b, Const) and 1 < e.b.value < n.value:
+            lower, rest = divmod(int(n.value), int(e.b.value))
+            if rest == 0 and simplify(x // lower % e.b) is e:
+                return _remainder_follows(x, as_expr(lower), known, variables)
+    return False

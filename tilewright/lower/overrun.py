@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 from tilewright.ir.bounds import Interval, interval
 from tilewright.ir.digits import digits
-from tilewright.ir.expr import Expr, Var, all_of, as_expr, conjuncts
+from tilewright.ir.expr import Expr, Select, Var, all_of, as_expr, conjuncts
 from tilewright.ir.launch import is_block_axis
 from tilewright.ir.simplify import Simplifier, simplify
 from tilewright.ir.stmt import Alloc, Annotate, Buffer, For, If, PrimFunc, Seq, Stmt, Store
-from tilewright.ir.visit import const_int, free_vars, loads_of, own_exprs, stores_of, walk_stmt
+from tilewright.ir.visit import const_int, free_vars, loads_of, own_exprs, stores_of, walk_expr, walk_stmt
 
 
 def drop_overrun_guards(func: PrimFunc) -> PrimFunc:
@@ -78,8 +78,10 @@ class _Overrun:
                 return False
             if not all(_tells(store, var, inner) for var in guarded & inside[store.buffer]):
                 return False
+        # What is only read where a condition holds may not be there at all where no instance is.
+        decides = any(free_vars(c) & guarded for c in _conditions(body))
         for index, size in _indices(body):
-            if not free_vars(index) & guarded:
+            if not decides and not free_vars(index) & guarded:
                 continue
             span = interval(simplify(index), inner)
             limit = const_int(size)
@@ -97,6 +99,15 @@ def _tells(store: Store, var: Var, bounds: dict[Var, Interval]) -> bool:
         return False
     env = Simplifier(bounds)
     return bool(digits(var, as_expr(span.hi + 1), store.indices, store.buffer.shape, env))
+
+
+def _conditions(body: Stmt) -> Iterator[Expr]:
+    """Every condition under ``body``."""
+    for stmt in walk_stmt(body):
+        if isinstance(stmt, If):
+            yield stmt.cond
+        for e in own_exprs(stmt):
+            yield from (node.cond for node in walk_expr(e) if isinstance(node, Select))
 
 
 def _indices(body: Stmt) -> Iterator[tuple[Expr, Expr]]:
