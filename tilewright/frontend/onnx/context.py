@@ -66,6 +66,11 @@ class NodeContext:
         """The first input."""
         return self.value(0)
 
+    @property
+    def result_name(self) -> str:
+        """What to call something that belongs to the node: its first output, or the node."""
+        return next((name for name in self.node.outputs if name), self.node.name or self.node.op_type)
+
     def wants_output(self, index: int) -> bool:
         """Whether the model names output ``index`` at all."""
         return index < len(self.node.outputs) and bool(self.node.outputs[index])
@@ -76,11 +81,6 @@ class NodeContext:
         if value is None:
             return None
         known = self.builder.const(value)
-    @property
-    def result_name(self) -> str:
-        """What to call something that belongs to the node: its first output, or the node."""
-        return next((name for name in self.node.outputs if name), self.node.name or self.node.op_type)
-
         if known is not None:
             return known
         return _numbers(self.builder, value)
