@@ -22,7 +22,7 @@ from tilewright.ir.simplify import simplify
 from tilewright.ir.stmt import LOOP_KINDS, Block, For, PrimFunc, Seq, Stmt, seq
 from tilewright.ir.visit import const_int, walk_stmt
 from tilewright.lower.flatten import decompose_reductions
-from tilewright.schedule.state import Tree, rebind, replace
+from tilewright.schedule.state import Tree, binding_vars, rebind, replace
 
 
 def odd_case(case: Case, rng: Random) -> Case | None:
@@ -121,8 +121,9 @@ def _coarse(func: PrimFunc, rng: Random) -> PrimFunc | None:
 def _backwards(func: PrimFunc, rng: Random) -> PrimFunc | None:
     loop = rng.choice(_loops(func))
     size = const_int(loop.extent)
-    if size is None or size < 2:
-        return None
+    blocks = [s for s in walk_stmt(loop) if isinstance(s, Block)]
+    if size is None or size < 2 or any(loop.var in binding_vars(block, "reduce") for block in blocks):
+        return None  # what starts at its last term only keeps that
     var = Var(loop.var.name, lo=0, hi=size - 1)
     return _rebound(func, loop, size - 1 - var, [(var, size)], TRUE)
 

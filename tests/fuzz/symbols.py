@@ -6,11 +6,12 @@ import dataclasses
 from collections.abc import Mapping
 from random import Random
 
-from tilewright.ir.expr import Expr, Load, as_expr, load
+from tilewright.ir.expr import Expr, Load, Var, as_expr, load
 from tilewright.ir.stmt import Buffer, PrimFunc
 from tilewright.ir.visit import map_stmt, rewrite_expr, substitute_expr
 from tilewright.schedule import Schedule, Trace
 from tilewright.schedule.decisions import Decision
+from tilewright.schedule.index_map import IndexMap
 
 
 def open_decisions(sch: Schedule) -> dict[str, Decision]:
@@ -41,7 +42,7 @@ def bind_all(trace: Trace, values: Mapping[str, int]) -> Trace:
 
 
 def substituted(func: PrimFunc, values: Mapping[Expr, int]) -> PrimFunc:
-    """The function with numbers for variables, in the shapes of its buffers too."""
+    """The function with numbers for variables, in the shapes of its buffers and in layouts, too."""
     mapping: dict[Expr, Expr] = {var: as_expr(value) for var, value in values.items()}
     buffers: dict[Buffer, Buffer] = {}
 
@@ -60,4 +61,8 @@ def substituted(func: PrimFunc, values: Mapping[Expr, int]) -> PrimFunc:
     memo: dict[Expr, Expr] = dict(mapping)
     body = map_stmt(func.body, lambda e: rewrite_expr(e, visit, memo), buffer)
     params = tuple(buffer(p) if isinstance(p, Buffer) else p for p in func.params)
-    return func.with_(params=params, body=body)
+    func = func.with_(params=params, body=body)
+    numbers = {var.name: as_expr(value) for var, value in values.items() if isinstance(var, Var)}
+    layouts = func.attr("param_layouts", {})
+    bound = {name: str(IndexMap.parse(text, numbers)) for name, text in layouts.items()}
+    return func.with_attr("param_layouts", bound) if layouts else func
