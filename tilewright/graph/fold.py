@@ -41,8 +41,12 @@ def fold_node(
     """The results of a node whose operands are all constant; None when they are not, or when folding does not
     pay. Raises LimitError when they are more than ``budget`` has left.
     """
+    if get_op(node.op).deferred:
+        return None
     operands = [const(v) for v in node.inputs]
     if any(v is not None and data is None for v, data in zip(node.inputs, operands, strict=True)):
+        return None
+    if not all(region.is_static for region in node.regions.values()):
         return None
     size = 0
     for value in node.outputs:

@@ -152,6 +152,8 @@ class OpDef:
         reads_data: False when the results depend on the inputs' types only (``shape``); ``symbolic`` may then
             be called
             with operands that are None.
+        deferred: whether nodes with constant operands stay as they are until a pass has seen them: what they
+            stand for is lost in their results.
     """
 
     name: str
@@ -163,6 +165,7 @@ class OpDef:
     params: Mapping[int, str] = dataclasses.field(default_factory=dict)
     symbolic: Reference | None = None
     reads_data: bool = True
+    deferred: bool = False
 
 
 _registry: dict[str, OpDef] = {}

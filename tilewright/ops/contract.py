@@ -2,7 +2,9 @@
 
 Convolutions take any number of spatial dimensions. With ``channels_last`` data is ``[N, *spatial, C]`` and
 weights are ``[*K, CI / groups, CO]``, else data is ``[N, C, *spatial]`` and weights ``[CO, CI / groups,
-*K]``.
+*K]``. A fourth operand of one element stands for what is in the padding (default 0).
+
+With ``to="int32"`` the operands are bytes, signed or not, and sums are kept and returned in 32 bits.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from tilewright.ops.common import (
     broadcast_shapes,
     format_shape,
     is_half,
+    product,
     reduced,
 )
 from tilewright.ops.window import Layout, Window, arrange, pad_spatial, windowed, windows
@@ -36,7 +39,8 @@ def matmul_infer(ctx: OpContext) -> list[TensorType]:
     a, b = ctx.input(0), ctx.input(1)
     if a.rank < 2 or b.rank < 2:
         ctx.fail("matmul takes matrices (or stacks of them)")
-    if a.dtype != b.dtype or a.dtype == "bool":
+    dtype = _result_dtype(ctx, a, b)
+    if dtype is None or a.dtype == "bool":
         ctx.fail(f"matmul takes two tensors of one number type, not {a.dtype} and {b.dtype}")
     k, k2 = const_int(a.shape[-1]), const_int(b.shape[-2])
     if k is not None and k2 is not None and k != k2:
@@ -44,7 +48,25 @@ def matmul_infer(ctx: OpContext) -> list[TensorType]:
             f"the inner dimensions of the matrices {format_shape(a.shape)} and {format_shape(b.shape)} differ"
         )
     batch = broadcast_shapes(ctx, a.shape[:-2], b.shape[:-2])
-    return [TensorType((*batch, a.shape[-2], b.shape[-1]), a.dtype)]
+    return [TensorType((*batch, a.shape[-2], b.shape[-1]), dtype)]
+
+
+def _result_dtype(ctx: OpContext, a: TensorType, b: TensorType) -> str | None:
+    """The type of a contraction's result; None where the operands' types do not go together."""
+    to = ctx.attr("to", None)
+    if to is None:
+        return a.dtype if a.dtype == b.dtype else None
+    return "int32" if to == "int32" and {a.dtype, b.dtype} <= {"int8", "uint8"} else None
+
+
+def accumulator(ctx: OpContext) -> str:
+    """The type in which a contraction keeps its sums."""
+    return str(ctx.attr("to", None) or accumulator_dtype(ctx.input(0).dtype))
+
+
+def result_dtype(ctx: OpContext) -> str:
+    """The type of a contraction's result."""
+    return str(ctx.attr("to", None) or ctx.input(0).dtype)
 
 
 def narrowed(total: te.Tensor, dtype: str) -> te.Tensor:
@@ -57,7 +79,7 @@ def narrowed(total: te.Tensor, dtype: str) -> te.Tensor:
 def _matmul_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
     a, b = inputs
     shape = matmul_infer(ctx)[0].shape
-    wide = accumulator_dtype(a.dtype)
+    wide = accumulator(ctx)
 
     def body(*i: Expr) -> Expr:
         *batch, m, n = i
@@ -69,11 +91,13 @@ def _matmul_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
 
         return reduced("sum", [a.shape[-1]], term, wide)
 
-    return [narrowed(te.compute(shape, body, "matmul"), a.dtype)]
+    return [narrowed(te.compute(shape, body, "matmul"), result_dtype(ctx))]
 
 
 def _matmul_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
     a, b = inputs
+    if ctx.attr("to", None) is not None:
+        return [np.matmul(a.astype(np.int32), b.astype(np.int32))]
     if is_half(a.dtype.name):
         return [as_dtype(np.matmul(a.astype(np.float32), b.astype(np.float32)), a.dtype.name)]
     return [np.matmul(a, b)]
@@ -106,7 +130,8 @@ def _check_operands(ctx: OpContext, name: str) -> tuple[TensorType, TensorType]:
     x, w = ctx.input(0), ctx.input(1)
     if x.rank < 3 or x.rank != w.rank:
         ctx.fail(f"{name} takes data and weights of one rank of 3 or more")
-    if x.dtype != w.dtype or not dt.is_float(x.dtype):
+    dtype = _result_dtype(ctx, x, w)
+    if dtype is None or (not dt.is_float(x.dtype) and dtype != "int32"):
         ctx.fail(f"{name} takes data and weights of one float type, not {x.dtype} and {w.dtype}")
     if any(const_int(d) is None for d in w.shape):
         ctx.fail(f"the shape of the weights must be known, not {format_shape(w.shape)}")
@@ -144,9 +169,13 @@ def _check_bias(ctx: OpContext, channels: int) -> None:
         if (
             bias.rank != 1
             or const_int(bias.shape[0]) not in (None, channels)
-            or bias.dtype != ctx.input(0).dtype
+            or bias.dtype != result_dtype(ctx)
         ):
-            ctx.fail(f"the bias must hold {channels} numbers of the data's type, not {bias}")
+            ctx.fail(f"the bias must hold {channels} numbers of the result's type, not {bias}")
+    if ctx.has_input(3):
+        fill = ctx.input(3)
+        if fill.dtype != ctx.input(0).dtype or const_int(product(fill.shape)) != 1:
+            ctx.fail(f"the padding must be one number of the data's type, not {fill}")
 
 
 def add_bias(total: te.Tensor, bias: te.Tensor | None, channel: int, dtype: str) -> te.Tensor:
@@ -163,15 +192,21 @@ def conv_infer(ctx: OpContext) -> list[TensorType]:
     """The convolution's type; rejects operands that do not fit."""
     x, conv = ctx.input(0), conv_sizes(ctx)
     spatial = [windowed(ctx, x.shape[d], w) for d, w in zip(conv.layout.spatial, conv.windows, strict=True)]
-    return [TensorType(arrange(conv.last, x.shape[0], as_expr(conv.co), spatial), x.dtype)]
+    return [TensorType(arrange(conv.last, x.shape[0], as_expr(conv.co), spatial), result_dtype(ctx))]
+
+
+def padded_data(conv: Conv, inputs: Operands) -> te.Tensor:
+    """A convolution's data with the windows' borders."""
+    x, fill = inputs[0], inputs[3] if len(inputs) > 3 else None
+    return pad_spatial(x, conv.layout, conv.windows, 0.0 if fill is None else fill[(0,) * fill.ndim])
 
 
 def _conv_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
-    x, weight = inputs[0], inputs[1]
-    conv, dtype = conv_sizes(ctx), x.dtype
-    wide, last, groups = accumulator_dtype(dtype), conv.last, conv.groups
+    weight = inputs[1]
+    conv, dtype = conv_sizes(ctx), result_dtype(ctx)
+    wide, last, groups = accumulator(ctx), conv.last, conv.groups
     rank = len(conv.windows)
-    padded = pad_spatial(x, conv.layout, conv.windows, 0.0)
+    padded = padded_data(conv, inputs)
     shape = conv_infer(ctx)[0].shape
     per_group = conv.ci // groups
     out_per_group = conv.co // groups
@@ -206,12 +241,13 @@ def _conv_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
     """
     x, weight = inputs[0], inputs[1]
     conv = conv_sizes(ctx)
-    dtype = x.dtype
-    wide = np.float32 if is_half(dtype.name) else dtype
+    dtype, wide = result_dtype(ctx), dt.to_numpy(accumulator(ctx))
+    fill = 0 if len(inputs) < 4 or inputs[3] is None else inputs[3].reshape(())
     x, weight = x.astype(wide, copy=False), weight.astype(wide, copy=False)
     if not conv.last:
         x, weight = np.moveaxis(x, 1, -1), np.moveaxis(weight, (0, 1), (-1, -2))
-    x = np.pad(x, [(0, 0), *((w.before, w.after) for w in conv.windows), (0, 0)])
+    borders = [(0, 0), *((w.before, w.after) for w in conv.windows), (0, 0)]
+    x = np.pad(x, borders, constant_values=fill)
     out = [(size - w.reach) // w.stride + 1 for size, w in zip(x.shape[1:-1], conv.windows, strict=True)]
     g, co = conv.groups, conv.co
     total = np.zeros((x.shape[0], *out, g, co // g), wide)
@@ -232,7 +268,7 @@ def _conv_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
         result = result + inputs[2].astype(wide)
     if not conv.last:
         result = np.moveaxis(result, -1, 1)
-    return [np.ascontiguousarray(as_dtype(result, dtype.name))]
+    return [np.ascontiguousarray(as_dtype(result, dtype))]
 
 
 register(

@@ -15,9 +15,15 @@ from tilewright.graph.opdef import OpContext
 from tilewright.ir import te
 from tilewright.ir.expr import Expr
 from tilewright.ops.alternatives.chunks import is_static
-from tilewright.ops.common import Operands, accumulator_dtype
-from tilewright.ops.contract import add_bias, conv_infer, conv_sizes
-from tilewright.ops.window import pad_spatial
+from tilewright.ops.common import Operands
+from tilewright.ops.contract import (
+    accumulator,
+    add_bias,
+    conv_infer,
+    conv_sizes,
+    padded_data,
+    result_dtype,
+)
 
 
 def _applies(ctx: OpContext) -> bool:
@@ -28,9 +34,9 @@ def _applies(ctx: OpContext) -> bool:
 
 
 def _compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
-    x, weight = inputs[0], inputs[1]
-    conv, wide = conv_sizes(ctx), accumulator_dtype(x.dtype)
-    padded = pad_spatial(x, conv.layout, conv.windows, 0.0)
+    weight = inputs[1]
+    conv, wide = conv_sizes(ctx), accumulator(ctx)
+    padded = padded_data(conv, inputs)
     shape, rank = conv_infer(ctx)[0].shape, len(conv.windows)
 
     def patch(*i: Expr) -> Expr:
@@ -48,7 +54,7 @@ def _compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
         return te.reduce("sum", [*taps, conv.ci], term)
 
     bias = inputs[2] if len(inputs) > 2 else None
-    return [add_bias(te.compute(shape, body, "conv"), bias, len(shape) - 1, x.dtype)]
+    return [add_bias(te.compute(shape, body, "conv"), bias, len(shape) - 1, result_dtype(ctx))]
 
 
 register_alternative(Alternative("conv", "im2col", _applies, compute=_compute, numerics=Numerics.reordered))

@@ -17,9 +17,18 @@ from tilewright.ir import te
 from tilewright.ir.expr import Expr
 from tilewright.ir.visit import const_int
 from tilewright.ops.alternatives.chunks import Chunks, is_static
-from tilewright.ops.common import Operands, accumulator_dtype, broadcast_index
-from tilewright.ops.contract import add_bias, conv_infer, conv_sizes, matmul_infer, narrowed
-from tilewright.ops.window import arrange, pad_spatial
+from tilewright.ops.common import Operands, broadcast_index
+from tilewright.ops.contract import (
+    accumulator,
+    add_bias,
+    conv_infer,
+    conv_sizes,
+    matmul_infer,
+    narrowed,
+    padded_data,
+    result_dtype,
+)
+from tilewright.ops.window import arrange
 
 #: Into how many parts.
 PARTS: Final = (4, 16)
@@ -48,7 +57,7 @@ def _matmul_applies(count: int, ctx: OpContext) -> bool:
 
 def _matmul(count: int, ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
     a, b = inputs
-    shape, wide = matmul_infer(ctx)[0].shape, accumulator_dtype(a.dtype)
+    shape, wide = matmul_infer(ctx)[0].shape, accumulator(ctx)
     extent = const_int(a.shape[-1])
     assert extent is not None
     split = _split(extent, count)
@@ -66,7 +75,7 @@ def _matmul(count: int, ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
         return te.reduce("sum", [split.length], term)
 
     parts = te.compute((split.count, *shape), body, "matmul_part")
-    return [narrowed(_total(parts, "matmul"), a.dtype)]
+    return [narrowed(_total(parts, "matmul"), result_dtype(ctx))]
 
 
 # ---------------------------------------------------------------------------------------------------- conv
@@ -78,9 +87,9 @@ def _conv_applies(count: int, ctx: OpContext) -> bool:
 
 
 def _conv(count: int, ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
-    x, weight = inputs[0], inputs[1]
-    conv, wide = conv_sizes(ctx), accumulator_dtype(x.dtype)
-    padded = pad_spatial(x, conv.layout, conv.windows, 0.0)
+    weight = inputs[1]
+    conv, wide = conv_sizes(ctx), accumulator(ctx)
+    padded = padded_data(conv, inputs)
     shape, last, rank = conv_infer(ctx)[0].shape, conv.last, len(conv.windows)
     split = _split(conv.ci, count)
 
@@ -101,7 +110,7 @@ def _conv(count: int, ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
 
     parts = te.compute((split.count, *shape), body, "conv_part")
     bias = inputs[2] if len(inputs) > 2 else None
-    return [add_bias(_total(parts, "conv"), bias, len(shape) - 1 if last else 1, x.dtype)]
+    return [add_bias(_total(parts, "conv"), bias, len(shape) - 1 if last else 1, result_dtype(ctx))]
 
 
 for _count in PARTS:

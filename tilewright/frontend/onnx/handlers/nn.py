@@ -75,7 +75,7 @@ def numbers(ctx: NodeContext, name: str, count: int, default: int) -> tuple[int,
     return tuple(int(v) for v in values)
 
 
-def _window_attrs(ctx: NodeContext, x: Value, kernel: Sequence[int]) -> dict[str, Attr]:
+def window_attrs(ctx: NodeContext, x: Value, kernel: Sequence[int]) -> dict[str, Attr]:
     """strides, dilations, pads. SAME padding that depends on an open size stays symbolic (``auto_pad``)."""
     rank = len(kernel)
     strides, dilations = numbers(ctx, "strides", rank, 1), numbers(ctx, "dilations", rank, 1)
@@ -116,7 +116,7 @@ def conv(ctx: NodeContext) -> Value:
     x, w = ctx.value(0), ctx.value(1)
     if x.rank < 3 or w.rank != x.rank:
         ctx.fail(f"Conv takes data and weights of one rank of 3 or more, not {x.type} and {w.type}")
-    attrs = _window_attrs(ctx, x, kernel_of(ctx, w))
+    attrs = window_attrs(ctx, x, kernel_of(ctx, w))
     return ctx.op("conv", x, w, ctx.optional(2), groups=int(ctx.attr("group", 1)), **attrs)
 
 
@@ -235,7 +235,7 @@ def pool(ctx: NodeContext, op: str, x: Value | None = None, **more: Attr) -> Val
     kernel = tuple(int(k) for k in ctx.attr("kernel_shape"))
     if data.rank != len(kernel) + 2:
         ctx.fail(f"a kernel of {len(kernel)} dimensions does not fit {data.type}")
-    attrs = _window_attrs(ctx, data, kernel)
+    attrs = window_attrs(ctx, data, kernel)
     return ctx.op(op, data, kernel=kernel, ceil_mode=bool(ctx.attr("ceil_mode", 0)), **attrs, **more)
 
 
