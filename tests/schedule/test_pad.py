@@ -333,6 +333,22 @@ def counted(x: float32[3], C: float32[1]):
     )
 
 
+def late() -> PrimFunc:
+    """``A[-2]`` stands for ``A[vi - 2]``, which is never read while ``vi`` is 0."""
+    return parse(
+        """
+@primfunc({"outputs": 1})
+def late(A: float32[1], C: float32[1]):
+    for i in serial(1):
+        with block("C"):
+            vi = spatial(1, i)
+            reads(A[-2])
+            writes(C[vi])
+            C[vi] = select(2 <= vi, A[-2], 0.0)
+"""
+    )
+
+
 def with_steps(func: PrimFunc, *steps: Callable[[Schedule], object]) -> Schedule:
     sch = Schedule(func)
     for step in steps:
@@ -370,6 +386,11 @@ REFUSED: list[tuple[str, Callable[[], Schedule], list[int | None]]] = [
     ("block 'C' does not store at its spatial iterators", lambda: Schedule(flattened()), [None, 4]),
     ("reads 'A' at .6 - vi0., and how far", lambda: Schedule(shifted()), [4]),
     ("reads 'A' at x.vi0., and how far", lambda: Schedule(gathered()), [4]),
+    (
+        "reads 'A' at -2 under a condition that padded instances may satisfy",
+        lambda: Schedule(late()),
+        [3],
+    ),
     ("divides integers by data", lambda: Schedule(quotient()), [4]),
     ("does not accumulate with", lambda: Schedule(counted()), [None, 4]),
     ("is not proved to be 0.0, the neutral element of its add", lambda: Schedule(windows()), [None, 4]),

@@ -23,6 +23,7 @@ from tilewright.ir.expr import (
     Const,
     Expr,
     Load,
+    Select,
     Var,
     all_of,
     as_expr,
@@ -272,6 +273,7 @@ def _operands(tree: Tree, block: Block, domain: _Domain) -> list[_Operand]:
             shape[n] = hull
         layout = _filled_layout(tree, buffer, loads, moved, domain)
         result.append(_Operand(buffer, tuple(loads), tuple(shape), layout))
+    _require_reads_exist(tree, block, padded)
     for e in walk_expr(tree.store(block).value):
         if isinstance(e, BinOp) and e.op in ("floordiv", "mod") and any(True for _ in loads_of(e.b)):
             raise failure(
@@ -281,6 +283,24 @@ def _operands(tree: Tree, block: Block, domain: _Domain) -> list[_Operand]:
                 hint="compute the quotient in a block of its own",
             )
     return result
+
+
+def _require_reads_exist(tree: Tree, block: Block, padded: set[Var]) -> None:
+    """A read under a condition that padded instances may satisfy must be in bounds by itself."""
+    nodes = list(walk_expr(tree.store(block).value))
+    if not any(isinstance(e, Select) and uses(e.cond, padded) for e in nodes):
+        return
+    for e in nodes:
+        if isinstance(e, Load):
+            for index, size in zip(e.indices, e.buffer.shape, strict=True):
+                if not uses(index, padded) and not prove((as_expr(0) <= index) & (index < size)):
+                    raise failure(
+                        tree,
+                        f"pad: block '{block.name}' reads '{e.buffer.name}' at {index!r} under a condition "
+                        "that padded instances may satisfy",
+                        block,
+                        hint="pad before producers are inlined into the block",
+                    )
 
 
 def _reach(loads: Sequence[Load], dim: int, domain: _Domain, loops: Mapping[Var, Expr]) -> Expr | None:
