@@ -9,11 +9,28 @@ the right form.
 from __future__ import annotations
 
 import dataclasses
-import enum
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 from tilewright.errors import ArtifactError
+from tilewright.runtime.control import LOOP_SCRATCH, Control, Loop, Region, control_from_json, fits
+from tilewright.runtime.records import Operand, Space, reading, record_json, text, texts, whole
+
+__all__ = [
+    "ALIGNMENT",
+    "BROKEN",
+    "STATUS_BITS",
+    "TOO_LARGE",
+    "Dim",
+    "KernelCall",
+    "Operand",
+    "Range",
+    "Signature",
+    "Space",
+    "TensorSpec",
+    "Variant",
+    "check_variant",
+]
 
 Dim = int | str
 """A dimension of a signature: a number, or the name of a symbolic dimension (or, in outputs, any text that
@@ -34,93 +51,18 @@ TOO_LARGE = (1 << STATUS_BITS) - 1
 BROKEN = 1 << STATUS_BITS - 1
 """The status, plus the number of the check, of a kernel after which sizes do not fit each other."""
 
-_T = TypeVar("_T")
-
-
-class Space(enum.StrEnum):
-    """Where a kernel's operand lives."""
-
-    INPUT = "input"
-    OUTPUT = "output"
-    WEIGHT = "weight"
-    ARENA = "arena"
-    SCALAR = "scalar"
-    DIM = "dim"
-
-
-@dataclasses.dataclass(frozen=True)
-class Operand:
-    """One slot of a kernel's argument array.
-
-    Attributes:
-        space: where the operand lives.
-        value: position of the graph input or output, or byte offset into weights or arena, or the value of
-            an int64 scalar, or position among the variant's dimensions.
-        offset: bytes to add to the start of an input or output.
-        size: position among the variant's ``sizes`` of a number of bytes to add, too; None: none.
-    """
-
-    space: Space
-    value: int
-    offset: int = 0
-    size: int | None = None
-
-    @staticmethod
-    def input(index: int, offset: int = 0) -> Operand:
-        """The graph's input number ``index``."""
-        return Operand(Space.INPUT, index, offset)
-
-    @staticmethod
-    def output(index: int, offset: int = 0) -> Operand:
-        """The graph's output number ``index``."""
-        return Operand(Space.OUTPUT, index, offset)
-
-    @staticmethod
-    def weight(offset: int) -> Operand:
-        """A constant tensor, ``offset`` bytes into the weights (from :meth:`WeightStore.add`)."""
-        return Operand(Space.WEIGHT, offset)
-
-    @staticmethod
-    def arena(offset: int) -> Operand:
-        """An activation, ``offset`` bytes into the arena."""
-        return Operand(Space.ARENA, offset)
-
-    @staticmethod
-    def scalar(value: int) -> Operand:
-        """An int64 passed by value."""
-        return Operand(Space.SCALAR, value)
-
-    @staticmethod
-    def dim(index: int) -> Operand:
-        """The size of the variant's dimension number ``index``, an int64 passed by value."""
-        return Operand(Space.DIM, index)
-
-    def to_json(self) -> list[Any]:
-        """``[space, value]``, ``[space, value, offset]`` or ``[space, value, offset, size]``."""
-        shown = [self.space.value, self.value]
-        if self.size is not None:
-            return [*shown, self.offset, self.size]
-        return [*shown, self.offset] if self.offset else shown
-
-    @staticmethod
-    def from_json(data: Any) -> Operand:
-        """Inverse of :meth:`to_json`."""
-        with _reading("operand"):
-            space, value, *rest = data
-            offset, size = (_int(rest[0]) if rest else 0), (_int(rest[1]) if rest[1:] else None)
-            return Operand(Space(space), _int(value), offset, size)
-
 
 @dataclasses.dataclass(frozen=True)
 class KernelCall:
-    """One step of a variant: a kernel, or a plain copy of bytes.
+    """One step of a variant: a kernel, a plain copy of bytes, or one that runs other steps.
 
     Attributes:
         name: what profiles and dumps call it; unique in its variant.
-        symbol: the kernel's function; empty for a copy of ``bytes // 2`` bytes (or ``size``) from
-            ``operands[0]`` to ``operands[1]``.
+        symbol: the kernel's function; empty where there is ``control``, and for a copy of ``bytes // 2``
+            bytes (or ``size``) from ``operands[0]`` to ``operands[1]``.
         operands: the argument array, in the order of the kernel's parameters.
-        workspace: byte offset of the kernel's scratch memory in the arena, or None if it needs none.
+        workspace: byte offset of the kernel's scratch memory in the arena (of the arena of the regions that
+            a step runs), or None if it needs none.
         parallel: whether it may use the thread pool.
         origins: names of the model's nodes that it computes.
         op_types: their operator types.
@@ -134,6 +76,7 @@ class KernelCall:
         defines: (dimension, operand): after the call, the variant's dimension of that number is the int64 at
             the start of that operand.
         checks: which of the variant's checks must hold after the call: those on sizes known by then.
+        control: the branch or loop that it is.
     """
 
     name: str
@@ -151,6 +94,12 @@ class KernelCall:
     size: int | None = None
     defines: tuple[tuple[int, int], ...] = ()
     checks: tuple[int, ...] = ()
+    control: Control | None = None
+
+    @property
+    def addresses(self) -> tuple[Operand, ...]:
+        """Everything that the step reads or writes."""
+        return self.operands if self.control is None else self.control.addresses
 
     @staticmethod
     def copy(
@@ -175,29 +124,30 @@ class KernelCall:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dictionary without the fields that have their default value."""
-        return _to_json(self)
+        return record_json(self)
 
     @staticmethod
     def from_json(data: Any) -> KernelCall:
         """Inverse of :meth:`to_json`."""
-        with _reading("kernel call"):
-            workspace, size = data.get("workspace"), data.get("size")
+        with reading("kernel call"):
+            workspace, size, control = (data.get(key) for key in ("workspace", "size", "control"))
             return KernelCall(
-                name=_str(data["name"]),
-                symbol=_str(data["symbol"]),
+                name=text(data["name"]),
+                symbol=text(data["symbol"]),
                 operands=tuple(Operand.from_json(o) for o in data["operands"]),
-                workspace=None if workspace is None else _int(workspace),
+                workspace=None if workspace is None else whole(workspace),
                 parallel=bool(data.get("parallel", True)),
-                origins=_strs(data.get("origins", ())),
-                op_types=_strs(data.get("op_types", ())),
-                flops=_int(data.get("flops", 0)),
-                bytes=_int(data.get("bytes", 0)),
-                object=_str(data.get("object", "")),
-                workload=_str(data.get("workload", "")),
-                trace=_str(data.get("trace", "")),
-                size=None if size is None else _int(size),
-                defines=tuple((_int(d), _int(o)) for d, o in data.get("defines", ())),
-                checks=tuple(map(_int, data.get("checks", ()))),
+                origins=texts(data.get("origins", ())),
+                op_types=texts(data.get("op_types", ())),
+                flops=whole(data.get("flops", 0)),
+                bytes=whole(data.get("bytes", 0)),
+                object=text(data.get("object", "")),
+                workload=text(data.get("workload", "")),
+                trace=text(data.get("trace", "")),
+                size=None if size is None else whole(size),
+                defines=tuple((whole(d), whole(o)) for d, o in data.get("defines", ())),
+                checks=tuple(map(whole, data.get("checks", ()))),
+                control=None if control is None else control_from_json(control),
             )
 
 
@@ -216,16 +166,16 @@ class TensorSpec:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dictionary."""
-        return _to_json(self)
+        return record_json(self)
 
     @staticmethod
     def from_json(data: Any) -> TensorSpec:
         """Inverse of :meth:`to_json`."""
-        with _reading("tensor"):
-            shape = tuple(d if isinstance(d, str) else _int(d) for d in data["shape"])
+        with reading("tensor"):
+            shape = tuple(d if isinstance(d, str) else whole(d) for d in data["shape"])
             if any(isinstance(d, int) and d < 0 for d in shape):
                 raise ValueError("negative dimension")
-            return TensorSpec(_str(data["name"]), shape, _str(data["dtype"]))
+            return TensorSpec(text(data["name"]), shape, text(data["dtype"]))
 
 
 class Range(NamedTuple):
@@ -257,7 +207,7 @@ class Range(NamedTuple):
     def from_json(data: Any) -> Range:
         """Inverse of :meth:`to_json`."""
         lo, hi, *multiple = data
-        return Range(_int(lo), None if hi is None else _int(hi), _int(multiple[0]) if multiple else 1)
+        return Range(whole(lo), None if hi is None else whole(hi), whole(multiple[0]) if multiple else 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,16 +225,16 @@ class Signature:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dictionary."""
-        return _to_json(self)
+        return record_json(self)
 
     @staticmethod
     def from_json(data: Any) -> Signature:
         """Inverse of :meth:`to_json`."""
-        with _reading("signature"):
+        with reading("signature"):
             return Signature(
                 tuple(TensorSpec.from_json(t) for t in data["inputs"]),
                 tuple(TensorSpec.from_json(t) for t in data["outputs"]),
-                {_str(n): Range.from_json(r) for n, r in data.get("dims", {}).items()},
+                {text(n): Range.from_json(r) for n, r in data.get("dims", {}).items()},
             )
 
 
@@ -295,7 +245,8 @@ class Variant:
     Attributes:
         binding: value of each symbolic dimension that is fixed.
         entry: symbol of the entry function; ``entry_object`` is the key of the object file that defines it.
-        kernels: the steps in execution order.
+        kernels: the steps in execution order, those of regions behind those of the model itself.
+        regions: what steps that are branches or loops run.
         input_shapes, output_shapes: in the signature's order. Where a size is known at run time only, inputs
             have the name of a dimension, outputs any text that describes it.
         arena_bytes: scratch memory of one run, activations and workspaces together.
@@ -321,6 +272,12 @@ class Variant:
     checks: tuple[str, ...] = ()
     capacities: tuple[int, ...] = ()
     shapes: str = ""
+    regions: tuple[Region, ...] = ()
+
+    @property
+    def own_kernels(self) -> tuple[KernelCall, ...]:
+        """The steps that stand in no region."""
+        return self.kernels[: self.regions[0].first] if self.regions else self.kernels
 
     @property
     def computed_dims(self) -> tuple[str, ...]:
@@ -335,25 +292,26 @@ class Variant:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dictionary."""
-        return _to_json(self)
+        return record_json(self)
 
     @staticmethod
     def from_json(data: Any) -> Variant:
         """Inverse of :meth:`to_json`."""
-        with _reading("variant"):
+        with reading("variant"):
             return Variant(
-                binding={_str(name): _int(value) for name, value in data["binding"].items()},
-                entry=_str(data["entry"]),
-                entry_object=_str(data["entry_object"]),
+                binding={text(name): whole(value) for name, value in data["binding"].items()},
+                entry=text(data["entry"]),
+                entry_object=text(data["entry_object"]),
                 kernels=tuple(KernelCall.from_json(k) for k in data["kernels"]),
                 input_shapes=tuple(tuple(map(_dim, shape)) for shape in data["input_shapes"]),
                 output_shapes=tuple(tuple(map(_dim, shape)) for shape in data["output_shapes"]),
-                arena_bytes=_int(data["arena_bytes"]),
-                dims={_str(n): Range.from_json(r) for n, r in data.get("dims", {}).items()},
-                sizes=_strs(data.get("sizes", ())),
-                checks=_strs(data.get("checks", ())),
-                capacities=tuple(map(_int, data.get("capacities", ()))),
-                shapes=_str(data.get("shapes", "")),
+                arena_bytes=whole(data["arena_bytes"]),
+                dims={text(n): Range.from_json(r) for n, r in data.get("dims", {}).items()},
+                sizes=texts(data.get("sizes", ())),
+                checks=texts(data.get("checks", ())),
+                capacities=tuple(map(whole, data.get("capacities", ()))),
+                shapes=text(data.get("shapes", "")),
+                regions=tuple(map(Region.from_json, data.get("regions", ()))),
             )
 
 
@@ -371,85 +329,77 @@ def check_variant(variant: Variant, signature: Signature, weight_bytes: int) -> 
         raise ArtifactError(f"variant {dict(variant.binding)} cannot compute its shapes")
     if variant.computed_dims and len(variant.capacities) != outputs:
         raise ArtifactError(f"variant {dict(variant.binding)} does not say how large its outputs may be")
+    _check_regions(variant)
+    outer = Region(0, len(variant.own_kernels), inputs, outputs, variant.arena_bytes)
+    for region in (outer, *variant.regions):
+        for call in variant.kernels[region.first : region.first + region.steps]:
+            _check_call(call, variant, region, weight_bytes)
+
+
+def _check_regions(variant: Variant) -> None:
+    """Raise ArtifactError unless the regions follow each other and hold all steps but the model's own, and
+    run none that stand before them, so that no run is endless.
+    """
+    binding, place = dict(variant.binding), len(variant.own_kernels)
+    for number, region in enumerate(variant.regions):
+        if region.first != place or region.steps < 0 or region.arena_bytes < 0:
+            raise ArtifactError(f"region {number} of variant {binding} does not stand behind the others")
+        place += region.steps
+        calls = variant.kernels[region.first : region.first + region.steps]
+        if any(n <= number for call in calls if call.control is not None for n in call.control.regions):
+            raise ArtifactError(f"region {number} of variant {binding} runs itself")
+        if any(not 0 <= n < len(variant.checks) for n in region.checks):
+            raise ArtifactError(f"region {number} refers to a check that the variant does not have")
+    if place != len(variant.kernels):
+        raise ArtifactError(f"the regions of variant {binding} do not hold all of its steps")
+
+
+def _check_call(call: KernelCall, variant: Variant, around: Region, weight_bytes: int) -> None:
+    """Raise ArtifactError unless every reference of a step stays inside what it refers to."""
     limits = {
-        Space.INPUT: inputs,
-        Space.OUTPUT: outputs,
+        Space.INPUT: around.inputs,
+        Space.OUTPUT: around.outputs,
         Space.WEIGHT: weight_bytes,
-        Space.ARENA: max(variant.arena_bytes, 1),
+        Space.ARENA: max(around.arena_bytes, 1),
         Space.DIM: len(variant.dims),
     }
-    for call in variant.kernels:
-        used = [call.size, *(operand.size for operand in call.operands)]
-        if any(n is not None and not 0 <= n < len(variant.sizes) for n in used):
-            raise ArtifactError(f"kernel '{call.name}' refers to a size that the variant does not have")
-        for dim, source in call.defines:
-            if not (0 <= dim < len(variant.dims) and 0 <= source < len(call.operands)):
-                raise ArtifactError(f"kernel '{call.name}' defines a dimension that there is not")
-        if any(not 0 <= n < len(variant.checks) for n in call.checks):
-            raise ArtifactError(f"kernel '{call.name}' refers to a check that the variant does not have")
-        for operand in call.operands:
-            limit = limits.get(operand.space)
-            if limit is not None and not 0 <= operand.value < limit:
-                raise ArtifactError(
-                    f"kernel '{call.name}' refers to {operand.space.value} {operand.value} of only {limit}"
-                )
-        if call.workspace is not None and not 0 <= call.workspace <= variant.arena_bytes:
-            raise ArtifactError(f"kernel '{call.name}' has its workspace outside the arena")
-        if not call.symbol and len(call.operands) != 2:
-            raise ArtifactError(f"copy '{call.name}' needs a source and a target")
+    control = call.control
+    used = [call.size, *(operand.size for operand in call.addresses)]
+    used += control.sizes if isinstance(control, Loop) else ()
+    if any(n is not None and not 0 <= n < len(variant.sizes) for n in used):
+        raise ArtifactError(f"kernel '{call.name}' refers to a size that the variant does not have")
+    for dim, source in call.defines:
+        if not (0 <= dim < len(variant.dims) and 0 <= source < len(call.operands)):
+            raise ArtifactError(f"kernel '{call.name}' defines a dimension that there is not")
+    if any(not 0 <= n < len(variant.checks) for n in call.checks):
+        raise ArtifactError(f"kernel '{call.name}' refers to a check that the variant does not have")
+    for operand in call.addresses:
+        limit = limits.get(operand.space)
+        if limit is not None and not 0 <= operand.value < limit:
+            raise ArtifactError(
+                f"kernel '{call.name}' refers to {operand.space.value} {operand.value} of only {limit}"
+            )
+    if call.workspace is not None and not 0 <= call.workspace <= around.arena_bytes:
+        raise ArtifactError(f"kernel '{call.name}' has its workspace outside the arena")
+    if control is not None:
+        _check_control(call, control, variant, around)
+    elif not call.symbol and len(call.operands) != 2:
+        raise ArtifactError(f"copy '{call.name}' needs a source and a target")
 
 
-class _reading:  # noqa: N801 - used like a function
-    """Turn what wrong JSON makes Python raise into an ArtifactError that names the record."""
-
-    def __init__(self, what: str) -> None:
-        self.what = what
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, (KeyError, TypeError, ValueError, AttributeError, IndexError)):
-            detail = f"no field {error}" if isinstance(error, KeyError) else str(error)
-            raise ArtifactError(f"the manifest has a malformed {self.what}: {detail}") from error
-
-
-def _int(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"expected a whole number, got {value!r}")
-    return value
+def _check_control(call: KernelCall, control: Control, variant: Variant, around: Region) -> None:
+    """Raise ArtifactError unless a branch or loop fits its regions and the arena around it."""
+    if not fits(control, variant.regions):
+        raise ArtifactError(f"step '{call.name}' does not fit the regions that it runs")
+    inside = max(variant.regions[n].arena_bytes for n in control.regions)
+    ends = [(call.workspace or 0) + inside]
+    if isinstance(control, Loop):
+        ends += [control.scratch + LOOP_SCRATCH, *(s.spare + s.nbytes for s in control.states)]
+        if control.index is not None and not 0 <= control.index < len(variant.dims):
+            raise ArtifactError(f"step '{call.name}' defines a dimension that there is not")
+    if min(ends) < 0 or max(ends) > around.arena_bytes:
+        raise ArtifactError(f"step '{call.name}' has its workspace outside the arena")
 
 
 def _dim(value: Any) -> Dim:
-    return value if isinstance(value, str) else _int(value)
-
-
-def _str(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"expected text, got {value!r}")
-    return value
-
-
-def _strs(values: Any) -> tuple[str, ...]:
-    return tuple(_str(v) for v in values)
-
-
-def _to_json(record: Any) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for field in dataclasses.fields(record):
-        value = getattr(record, field.name)
-        if field.default is not dataclasses.MISSING and value == field.default:
-            continue
-        result[field.name] = _plain(value)
-    return result
-
-
-def _plain(value: Any) -> Any:
-    to_json: Callable[[], Any] | None = getattr(value, "to_json", None)
-    if to_json is not None:
-        return to_json()
-    if isinstance(value, Mapping):
-        return {key: _plain(v) for key, v in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(v) for v in value]
-    return value
+    return value if isinstance(value, str) else whole(value)
