@@ -156,3 +156,19 @@ def late(x: float32[4, 1], y: float32[1]):
     assert [s for s in walk_stmt(lowered.body) if isinstance(s, If)]
     (found,) = run(lowered, [np.ones((4, 1), np.float32)])
     assert found.tolist() == [0.0]
+
+
+def test_what_earlier_iterations_wrote_stays() -> None:
+    """Running sums read all that the loop has written so far: the buffer cannot live in the loop."""
+    func = parse("""
+@primfunc({"outputs": 1})
+def running(x: float32[5], y: float32[5]):
+    t = alloc(float32[5])
+    for i in serial(5):
+        t[i] = x[i] * 2.0
+        y[i] = 0.0
+        for r in serial(5):
+            y[i] = y[i] + select(r <= i, t[r], 0.0)
+""")
+    data = np.arange(5, dtype=np.float32) + 1
+    np.testing.assert_array_equal(run(lower(func), [data])[0], np.cumsum(2 * data))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 from tilewright.errors import ScheduleError
 from tilewright.ir.bounds import Interval, linear
@@ -46,49 +48,59 @@ def compact_buffers(func: PrimFunc) -> PrimFunc:
     The region is the hull, per dimension, of all indices as loops inside that place run; where the indices
     are not affine in those loops the whole dimension stays. Allocations never move into vectorized loops: a
     lane has no memory of its own. Inside of loops over thread axes, memory that threads share holds what
-    all of them touch at a time. Strides are aligned as ``Buffer.stride_align`` asks. No temporary may hand
-    values from one iteration to the next of a loop that contains all its uses; tensor expressions and
-    primitives make no such programs.
+    all of them touch at a time. Strides are aligned as ``Buffer.stride_align`` asks. A buffer stays outside
+    of loops in an iteration of which more is read than written: earlier iterations may have left it there.
 
     Raises ScheduleError when the size of what a thread of a GPU has in registers is not constant.
     """
-    buffers = [s.buffer for s in _allocs(func.body)]
-    if not buffers:
+    inside = _allocs(func.body, ())
+    if not inside:
         return func
     body = transform_stmt(func.body, lambda s: s.body if isinstance(s, Alloc) else None)
-    accesses = _collect_accesses(body, set(buffers))
+    accesses = _collect_accesses(body, set(inside))
     places: dict[Stmt, list[Buffer]] = {}
     fresh: dict[Buffer, tuple[Buffer, tuple[Expr, ...]]] = {}
-    for buffer in buffers:
+    for buffer, around in inside.items():
         found = accesses.get(buffer)
         if not found:
             continue
-        place, outer = _common_scope([path for path, _ in found])
+        place, outer = _common_scope([access.path for access in found])
+        place, outer = _before_carrying(buffer, place, outer, around, found)
         places.setdefault(place, []).append(buffer)
         small, bases = _shrink(_in_memory_if_shared(buffer, found, outer), found, _apart(buffer, outer))
         fresh[buffer] = _aligned(small), bases
     return func.with_(body=_rebuild(body, places, fresh))
 
 
-def _allocs(stmt: Stmt) -> list[Alloc]:
-    found = [stmt] if isinstance(stmt, Alloc) else []
+def _allocs(stmt: Stmt, around: tuple[For, ...]) -> dict[Buffer, tuple[For, ...]]:
+    """The buffers allocated in ``stmt``, with the loops around their allocations."""
+    found = {stmt.buffer: around} if isinstance(stmt, Alloc) else {}
+    inner = (*around, stmt) if isinstance(stmt, For) else around
     for child in child_stmts(stmt):
-        found.extend(_allocs(child))
+        found.update(_allocs(child, inner))
     return found
 
 
-def _collect_accesses(body: Stmt, wanted: set[Buffer]) -> dict[Buffer, list[tuple[Path, tuple[Expr, ...]]]]:
-    """For every buffer its accesses, each with the statements around it from the root down."""
-    found: dict[Buffer, list[tuple[Path, tuple[Expr, ...]]]] = {}
+class Access(NamedTuple):
+    """One access to a buffer: the statements around it from the root down, where, and whether it writes."""
+
+    path: Path
+    indices: tuple[Expr, ...]
+    writes: bool
+
+
+def _collect_accesses(body: Stmt, wanted: set[Buffer]) -> dict[Buffer, list[Access]]:
+    """The accesses to every buffer in program order."""
+    found: dict[Buffer, list[Access]] = {}
 
     def visit(stmt: Stmt, path: Path) -> None:
         path = (*path, stmt)
         if isinstance(stmt, Store) and stmt.buffer in wanted:
-            found.setdefault(stmt.buffer, []).append((path, stmt.indices))
+            found.setdefault(stmt.buffer, []).append(Access(path, stmt.indices, True))
         for e in own_exprs(stmt):
             for node in loads_of(e):
                 if node.buffer in wanted:
-                    found.setdefault(node.buffer, []).append((path, node.indices))
+                    found.setdefault(node.buffer, []).append(Access(path, node.indices, False))
         for child in child_stmts(stmt):
             visit(child, path)
 
@@ -116,6 +128,39 @@ def _common_scope(paths: list[Path]) -> tuple[Stmt, list[For]]:
         # All accesses are in the loop's body: the body is the place.
         outer, place = prefix, place.body
     return place, [s for s in outer if isinstance(s, For)]
+
+
+def _before_carrying(
+    buffer: Buffer, place: Stmt, outer: list[For], around: Collection[For], accesses: Sequence[Access]
+) -> tuple[Stmt, list[For]]:
+    """``place``, or a loop around it whose iterations leave values to later ones, and the loops around that.
+
+    Args:
+        place, outer: the innermost place that covers all accesses, and the loops around it.
+        around: the loops around the allocation as it was.
+        accesses: to the buffer.
+    """
+    kept = {loop.var for loop in around}
+    while outer and outer[-1].kind in ("serial", "unrolled"):
+        loop = outer[-1]
+        if loop.var in kept or not _reads_more(buffer, accesses, outer):
+            break
+        place, outer = loop, outer[:-1]
+    return place, outer
+
+
+def _reads_more(buffer: Buffer, accesses: Sequence[Access], outer: list[For]) -> bool:
+    """Whether one iteration of ``outer`` reads elements beyond the hull of those that it writes."""
+    outside = {loop.var for loop in _apart(buffer, outer)}
+    for dim in range(len(buffer.shape)):
+        written = _hull([(a.path, a.indices[dim]) for a in accesses if a.writes], outside, tight=True)
+        for access in accesses:
+            read = None if access.writes else _hull([(access.path, access.indices[dim])], outside, tight=True)
+            if read is None or written is None:
+                continue
+            if read[0] is not written[0] or read[1] < written[1] or read[2] > written[2]:
+                return True
+    return False
 
 
 def _apart(buffer: Buffer, outer: list[For]) -> list[For]:
@@ -146,22 +191,18 @@ def _aligned(buffer: Buffer) -> Buffer:
     return buffer.with_(strides=tuple(reversed(strides)), stride_align=())
 
 
-def _in_memory_if_shared(
-    buffer: Buffer, accesses: list[tuple[Path, tuple[Expr, ...]]], outer: list[For]
-) -> Buffer:
+def _in_memory_if_shared(buffer: Buffer, accesses: list[Access], outer: list[For]) -> Buffer:
     """A register buffer that iterations of a parallel loop share lives in memory instead: no thread sees
     another's registers."""
     shared = any(
         isinstance(stmt, For) and stmt.kind == "parallel" and stmt not in outer
-        for path, _ in accesses
-        for stmt in path
+        for access in accesses
+        for stmt in access.path
     )
     return buffer.with_(scope="global") if shared and buffer.scope == "register" else buffer
 
 
-def _shrink(
-    buffer: Buffer, accesses: list[tuple[Path, tuple[Expr, ...]]], outer: list[For]
-) -> tuple[Buffer, tuple[Expr, ...]]:
+def _shrink(buffer: Buffer, accesses: list[Access], outer: list[For]) -> tuple[Buffer, tuple[Expr, ...]]:
     """The smaller buffer and, per dimension, the index in the old one where it begins."""
     outside = {loop.var for loop in outer}
     bases: list[Expr] = []
@@ -169,7 +210,7 @@ def _shrink(
     for dim, size in enumerate(buffer.shape):
         # Overrunning a register tile is cheaper than guarding it; shared memory is scarcer.
         tight = buffer.scope == "shared"
-        hull = _hull([(path, indices[dim]) for path, indices in accesses], outside, tight)
+        hull = _hull([(a.path, a.indices[dim]) for a in accesses], outside, tight)
         full = const_int(size)
         # A register tile may be larger than the tensor it is a part of: whole vectors are computed without
         # masks.
