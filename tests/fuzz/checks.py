@@ -152,7 +152,12 @@ def _lowered(s: Subject) -> None:
     """
     if not s.case.lowers or too_many_threads(s.func):
         return
-    assert statements(s.lowered.body) <= MAX_STATEMENTS, "the lowered program is too large"
+    try:
+        assert statements(s.lowered.body) <= MAX_STATEMENTS, "the lowered program is too large"
+    except ScheduleError:
+        if s.case.dims(s.case.sizes[0]) and has_thread_axes(s.func.body):
+            return  # threads have registers in numbers that are constant
+        raise
     try:
         if s.share("passes", 0.5):
             _after_passes(s)
