@@ -343,6 +343,13 @@ def _pow(x: Expr, y: Expr) -> Expr:
     return power.astype(x.dtype)
 
 
+def _pow_numpy(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    if dt.is_float(x.dtype.name):
+        return np.asarray(np.power(x, y))
+    # Integers to negative powers are an error to NumPy.
+    return np.rint(np.power(x.astype(np.float64), y.astype(np.float64))).astype(x.dtype)
+
+
 binary("add", _op("add"), np.add, symbolic=lambda x, y: x + y)
 binary("sub", _op("sub"), np.subtract, symbolic=lambda x, y: x - y)
 binary("mul", _op("mul"), np.multiply, symbolic=lambda x, y: x * y)
@@ -363,7 +370,7 @@ binary("equal", lambda x, y: cmp("eq", x, y), np.equal, accepts=lambda dtype: Tr
 binary("less", lambda x, y: cmp("lt", x, y), np.less, result=_bool)
 binary("less_equal", lambda x, y: cmp("le", x, y), np.less_equal, result=_bool)
 binary("prelu", lambda x, slope: select(x < 0, x * slope, x), lambda x, slope: np.where(x < 0, x * slope, x))
-binary("pow", _pow, np.power)
+binary("pow", _pow, _pow_numpy)
 
 
 # ------------------------------------------------------------------------------------------------------ where

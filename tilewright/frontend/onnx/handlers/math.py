@@ -210,10 +210,13 @@ def shrink(ctx: NodeContext) -> Value:
     """``x + bias`` below ``-lambd``, ``x - bias`` above ``lambd``, 0 between."""
     x, bias, lambd = ctx.x, float(ctx.attr("bias", 0.0)), float(ctx.attr("lambd", 0.5))
     low = ctx.op("less", x, ctx.like(-lambd, x))
+    if dt.is_int(x.dtype):  # bias and threshold may be fractions, or negative where x has no sign
+        x = ctx.op("cast", x, to="float64")
     high = ctx.op("less", ctx.like(lambd, x), x)
     shift = ctx.like(bias, x)
     above = ctx.op("where", high, ctx.op("sub", x, shift), ctx.like(0, x))
-    return ctx.op("where", low, ctx.op("add", x, shift), above)
+    result = ctx.op("where", low, ctx.op("add", x, shift), above)
+    return result if x is ctx.x else ctx.op("cast", result, to=ctx.x.dtype)
 
 
 @onnx_op("Cast", 6, 9, 13, 19, 21, 23, 24, 25, 28, limits="no types under 8 bits, no float8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from tilewright.frontend.onnx.context import NodeContext
@@ -190,13 +191,21 @@ def max_unpool(ctx: NodeContext) -> Value:
 @onnx_op("LpPool", 1, 2, 11, 18, 22)
 def lp_pool(ctx: NodeContext) -> Value:
     """The p-norm of each window."""
-    return pool(ctx, "lp_pool", p=float(ctx.attr("p", 2)))
+    return pool(ctx, "lp_pool", p=_norm_order(ctx))
+
+
+def _norm_order(ctx: NodeContext) -> float:
+    """The p of a p-norm."""
+    p = float(ctx.attr("p", 2))
+    if not 0 < p < math.inf:
+        ctx.fail(f"there is no {p:g}-norm: p must be positive")
+    return p
 
 
 @onnx_op("GlobalLpPool", 1, 2, 22)
 def global_lp_pool(ctx: NodeContext) -> Value:
     """The p-norm of each channel."""
-    x, p, axes = ctx.x, float(ctx.attr("p", 2)), tuple(range(2, ctx.x.rank))
+    x, p, axes = ctx.x, _norm_order(ctx), tuple(range(2, ctx.x.rank))
     size = ctx.op("mul", x, x) if p == 2 else ctx.op("abs", x)
     if p not in (1, 2):
         size = ctx.op("pow", size, ctx.like(p, x))

@@ -15,8 +15,7 @@ def _axes(ctx: NodeContext, first_with_input: int) -> tuple[int, ...] | None:
     """The reduced axes; None when nothing is to be reduced."""
     rank = ctx.x.rank
     if ctx.since < first_with_input:
-        axes = ctx.attr("axes", None)
-        return ctx.check_axes(range(rank) if axes is None else axes, rank)
+        return ctx.check_axes(ctx.attr("axes", ()) or range(rank), rank)
     axes = ctx.ints(1, "the axes of a reduction")
     if not axes:
         return None if ctx.attr("noop_with_empty_axes", 0) else tuple(range(rank))

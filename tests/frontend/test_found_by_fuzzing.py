@@ -1,0 +1,40 @@
+"""Files in which the fuzzer has found faults, and what they should do."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from tests.frontend.models import agree, constant, model, run, value
+from tilewright.errors import GraphError
+from tilewright.frontend.onnx import import_onnx
+
+
+def test_an_empty_list_of_axes_is_none() -> None:
+    node = helper.make_node("ReduceMax", ["x"], ["y"], keepdims=0)
+    node.attribute.append(helper.make_attribute("axes", [], attr_type=7))
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    agree(model([node], [value("x", [2, 3])], ["y"], opset=13), {"x": x})
+
+
+def test_integers_to_negative_powers() -> None:
+    """Folded, as at run time: the power as a number, rounded."""
+    node = helper.make_node("Pow", ["x", "n"], ["y"])
+    weights = [constant("x", [1, 2, -1, 3], "int32"), constant("n", [-2, -1, -3, 2], "int32")]
+    found = run(model([node], [], ["y"], weights), {})
+    assert found["y"].tolist() == [1, 0, -1, 9]
+    assert found["y"].dtype == np.int32
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [("uint8", TensorProto.UINT8), ("int32", TensorProto.INT32)])
+def test_shrinking_integers_by_fractions(dtype: str, kind: int) -> None:
+    node = helper.make_node("Shrink", ["x"], ["y"], lambd=1.5, bias=1.5)
+    agree(model([node], [value("x", [5], kind)], ["y"]), {"x": np.array([0, 1, 2, 3, 9], dtype)})
+
+
+@pytest.mark.parametrize("op", ["LpPool", "GlobalLpPool"])
+def test_norms_of_order_zero(op: str) -> None:
+    node = helper.make_node(op, ["x"], ["y"], p=0, **({"kernel_shape": [2]} if op == "LpPool" else {}))
+    with pytest.raises(GraphError, match="there is no 0-norm: p must be positive"):
+        import_onnx(model([node], [value("x", [1, 1, 4])], ["y"]))
