@@ -176,7 +176,7 @@ def _after_passes(s: Subject) -> None:
     last = to_text(s.func)
     for name, result in s.passes:
         # Between these passes register buffers are still allocated at the root.
-        if name not in ("flatten_blocks", "simplify_body"):
+        if name not in ("flatten_blocks", "bind_threads", "simplify_body"):
             _named(name, lambda result=result: verify(result))
         text = to_text(result)
         if text != last:
