@@ -29,8 +29,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.networks import MOBILENET_DEPTHWISE, RESNET50_CONVS, Conv, Depthwise
+from tilewright.assembly import count_flops, graph_kernels
 from tilewright.benching import machine, time_in_turns
-from tilewright.build import Options, compile_kernels, count_flops, graph_kernels
+from tilewright.build import Options, compile_kernels
 from tilewright.cache import DiskCache
 from tilewright.cli.common import table
 from tilewright.errors import TilewrightError

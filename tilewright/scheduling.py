@@ -20,8 +20,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tilewright.assembly import count_bytes, count_flops
 from tilewright.backend import get_backend
-from tilewright.build import Options, compile_kernels, count_bytes, count_flops
+from tilewright.build import Options, compile_kernels
 from tilewright.errors import CheckFailed, InputError, ShapeError
 from tilewright.ir import dtype as dt
 from tilewright.ir.expr import BinOp

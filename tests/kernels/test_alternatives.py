@@ -10,7 +10,7 @@ import pytest
 import tilewright as tw
 import tilewright.ops
 from tests.kernels.harness import Prepared, slow_parts
-from tilewright.build import graph_kernels
+from tilewright.assembly import graph_kernels
 from tilewright.graph import GraphBuilder
 from tilewright.graph.alternatives import DIRECT, choice_points
 from tilewright.graph.graph import Graph

@@ -16,6 +16,7 @@ from tilewright.backend.module import KernelModule, RunTimeSizes
 from tilewright.cache import DiskCache
 from tilewright.errors import TargetError
 from tilewright.ir.stmt import PrimFunc
+from tilewright.runtime.control import Region
 from tilewright.runtime.plan import KernelCall
 from tilewright.target import Target
 
@@ -57,9 +58,11 @@ class Backend(Protocol):
         kernels: Sequence[KernelCall],
         target: Target,
         sizes: RunTimeSizes | None = None,
+        regions: Sequence[Region] = (),
     ) -> str:
-        """Source of the function that runs ``kernels`` in order, and of the one that computes shapes where
-        there are run-time ``sizes`` (docs/runtime.md has their signatures).
+        """Source of the function that runs ``kernels`` in order, those of ``regions`` where steps say so, and
+        of the one that computes shapes where there are run-time ``sizes`` (docs/runtime.md has their
+        signatures).
         """
 
     def emit_runtime(self, target: Target) -> str:

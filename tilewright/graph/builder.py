@@ -51,6 +51,26 @@ class GraphBuilder:
         self._names.add(name)
         return name
 
+    def unused_name(self, base: str) -> str:
+        """``base``, with a number appended when it is taken; the name is not taken by that."""
+        name, n = base, 0
+        while name in self._names:
+            name, n = f"{base}_{n + 1}", n + 1
+        return name
+
+    def nested(self, name: str) -> GraphBuilder:
+        """A builder for a graph that a node of this one runs: the dimensions that both make have different
+        names.
+        """
+        inner = GraphBuilder(name)
+        self._dims.update(d.name for v in self._inputs for e in v.shape for d in free_vars(e))
+        inner._dims, inner.origin = self._dims, self.origin
+        return inner
+
+    def know(self, value: Value, exprs: np.ndarray) -> None:
+        """The elements of a small integer input are these expressions."""
+        self._symbolic[value] = exprs
+
     def input(self, name: str, shape: Sequence[ExprLike], dtype: str) -> Value:
         """A graph input. Raises GraphError when the name is taken: it is the user's."""
         if name in self._names:

@@ -55,4 +55,6 @@ def _typed(value: Attr) -> str:
     """1, 1.0 and True are equal in Python, but not as attributes."""
     if isinstance(value, tuple):
         return "(" + ",".join(map(_typed, value)) + ")"
+    if isinstance(value, Graph):
+        return f"region:{id(value)}"
     return f"{type(value).__name__}:{value!r}"

@@ -46,6 +46,8 @@ def fold_node(
     operands = [const(v) for v in node.inputs]
     if any(v is not None and data is None for v, data in zip(node.inputs, operands, strict=True)):
         return None
+    if not all(region.is_static for region in node.regions.values()):
+        return None
     size = 0
     for value in node.outputs:
         shape = value.static_shape

@@ -25,8 +25,8 @@ from tilewright.ir.sizes import typical_size
 from tilewright.ir.visit import walk_expr
 
 #: What an attribute may hold; arrays are inputs, never attributes. Tuples, not lists, so that nodes compare
-#: and hash.
-Attr: TypeAlias = int | float | str | bool | Expr | tuple["Attr", ...] | None
+#: and hash. A graph is a region: what a control flow operator runs (docs/control_flow.md).
+Attr: TypeAlias = "int | float | str | bool | Expr | tuple[Attr, ...] | Graph | None"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -146,6 +146,11 @@ class Node:
             str(self.origin) if self.origin.name or self.origin.op_type else f"node '{self.name}' ({self.op})"
         )
 
+    @property
+    def regions(self) -> Mapping[str, Graph]:
+        """The graphs that the node runs, by the attributes that hold them; empty but for control flow."""
+        return {name: value for name, value in self.attrs.items() if isinstance(value, Graph)}
+
     def with_(self, **changes: Any) -> Node:
         return dataclasses.replace(self, **changes)
 
@@ -222,7 +227,8 @@ class Graph:
     def is_static(self) -> bool:
         """Whether every dimension of every value is a number."""
         values = [*self.inputs, *(v for n in self.nodes for v in n.outputs)]
-        return all(v.static_shape is not None for v in values)
+        regions = (region for node in self.nodes for region in node.regions.values())
+        return all(v.static_shape is not None for v in values) and all(r.is_static for r in regions)
 
     def with_(self, **changes: Any) -> Graph:
         return dataclasses.replace(self, **changes)
@@ -243,7 +249,8 @@ def format_node(node: Node) -> str:
     """``%y: float32[1, 8] = relu(%x) {attr=1}  # onnx Relu 'name'``."""
     outputs = ", ".join(map(repr, node.outputs))
     inputs = ", ".join("none" if v is None else f"%{v.name}" for v in node.inputs)
-    attrs = ", ".join(f"{k}={_format_attr(v)}" for k, v in sorted(node.attrs.items()))
+    plain = ((k, v) for k, v in sorted(node.attrs.items()) if not isinstance(v, Graph))
+    attrs = ", ".join(f"{k}={_format_attr(v)}" for k, v in plain)
     text = f"{outputs} = {node.op}({inputs})" + (f" {{{attrs}}}" if attrs else "")
     return text + (f"  # {node.origin}" if node.origin.op_type else "")
 
@@ -254,7 +261,12 @@ def format_graph(graph: Graph) -> str:
     for value, data in graph.constants.items():
         small = f" = {data.tolist()}" if data.size <= 4 else ""
         lines.append(f"  const {value!r}{small}")
-    lines.extend(f"  {format_node(node)}" for node in graph.nodes)
+    for node in graph.nodes:
+        lines.append(f"  {format_node(node)}")
+        for name, region in sorted(node.regions.items()):
+            head, *rest = format_graph(region).split("\n")
+            lines.append(f"    {name}: {head}")
+            lines.extend(f"    {line}" for line in rest)
     outputs = (f"{name}=%{v.name}" for name, v in zip(graph.output_names, graph.outputs, strict=True))
     return "\n".join([*lines, f"  return {', '.join(outputs)}"])
 
@@ -289,6 +301,8 @@ def verify(graph: Graph) -> None:
                 raise GraphError(f"'{operand.name}' is read before it is defined", location=node.location)
         for value in node.outputs:
             define(value, node.location)
+        for region in node.regions.values():
+            verify(region)
     for value in graph.outputs:
         if value not in defined:
             raise GraphError(f"output '{value.name}' is not defined")

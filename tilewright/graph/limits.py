@@ -12,7 +12,7 @@ import numpy as np
 
 from tilewright.config import options
 from tilewright.errors import GraphError, LimitError
-from tilewright.graph.graph import Node, TensorType, Value
+from tilewright.graph.graph import Graph, Node, TensorType, Value
 from tilewright.ir import dtype as dt
 from tilewright.ir.expr import Const
 
@@ -43,6 +43,8 @@ def check_type(kind: TensorType, what: str, where: str | None) -> None:
 
 def fold_work(node: Node, operands: Sequence[np.ndarray | None]) -> int:
     """Roughly how many operations on elements the NumPy reference of ``node`` takes."""
+    if node.regions:
+        return _iterations(node, operands) * sum(map(_region_work, node.regions.values()))
     sizes = [a.size for a in operands if a is not None]
     result = sum(_size(v) for v in node.outputs)
     repeats = 1
@@ -54,6 +56,23 @@ def fold_work(node: Node, operands: Sequence[np.ndarray | None]) -> int:
     if isinstance(kernel, tuple):
         repeats = math.prod(k for k in kernel if isinstance(k, int))
     return sum(sizes) + result * max(repeats, 1) + _padded(node, operands)
+
+
+def _iterations(node: Node, operands: Sequence[np.ndarray | None]) -> int:
+    """How often the regions of a node run; more than any limit where only running them tells."""
+    if node.op != "loop":
+        return 1
+    trip = node.attrs.get("trip", operands[0])
+    return int(trip) if isinstance(trip, int | np.ndarray) else options().max_fold_work + 1
+
+
+def _region_work(region: Graph) -> int:
+    """Roughly how many elements the nodes of a region read and write."""
+    total = 1
+    for node in region.nodes:
+        total += sum(map(_size, (*(v for v in node.inputs if v is not None), *node.outputs)))
+        total += fold_work(node, [None] * len(node.inputs)) if node.regions else 0
+    return total
 
 
 def _padded(node: Node, operands: Sequence[np.ndarray | None]) -> int:

@@ -15,7 +15,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from tilewright.errors import GraphError
-from tilewright.graph.graph import Graph, Value
+from tilewright.graph.graph import Graph, Node, Value
 from tilewright.graph.inplace import part_layout, sum_of
 from tilewright.graph.partition import Group
 from tilewright.graph.shapes import Dim, count
@@ -63,12 +63,14 @@ class MemoryPlan:
             output).
         peak_live: bytes of arena values that are alive at the same time, at most: a lower bound of
             ``arena_size``.
+        scratch: byte offset in the arena of what control flow nodes need while they run.
     """
 
     arena_size: int
     places: Mapping[Value, Place]
     copies: tuple[Copy, ...]
     peak_live: int
+    scratch: Mapping[Node, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(slots=True)
@@ -81,9 +83,11 @@ class _Interval:
     offset: int = -1
 
 
-def plan_memory(graph: Graph, groups: Sequence[Group]) -> MemoryPlan:
-    """Places for all values of ``groups`` run in order. Raises GraphError when a size has no upper
-    bound.
+def plan_memory(
+    graph: Graph, groups: Sequence[Group], needed: Mapping[Node, int] | None = None
+) -> MemoryPlan:
+    """Places for all values of ``groups`` run in order, and ``needed`` bytes for control flow nodes while
+    they run. Raises GraphError when a size has no upper bound.
     """
     homes = _homes(groups)
     places: dict[Value, Place] = {}
@@ -99,6 +103,11 @@ def plan_memory(graph: Graph, groups: Sequence[Group]) -> MemoryPlan:
         else:
             places[root] = Place("output", index, 0, root)
     intervals, slots = _lifetimes(groups, homes, places)
+    scratch: dict[Node, _Interval] = {}
+    for step, group in enumerate(groups):
+        if group.control is not None and needed:
+            scratch[group.control] = _Interval(step, step, _aligned(needed[group.control]))
+    intervals.extend(scratch.values())
     size = assign_offsets(intervals)
     for value, interval in slots.items():
         places[value] = Place("arena", 0, interval.offset, value)
@@ -107,7 +116,8 @@ def plan_memory(graph: Graph, groups: Sequence[Group]) -> MemoryPlan:
         home = places[root]
         places[value] = dataclasses.replace(home, offset=sum_of(home.offset, offset))
     final = tuple(Copy(index, places[root], _size(graph.outputs[index])) for index, root in copies)
-    return MemoryPlan(size, places, final, peak_live(intervals))
+    offsets = {node: interval.offset for node, interval in scratch.items()}
+    return MemoryPlan(size, places, final, peak_live(intervals), offsets)
 
 
 def nbytes(value: Value) -> int:
@@ -169,7 +179,7 @@ def _lifetimes(
     for step, group in enumerate(groups):
         if group.is_view:
             continue
-        for value in group.outputs:
+        for value in group.written:
             root = homes.root(value)
             if root in placed or root in slots:
                 continue

@@ -154,6 +154,8 @@ class OpDef:
             with operands that are None.
         deferred: whether nodes with constant operands stay as they are until a pass has seen them: what they
             stand for is lost in their results.
+        control: whether nodes run the graphs in their attributes (control flow): the entry function does
+            that, so the operator has neither ``compute`` nor ``decompose``.
     """
 
     name: str
@@ -166,6 +168,7 @@ class OpDef:
     symbolic: Reference | None = None
     reads_data: bool = True
     deferred: bool = False
+    control: bool = False
 
 
 _registry: dict[str, OpDef] = {}
@@ -175,7 +178,7 @@ def register(opdef: OpDef) -> OpDef:
     """Add an operator. Raises ValueError when the name is taken or neither compute nor decompose is given."""
     if opdef.name in _registry:
         raise ValueError(f"operator '{opdef.name}' is registered twice")
-    if opdef.compute is None and opdef.decompose is None:
+    if opdef.compute is None and opdef.decompose is None and not opdef.control:
         raise ValueError(f"operator '{opdef.name}' has neither compute nor decompose")
     _registry[opdef.name] = opdef
     return opdef

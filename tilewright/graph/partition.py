@@ -19,6 +19,7 @@ from tilewright.graph.graph import Graph, Node, Value
 from tilewright.graph.inplace import Part, find_parts
 from tilewright.graph.opdef import FusionKind, get_op
 from tilewright.graph.shapes import Dims, keeps_innermost, same_but_units, typical_count
+from tilewright.ir import dtype as dt
 
 #: A concat of more operands than this reads through too many selects to be fused with its neighbours.
 MAX_FUSED_CONCAT = 4
@@ -37,6 +38,8 @@ CHEAP: Final = frozenset(
     ["add", "sub", "mul", "relu", "clip", "cast", "neg", "abs", "maximum", "minimum", "where", "leaky_relu"]
 )
 _WINDOWED_REDUCTIONS: Final = frozenset(["max_pool", "avg_pool"])
+#: What makes small elements large, and nothing else.
+_WIDENING: Final = frozenset(["dequantize", "cast"])
 _MOVEMENT: Final = frozenset(["reshape", "transpose", "slice", "expand", "tile", "pad", "concat", "identity"])
 
 
@@ -71,6 +74,16 @@ class Group:
         """Whether the group is a concatenation whose operands are computed where they belong."""
         node = self.nodes[0]
         return node.op == "concat" and any(p.whole is node.output for p in self.parts.values())
+
+    @property
+    def control(self) -> Node | None:
+        """The control flow node that the group consists of, if it does: no kernel, but a step of its own."""
+        return self.nodes[0] if get_op(self.nodes[0].op).control else None
+
+    @property
+    def written(self) -> tuple[Value, ...]:
+        """The values that need memory: control flow writes all of its results."""
+        return self.outputs if self.control is None else self.control.outputs
 
     @property
     def is_elementwise(self) -> bool:
@@ -250,6 +263,29 @@ class _Partitioner:
     # ----------------------------------------------------------------------------------------------------
     # forwards
     def _grow(self, cluster: _Cluster) -> None:
+        self._extend(cluster)
+        if cluster.anchor is not None:
+            self._leave_conversion(cluster)
+
+    def _leave_conversion(self, cluster: _Cluster) -> None:
+        """Let the reader of a group's result make integers floats, in registers: the result is smaller."""
+        last = cluster.sink
+        if last is cluster.anchor or last.op not in _WIDENING or last.output in self.graph.outputs:
+            return
+        x, users = last.inputs[0], self.graph.users(last.output)
+        source = None if x is None else self.graph.producer(x)
+        if x is None or source not in cluster.nodes or dt.bits(x.dtype) >= dt.bits(last.output.dtype):
+            return
+        if all(
+            u in self.cluster and _kind(u) is FusionKind.elementwise and u.output.dims() == last.output.dims()
+            for u in users
+        ):
+            assert source is not None
+            cluster.nodes.discard(last)
+            del self.cluster[last]
+            cluster.sink = source
+
+    def _extend(self, cluster: _Cluster) -> None:
         while not cluster.is_complete:
             target, fresh = self._next(cluster)
             if target is None:

@@ -18,6 +18,7 @@ from tilewright.graph.graph import Graph, verify
 from tilewright.graph.layout import assign_layouts
 from tilewright.graph.movement import simplify_movement, sink_reshapes, sink_transposes
 from tilewright.graph.narrow import pack_narrow_convolutions
+from tilewright.graph.regions import map_regions, simplify_regions
 from tilewright.graph.rewrite import eliminate_dead_code, fixpoint
 
 Pass: TypeAlias = Callable[[Graph], Graph]
@@ -35,6 +36,7 @@ def simplify(graph: Graph) -> Graph:
             fold_affine,
             fold_pads,
             eliminate_common_subexpressions,
+            simplify_regions,
         ),
     )
 
@@ -74,9 +76,9 @@ def optimise(
     pick: Pick = default_pick,
     disabled: Collection[str] = (),
 ) -> Graph:
-    """Run :data:`PASSES` but those named in ``skip``. ``dump`` sees the graph after every pass by name;
-    ``check`` verifies it there; the graph will run on ``threads`` threads. ``pick`` chooses between
-    alternatives but those of ``disabled`` options.
+    """Run :data:`PASSES` but those named in ``skip``, then the same on all graphs that nodes run. ``dump``
+    sees the graph after every pass by name; ``check`` verifies it there; the graph will run on ``threads``
+    threads. ``pick`` chooses between alternatives but those of ``disabled`` options.
 
     Raises GraphError when a pass left a graph that breaks the rules (with ``check``).
     """
@@ -90,7 +92,12 @@ def optimise(
             check_types(graph)
         if dump is not None:
             dump(name, graph)
-    return graph
+
+    def inner(where: str, region: Graph) -> Graph:
+        said = None if dump is None else lambda name, after: dump(f"{where}.{name}", after)
+        return optimise(region, said, check, skip, threads, pick, disabled)
+
+    return eliminate_dead_code(simplify_regions(map_regions(graph, inner)))
 
 
 def variants(point: ChoicePoint) -> dict[str, Graph]:

@@ -152,6 +152,8 @@ def _dims_in(node: Node) -> set[Expr]:
             stack.extend(attr)
         elif isinstance(attr, Expr):
             exprs.append(attr)
+        elif isinstance(attr, Graph):
+            exprs.extend(v for inner in attr.nodes for v in _dims_in(inner))
     return {v for e in exprs for v in free_vars(e)}
 
 

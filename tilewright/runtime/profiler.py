@@ -17,7 +17,7 @@ class KernelProfile:
     Attributes:
         name: the kernel's name.
         origins, op_types: the model's nodes that it computes, and their operator types.
-        median_ns: median time of one call, in ns.
+        median_ns: median time in one run, in ns: of all its calls together, 0 where a branch leaves it out.
         share: its part of the run, 0 to 1.
         flops, bytes: floating-point operations and operand bytes of one call.
     """
@@ -70,19 +70,20 @@ class Profile:
         return {"total_ns": self.total_ns, "runs": self.runs, "threads": self.threads, "kernels": kernels}
 
 
-def summarize(kernels: Sequence[KernelCall], stamps: Sequence[Sequence[int]], threads: int) -> Profile:
-    """A profile from time stamps.
+def summarize(kernels: Sequence[KernelCall], times: Sequence[Sequence[int]], threads: int) -> Profile:
+    """A profile from the times of kernels.
 
     Args:
         kernels: the steps of the variant.
-        stamps: for each run ``len(kernels) + 1`` times in ns: the start, then the end of each kernel.
+        times: for each run, ``len(kernels) + 1`` numbers: the first is of no interest, the others are the ns
+            that each kernel took.
         threads: threads of the pool, for the record.
     """
-    total = statistics.median(run[-1] - run[0] for run in stamps)
-    medians = [statistics.median(run[i + 1] - run[i] for run in stamps) for i in range(len(kernels))]
+    total = statistics.median(sum(run[1:]) for run in times)
+    medians = [statistics.median(run[i + 1] for run in times) for i in range(len(kernels))]
     whole = sum(medians) or 1.0
     rows = tuple(
         KernelProfile(k.name, k.origins, k.op_types, float(m), m / whole, k.flops, k.bytes)
         for k, m in zip(kernels, medians, strict=True)
     )
-    return Profile(rows, float(total), len(stamps), threads)
+    return Profile(rows, float(total), len(times), threads)

@@ -12,6 +12,7 @@ from tilewright.backend.llvm.entry import entry_ir
 from tilewright.backend.module import KernelModule, RunTimeSizes
 from tilewright.cache import DiskCache
 from tilewright.ir.stmt import PrimFunc
+from tilewright.runtime.control import Region
 from tilewright.runtime.plan import KernelCall
 from tilewright.runtime.threadpool import thread_pool_ir
 from tilewright.target import Target
@@ -54,9 +55,10 @@ class LlvmBackend:
         kernels: Sequence[KernelCall],
         target: Target,
         sizes: RunTimeSizes | None = None,
+        regions: Sequence[Region] = (),
     ) -> str:
         """See :func:`tilewright.backend.llvm.entry.entry_ir`."""
-        return entry_ir(symbol, kernels, target.triple, sizes)
+        return entry_ir(symbol, kernels, target.triple, sizes, regions)
 
     def emit_runtime(self, target: Target) -> str:
         """See :func:`tilewright.runtime.threadpool.thread_pool_ir`."""

@@ -8,62 +8,94 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tilewright.backend.llvm.control import SIGNATURE, address_of, control_function, stop
 from tilewright.backend.llvm.sizes import check_function, shapes_function, size_function
 from tilewright.backend.module import RunTimeSizes
-from tilewright.runtime.plan import BROKEN, STATUS_BITS, TOO_LARGE, KernelCall, Operand, Space
+from tilewright.runtime.control import Region
+from tilewright.runtime.plan import BROKEN, STATUS_BITS, TOO_LARGE, KernelCall, Space
 
 _PART = 64
 """Kernels in one function of the entry: code generation takes more than linear time in a function's length.
 """
 
-_SIGNATURE = "(ptr %pool, ptr %inputs, ptr %outputs, ptr %weights, ptr %arena, ptr %prof, ptr %dims)"
-
 
 def entry_ir(
-    symbol: str, kernels: Sequence[KernelCall], triple: str, sizes: RunTimeSizes | None = None
+    symbol: str,
+    kernels: Sequence[KernelCall],
+    triple: str,
+    sizes: RunTimeSizes | None = None,
+    regions: Sequence[Region] = (),
 ) -> str:
     """LLVM IR text of the entry function ``symbol`` that runs ``kernels`` in order, and of the function that
-    computes shapes where there are ``sizes``.
+    computes shapes where there are ``sizes``. The kernels of ``regions``, which steps run, come last.
 
-    If ``prof`` is not null it is an array of ``len(kernels) + 1`` int64 that receives the time in ns at the
-    start and after each kernel. The function stops at the first kernel with a nonzero status and returns
-    which one it was.
+    If ``prof`` is not null it is an array of ``len(kernels) + 1`` int64. The first is the time in ns of the
+    last event, the others receive how long each kernel took, all of its calls together. The function stops at
+    the first kernel with a nonzero status and returns which one it was.
     """
     parallel = any(k.parallel and k.symbol for k in kernels)
-    starts = range(0, len(kernels), _PART)
+    own = kernels[: regions[0].first] if regions else kernels
+    controls = ((number, k.control) for number, k in enumerate(kernels) if k.control is not None)
+    owners = {region: number for number, control in controls for region in control.regions}
     lines = [
         f'target triple = "{triple}"',
         "declare i64 @tw_now()",
         "declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)",
+        "declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)",
         *(["declare void @tw_pool_enter(ptr)", "declare void @tw_pool_exit(ptr)"] if parallel else []),
         *(f"declare i32 @{name}(ptr, ptr, ptr)" for name in dict.fromkeys(k.symbol for k in kernels) if name),
         _MARK,
         *([] if sizes is None else _size_functions(sizes)),
-        *(line for start in starts for line in _part(start, kernels[start : start + _PART], sizes)),
-        f"define i32 @{symbol}{_SIGNATURE} {{",
-        "entry:",
-        *(["  call void @tw_pool_enter(ptr %pool)"] if parallel else []),
-        "  call void @mark(ptr %prof, i64 0)",
-        "  br label %p0",
     ]
+    for number, call in enumerate(kernels):
+        if call.control is not None:
+            lines += control_function(number, call, regions)
+    for n, region in enumerate(regions):
+        checks = [line for check in region.checks for line in _check(owners[n], check)]
+        steps = kernels[region.first : region.first + region.steps]
+        lines += _function(f"region{n}", "internal ", region.first, steps, sizes, checks, [])
+    begin = [
+        *(["  call void @tw_pool_enter(ptr %pool)"] if parallel else []),
+        f"  call void @start(ptr %prof, i64 {8 * (len(kernels) + 1)})",
+    ]
+    end = ["  call void @tw_pool_exit(ptr %pool)"] if parallel else []
+    lines += _function(symbol, "", 0, own, sizes, begin, end)
+    return "\n".join(lines) + "\n"
+
+
+def _function(
+    symbol: str,
+    linkage: str,
+    first: int,
+    kernels: Sequence[KernelCall],
+    sizes: RunTimeSizes | None,
+    begin: Sequence[str],
+    end: Sequence[str],
+) -> list[str]:
+    """A function that runs ``kernels``, of which the first has number ``first``, between ``begin`` and
+    ``end``.
+    """
+    starts = range(first, first + len(kernels), _PART)
+    lines = [line for s in starts for line in _part(s, kernels[s - first : s - first + _PART], sizes)]
+    lines += [f"define {linkage}i32 @{symbol}{SIGNATURE} {{", "entry:", *begin, "  br label %p0"]
     for number, start in enumerate(starts):
         lines += [
             f"p{number}:",
-            f"  %r{number} = call i32 @part{start}{_SIGNATURE}",
+            f"  %r{number} = call i32 @part{start}{SIGNATURE}",
             f"  %f{number} = icmp ne i32 %r{number}, 0",
             f"  br i1 %f{number}, label %done, label %p{number + 1}",
         ]
     results = [f"[ %r{number}, %p{number} ]" for number in range(len(starts))]
-    lines += [
+    return [
+        *lines,
         f"p{len(starts)}:",
         "  br label %done",
         "done:",
         f"  %result = phi i32 {', '.join([*results, f'[ 0, %p{len(starts)} ]'])}",
-        *(["  call void @tw_pool_exit(ptr %pool)"] if parallel else []),
+        *end,
         "  ret i32 %result",
         "}",
     ]
-    return "\n".join(lines) + "\n"
 
 
 def _size_functions(sizes: RunTimeSizes) -> list[str]:
@@ -83,7 +115,7 @@ def _part(start: int, kernels: Sequence[KernelCall], sizes: RunTimeSizes | None)
     slots = max((len(k.operands) for k in kernels if k.symbol), default=0)
     last = start + len(kernels)
     lines = [
-        f"define internal i32 @part{start}{_SIGNATURE} {{",
+        f"define internal i32 @part{start}{SIGNATURE} {{",
         "entry:",
         f"  %args = alloca [{max(slots, 1)} x ptr], align 16",
         f"  br label %k{start}",
@@ -91,7 +123,9 @@ def _part(start: int, kernels: Sequence[KernelCall], sizes: RunTimeSizes | None)
     fails = []
     for number, call in enumerate(kernels, start):
         lines.append(f"k{number}:")
-        if call.symbol:
+        if call.control is not None:
+            lines += _control(number)
+        elif call.symbol:
             lines += _kernel(number, call)
             fails.append(number)
         else:
@@ -119,19 +153,49 @@ def _part(start: int, kernels: Sequence[KernelCall], sizes: RunTimeSizes | None)
 
 
 _MARK = """
+define internal void @start(ptr %prof, i64 %bytes) {
+entry:
+  %off = icmp eq ptr %prof, null
+  br i1 %off, label %done, label %on
+on:
+  call void @llvm.memset.p0.i64(ptr %prof, i8 0, i64 %bytes, i1 false)
+  %now = call i64 @tw_now()
+  store i64 %now, ptr %prof
+  br label %done
+done:
+  ret void
+}
+
 define internal void @mark(ptr %prof, i64 %slot) {
 entry:
   %off = icmp eq ptr %prof, null
   br i1 %off, label %done, label %on
 on:
   %now = call i64 @tw_now()
+  %last = load i64, ptr %prof
+  store i64 %now, ptr %prof
+  %took = sub i64 %now, %last
   %p = getelementptr i64, ptr %prof, i64 %slot
-  store i64 %now, ptr %p
+  %before = load i64, ptr %p
+  %sum = add i64 %before, %took
+  store i64 %sum, ptr %p
   br label %done
 done:
   ret void
 }
 """
+
+
+def _control(number: int) -> list[str]:
+    """Run a branch or a loop; a status that is not 0 says already which kernel it is from."""
+    name = f"%c{number}"
+    return [
+        f"  {name} = call i32 @control{number}{SIGNATURE}",
+        f"  {name}.f = icmp ne i32 {name}, 0",
+        f"  br i1 {name}.f, label %c{number}.stop, label %m{number}",
+        f"c{number}.stop:",
+        f"  ret i32 {name}",
+    ]
 
 
 def _kernel(number: int, call: KernelCall) -> list[str]:
@@ -146,7 +210,7 @@ def _kernel(number: int, call: KernelCall) -> list[str]:
             lines.append(f"  {name} = load i64, ptr {name}.d")
             lines.append(f"  store i64 {name}, ptr {name}.p")
         else:
-            text, address = _address(operand, name)
+            text, address = address_of(operand, name)
             lines += [*text, f"  store ptr {address}, ptr {name}.p"]
     workspace = "null"
     if call.workspace is not None:
@@ -168,7 +232,7 @@ def _define(number: int, call: KernelCall, dim: int, source: int, sizes: RunTime
     var = sizes.dims[dim]
     lo, hi = var.lo or 0, var.hi or 0
     name = f"%d{number}.{dim}"
-    text, address = _address(call.operands[source], name)
+    text, address = address_of(call.operands[source], name)
     return [
         *text,
         f"  {name}.v = load i64, ptr {address}",
@@ -176,7 +240,7 @@ def _define(number: int, call: KernelCall, dim: int, source: int, sizes: RunTime
         f"  store i64 {name}.v, ptr {name}.p",
         f"  {name}.r = sub i64 {name}.v, {lo}",
         f"  {name}.f = icmp ugt i64 {name}.r, {hi - lo}",
-        *_stop(f"{name}.f", f"d{number}.{dim}", number, TOO_LARGE),
+        *stop(f"{name}.f", f"d{number}.{dim}", number, TOO_LARGE),
     ]
 
 
@@ -186,23 +250,13 @@ def _check(number: int, check: int) -> list[str]:
     return [
         f"  {name} = call i1 @check{check}(ptr %dims)",
         f"  {name}.f = xor i1 {name}, true",
-        *_stop(f"{name}.f", f"e{number}.{check}", number, BROKEN + check),
-    ]
-
-
-def _stop(cond: str, name: str, number: int, status: int) -> list[str]:
-    """Return ``status`` of kernel ``number`` if ``cond``; labels begin with ``name``."""
-    return [
-        f"  br i1 {cond}, label %{name}.stop, label %{name}.go",
-        f"{name}.stop:",
-        f"  ret i32 {(number + 1) << STATUS_BITS | status}",
-        f"{name}.go:",
+        *stop(f"{name}.f", f"e{number}.{check}", number, BROKEN + check),
     ]
 
 
 def _copy(number: int, call: KernelCall) -> list[str]:
-    source, read = _address(call.operands[0], f"%c{number}.s")
-    target, written = _address(call.operands[1], f"%c{number}.t")
+    source, read = address_of(call.operands[0], f"%c{number}.s")
+    target, written = address_of(call.operands[1], f"%c{number}.t")
     size: int | str = call.bytes // 2
     if call.size is not None:
         size = f"%c{number}.n"
@@ -212,27 +266,3 @@ def _copy(number: int, call: KernelCall) -> list[str]:
         *target,
         f"  call void @llvm.memcpy.p0.p0.i64(ptr {written}, ptr {read}, i64 {size}, i1 false)",
     ]
-
-
-def _address(operand: Operand, name: str) -> tuple[list[str], str]:
-    """Instructions that compute the operand's address, and the value that holds it."""
-    if operand.space in (Space.WEIGHT, Space.ARENA):
-        base = "%weights" if operand.space is Space.WEIGHT else "%arena"
-        lines, address = [f"  {name} = getelementptr i8, ptr {base}, i64 {operand.value}"], name
-    else:
-        base = "%inputs" if operand.space is Space.INPUT else "%outputs"
-        lines, address = (
-            [
-                f"  {name}.b = getelementptr ptr, ptr {base}, i64 {operand.value}",
-                f"  {name} = load ptr, ptr {name}.b",
-            ],
-            name,
-        )
-    if operand.offset:
-        lines.append(f"  {name}.o = getelementptr i8, ptr {address}, i64 {operand.offset}")
-        address = f"{name}.o"
-    if operand.size is not None:
-        lines.append(f"  {name}.n = call i64 @size{operand.size}(ptr %dims)")
-        lines.append(f"  {name}.s = getelementptr i8, ptr {address}, i64 {name}.n")
-        address = f"{name}.s"
-    return lines, address

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
 from tilewright.errors import GraphError, UnsupportedError, one_line
+from tilewright.frontend.onnx.bodies import Body, Formal
 from tilewright.frontend.onnx.raw import RawBody, RawNode
 from tilewright.graph.builder import GraphBuilder
 from tilewright.graph.fold import fold_node
@@ -18,6 +19,16 @@ from tilewright.ir.expr import Const, Expr, ExprLike, as_expr
 from tilewright.ir.visit import const_int
 
 _REQUIRED = object()
+
+
+class Bodies(Protocol):
+    """Imports the bodies of a node."""
+
+    def inline(self, body: RawBody, given: Sequence[Value] = ()) -> list[Value]:
+        """A body in the place of the node, whose own inputs are ``given``; its results."""
+
+    def separate(self, body: RawBody, formals: Sequence[Formal] = ()) -> Body:
+        """A body as a graph of its own."""
 
 
 class NodeContext:
@@ -34,7 +45,7 @@ class NodeContext:
         builder: GraphBuilder,
         inputs: Sequence[Value | None],
         location: str,
-        inline: Callable[[RawBody], list[Value]],
+        bodies: Bodies,
         folding: FoldBudget | None = None,
     ) -> None:
         self.node = node
@@ -42,8 +53,7 @@ class NodeContext:
         self.builder = builder
         self.inputs = tuple(inputs)
         self.location = location
-        #: Imports a body of the node in its place; returns the body's outputs.
-        self.inline = inline
+        self.bodies = bodies
         self._folding = folding
 
     # ----------------------------------------------------------------------------------------------- operands

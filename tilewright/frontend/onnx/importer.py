@@ -15,6 +15,7 @@ import numpy as np
 from tilewright.config import options
 from tilewright.errors import GraphError, LimitError, ModelFileError, UnsupportedError
 from tilewright.frontend.common import UnsupportedReport
+from tilewright.frontend.onnx.bodies import Body, Formal, begin
 from tilewright.frontend.onnx.context import NodeContext
 from tilewright.frontend.onnx.functions import has_standard_body, standard_body
 from tilewright.frontend.onnx.raw import (
@@ -49,6 +50,21 @@ class _Scope:
     prefix: str = ""
     calls: tuple[FunctionId, ...] = ()
     depth: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Bodies:
+    """The bodies of a node, which stand among ``values``."""
+
+    importer: Importer
+    values: Mapping[str, Value | None]
+    scope: _Scope
+
+    def inline(self, body: RawBody, given: Sequence[Value] = ()) -> list[Value]:
+        return self.importer.inline(body, given, self.values, self.scope)
+
+    def separate(self, body: RawBody, formals: Sequence[Formal] = ()) -> Body:
+        return self.importer.separate(body, formals, self.values, self.scope)
 
 
 class Importer:
@@ -99,12 +115,9 @@ class Importer:
             check_node(node, opset, inputs, where)
             entry = lookup(node.domain, node.op_type, opset)
             if entry is not None:
-
-                def inline(body: RawBody) -> list[Value]:
-                    return self._inlined(body, values, scope)
-
+                bodies = _Bodies(self, values, scope)
                 ctx = NodeContext(
-                    node, entry.since, self._builder, inputs, self._raw.location, inline, self._folding
+                    node, entry.since, self._builder, inputs, self._raw.location, bodies, self._folding
                 )
                 result = entry.handler(ctx)
                 results = [result] if isinstance(result, Value) else list(result)
@@ -136,9 +149,28 @@ class Importer:
             return node
         return dataclasses.replace(node, name=scope.prefix + node.name, attrs=attrs)
 
-    def _inlined(self, body: RawBody, around: Mapping[str, Value | None], scope: _Scope) -> list[Value]:
+    def inline(
+        self, body: RawBody, given: Sequence[Value], around: Mapping[str, Value | None], scope: _Scope
+    ) -> list[Value]:
         """A body of a node in its place; its outputs."""
-        known = dict(around)
+        known = {**around, **dict(zip(body.inputs, given, strict=True))}
+        return self._body(body, known, scope)
+
+    def separate(
+        self, body: RawBody, formals: Sequence[Formal], around: Mapping[str, Value | None], scope: _Scope
+    ) -> Body:
+        """A body of a node as a graph of its own."""
+        builder = self._builder
+        captures = {name: around[name] for name in body.captures}
+        result, known = begin(builder, "body", body.inputs, formals, captures)
+        self._builder = result.builder
+        try:
+            result.give(self._body(body, known, scope))
+        finally:
+            self._builder = builder
+        return result
+
+    def _body(self, body: RawBody, known: dict[str, Value | None], scope: _Scope) -> list[Value]:
         inner = dataclasses.replace(scope, depth=self._deeper(scope))
         origin = self._builder.origin
         self._add_nodes(body.initializers, body.nodes, known, inner)
