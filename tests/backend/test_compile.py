@@ -34,7 +34,8 @@ def _no_workers_left():  # type: ignore[no-untyped-def]
 
 def test_in_process_and_in_workers_agree() -> None:
     texts = [_text(i) for i in range(7)]
-    alone = [compile_many([text], HOST)[0] for text in texts]
+    alone = [emit_object(text, HOST.triple, HOST.cpu, HOST.features) for text in texts]
+    assert [compile_many([text], HOST)[0] for text in texts] == alone
     assert compile_many(texts, HOST, jobs=1) == alone
     assert compile_many(texts, HOST, jobs=2) == alone
     assert compile_many(texts, HOST, jobs=64) == alone
@@ -89,7 +90,8 @@ def test_invalid_text_is_an_error(count: int) -> None:
     assert compile_many([_text(i) for i in range(4)], HOST, jobs=2)  # the next call works
 
 
-def test_a_crash_of_the_code_generator_is_an_error() -> None:
+@pytest.mark.parametrize("others", [0, 4])
+def test_a_crash_of_the_code_generator_is_an_error(others: int) -> None:
     constraint = "{no-such-register}"  # LLVM ends the process over this
     fatal = (
         f'define void @tw_k_fatal(i32 %x) {{\n  call void asm "", "{constraint}"(i32 %x)\n  ret void\n}}\n'
@@ -97,7 +99,26 @@ def test_a_crash_of_the_code_generator_is_an_error() -> None:
     with pytest.raises(
         CompileError, match=r"module of 'tw_k_fatal': the compile worker ended with exit status 1"
     ):
-        compile_many([_text(i) for i in range(4)] + [fatal], HOST, jobs=2)
+        compile_many([_text(i) for i in range(others)] + [fatal], HOST, jobs=2)
+
+
+@pytest.mark.parametrize(
+    ("where", "what"), [("subprocess.Popen", OSError(11, "no")), ("sys.executable", None)]
+)
+def test_without_workers_this_process_compiles(
+    monkeypatch: pytest.MonkeyPatch, where: str, what: OSError | None
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        assert what is not None
+        raise what
+
+    module._pool.stop()
+    monkeypatch.setattr(where, "" if what is None else refuse)
+    texts = [_text(i) for i in range(3)]
+    assert compile_many(texts, HOST, jobs=2) == [
+        emit_object(text, HOST.triple, HOST.cpu, HOST.features) for text in texts
+    ]
+    assert not module._pool.idle
 
 
 def test_killed_workers_are_replaced() -> None:

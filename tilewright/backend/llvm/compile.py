@@ -1,10 +1,11 @@
 """LLVM IR texts to object files: cached, and side by side in worker processes.
 
-:func:`compile_many` is the one way to do it. A few texts are compiled in this process; more go to a pool of
-workers (see :mod:`tilewright.backend.llvm.worker`) that is started on first need and kept for a while.
-Workers are plain child processes that talk over pipes: nothing is asked of the user's script, a crash of
-LLVM takes one worker with it and becomes an error message, Ctrl-C ends them, and if this process dies in
-any way they read the end of their input and leave.
+:func:`compile_many` is the one way to do it. Texts go to a pool of workers (see
+:mod:`tilewright.backend.llvm.worker`) that is started on first need and kept for a while. Workers are plain
+child processes that talk over pipes: nothing is asked of the user's script, a crash of LLVM, which ends the
+process that it happens in, takes one worker with it and becomes an error message, Ctrl-C ends them, and if
+this process dies in any way they read the end of their input and leave. Only where processes cannot be
+started is LLVM's code generator run in this one.
 """
 
 from __future__ import annotations
@@ -31,9 +32,6 @@ from tilewright.target import Target
 
 OPT_LEVEL = 2
 """Optimization level of LLVM's code generator. 1 compiles faster, 3 is no better; see docs/runtime.md."""
-IN_PROCESS = 2
-"""Up to this many texts are compiled here: starting workers would take longer."""
-
 IDLE_SECONDS = 30.0
 """Workers without work leave after this time."""
 
@@ -68,7 +66,7 @@ def compile_many(
     Args:
         texts: LLVM IR modules.
         target: what to generate code for.
-        jobs: how many to compile at the same time.
+        jobs: how many to compile at the same time (one, for any number below).
         progress: told about each finished text.
         cache: looked up before and filled after compiling.
 
@@ -98,13 +96,13 @@ def compile_many(
 
     if progress is not None and found:
         progress(len(found), total)
-    if len(missing) <= IN_PROCESS or jobs <= 1 or not sys.executable:
-        for key, text in missing.items():
-            finished(key, _compile_here(text, target))
-    elif missing:
+    if missing:
         with _pool_lock:
             try:
-                _pool.compile(missing, target, min(jobs, len(missing)), finished)
+                _pool.compile(missing, target, max(min(jobs, len(missing)), 1), finished)
+            except _NoWorkerError:
+                for key in missing.keys() - found.keys():
+                    finished(key, _compile_here(missing[key], target))
             finally:
                 _retire_later()
     return [found[key] for key in keys]
@@ -123,12 +121,21 @@ def _rejected(text: str, reason: str) -> CompileError:
     return CompileError(f"LLVM did not compile the module of '{name}': {reason.strip()}")
 
 
+class _NoWorkerError(Exception):
+    """This process cannot start others: it does not know its interpreter, or the system forbids it."""
+
+
 class _Worker:
-    """One child process and the text it is working on."""
+    """One child process and the text it is working on. Raises _NoWorkerError when it cannot be started."""
 
     def __init__(self) -> None:
+        if not sys.executable:  # embedded in another program
+            raise _NoWorkerError
         # A private file, not a pipe, for its messages: nobody needs to read along for it to go on.
-        self.messages: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `stop`
+        try:
+            self.messages: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `stop`
+        except OSError as error:
+            raise _NoWorkerError from error
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
         try:
             self.process = subprocess.Popen(
@@ -141,10 +148,7 @@ class _Worker:
             )
         except OSError as error:
             self.messages.close()
-            raise CompileError(
-                f"cannot start a compile worker: {error.strerror}",
-                hint="compile one kernel at a time (--jobs 1)",
-            ) from error
+            raise _NoWorkerError from error
         self.requests = cast("BufferedWriter", self.process.stdin)
         self.replies = cast("BufferedReader", self.process.stdout)
         self.key: str | None = None
@@ -189,7 +193,7 @@ class _Pool:
         self, texts: dict[str, str], target: Target, jobs: int, finished: Callable[[str, bytes], None]
     ) -> None:
         """Compile ``texts`` (by key), at most ``jobs`` at a time. On any error, all that is under way is
-        abandoned.
+        abandoned. Raises CompileError, and _NoWorkerError before any text has been tried.
         """
         waiting = sorted(texts, key=lambda key: len(texts[key]))  # the longest first (from the end)
         crashed: set[str] = set()
@@ -202,7 +206,12 @@ class _Pool:
 
             try:
                 while waiting and len(busy) < jobs:
-                    process = self.idle.pop() if self.idle else _Worker()
+                    try:
+                        process = self.idle.pop() if self.idle else _Worker()
+                    except _NoWorkerError:
+                        if busy:
+                            break  # fewer do it, too
+                        raise
                     busy.add(process)
                     selector.register(process.replies, selectors.EVENT_READ, process)
                     give(process)
@@ -220,7 +229,10 @@ class _Pool:
                             # Once may be bad luck (the system was out of memory); twice is the text's fault.
                             crashed.add(key)
                             waiting.append(key)
-                            process = _Worker()
+                            try:
+                                process = _Worker()
+                            except _NoWorkerError:  # and it must not be tried in this process
+                                raise _rejected(texts[key], words) from None
                             busy.add(process)
                             selector.register(process.replies, selectors.EVENT_READ, process)
                         elif reply[:1] != worker.OBJECT:
