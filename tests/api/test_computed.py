@@ -125,3 +125,31 @@ def test_range_between_computed_numbers() -> None:
             feeds = scalars(dtype, 0, 9, delta)
             with pytest.raises(ShapeError, match="memory is planned for 0 to 1048576"):
                 compiled.run(feeds)
+
+
+def test_top_k_of_as_many_as_the_data_say() -> None:
+    proto = model(
+        [helper.make_node("TopK", ["x", "k"], ["best", "where"], axis=0)],
+        {"x": (FLOAT, ["n", 3]), "k": (INT64, [1])},
+        {"best": FLOAT, "where": INT64},
+    )
+    runs = [{"x": sparse((n, 3), 1), "k": np.array([k])} for n, k in ((5, 0), (5, 5), (9, 3), (1, 1))]
+    compiled = check(proto, runs, dims={"n": (1, 9)})
+    with pytest.raises(ShapeError, match=r"best_count=4, n=3: it needs .*TopK"):
+        compiled.run({"x": sparse((3, 3), 1), "k": np.array([4])})
+
+
+def test_sizes_that_must_be_equal() -> None:
+    """Elements of two tensors where two masks say so, added to each other."""
+    nodes = [
+        helper.make_node("Compress", ["x", "m"], ["a"]),
+        helper.make_node("Compress", ["y", "k"], ["b"]),
+        helper.make_node("Add", ["a", "b"], ["z"]),
+    ]
+    inputs = {"x": (FLOAT, [6]), "y": (FLOAT, [9]), "m": (BOOL, [6]), "k": (BOOL, [9])}
+    proto = model(nodes, inputs, {"z": FLOAT})  # type: ignore[arg-type]
+    x, y = sparse((6,), 1), sparse((9,), 1)
+    runs = [{"x": x, "y": y, "m": np.arange(6) < n, "k": np.arange(9) >= 9 - n} for n in (2, 0, 6)]
+    compiled = check(proto, runs)
+    with pytest.raises(ShapeError, match=r"a_count=2, b_count=3: it needs .*Add"):
+        compiled.run({**runs[0], "k": np.arange(9) < 3})

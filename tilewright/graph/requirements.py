@@ -50,6 +50,12 @@ def requirements(graph: Graph) -> list[Requirement]:
                 )
             if cond is not TRUE:
                 found.setdefault(cond, Requirement(cond, node))
+        for a, b in _at_most(node):
+            cond = simplify(a <= b)
+            if cond is FALSE:
+                raise ShapeError(f"{a!r} must not be more than {b!r}", location=node.location)
+            if cond is not TRUE:
+                found.setdefault(cond, Requirement(cond, node))
     return list(found.values())
 
 
@@ -83,6 +89,14 @@ def _equal(node: Node) -> Iterator[tuple[Expr, Expr]]:
         yield sum(parts[1:], parts[0]), as_expr(shapes[0][axis])
     elif node.op == "reshape":
         yield from _pairs((count(shapes[0]),), (count(out),))
+
+
+def _at_most(node: Node) -> Iterator[tuple[Expr, Expr]]:
+    """Pairs of sizes of which the first must not be larger."""
+    if node.op == "top_k" and node.inputs[0] is not None:
+        k = node.attrs["k"]
+        assert isinstance(k, int | Expr)
+        yield as_expr(k), node.inputs[0].shape[-1]
 
 
 def _broadcast(shape: Dims, out: Dims) -> Iterator[tuple[Expr, Expr]]:

@@ -12,7 +12,9 @@ from tilewright.graph.graph import TensorType
 from tilewright.graph.opdef import FusionKind, OpContext, OpDef, register
 from tilewright.ir import dtype as dt
 from tilewright.ir import te
-from tilewright.ir.expr import Expr, as_expr, const, minimum, reduce_identity, select
+from tilewright.ir.expr import Expr, as_expr, ceildiv, const, maximum, minimum, reduce_identity, select
+from tilewright.ir.simplify import simplify
+from tilewright.ir.sizes import largest_size
 from tilewright.ir.visit import const_int
 from tilewright.ops.common import Operands
 
@@ -21,11 +23,12 @@ KEPT: Final = 1 << 22
 
 
 def _infer(ctx: OpContext) -> list[TensorType]:
-    x, k = ctx.input(0), int(ctx.attr("k"))
-    size = const_int(x.shape[1]) if x.rank == 2 else None
-    if size is None or not 0 <= k <= size or x.dtype == "bool":
-        ctx.fail(f"top_k takes rows [R, N] of numbers and k from 0 to N, not {x} and k = {k}")
-    shape = (x.shape[0], as_expr(k))
+    x, k = ctx.input(0), as_expr(ctx.attr("k"))
+    number, size = const_int(k), const_int(x.shape[-1]) if x.rank else None
+    fits = number is None or (number >= 0 and (size is None or number <= size))
+    if x.rank != 2 or not fits or x.dtype == "bool":
+        ctx.fail(f"top_k takes rows [R, N] of numbers and k from 0 to N, not {x} and k = {k!r}")
+    shape = (x.shape[0], k)
     return [TensorType(shape, x.dtype), TensorType(shape, "int64")]
 
 
@@ -42,17 +45,19 @@ def _compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
     equals, and its part offers the element that follows: by value, then by position.
     """
     (x,) = inputs
-    k, largest = int(ctx.attr("k")), bool(ctx.attr("largest", True))
-    rows, size = x.shape[0], const_int(x.shape[1]) or 0
-    parts = _parts(const_int(rows) or 1, size, k)
-    length = max(-(-size // parts), 1)
+    k, largest = as_expr(ctx.attr("k")), bool(ctx.attr("largest", True))
+    rows, size = x.shape
+    # How many parts is decided for the largest sizes, how long they are for those of the run.
+    most = [largest_size(e) for e in (rows, size, k)]
+    parts = _parts(*(1 if e is None else e for e in most))
+    length = simplify(maximum(ceildiv(size, parts), 1))
     op = "max" if largest else "min"
     worst = reduce_identity(op, x.dtype)
 
     def element(r: Expr, part: Expr, j: Expr) -> tuple[Expr, Expr, Expr]:
         """Position, whether it exists, and value of an element of a part."""
         place = part * length + j
-        return place, place < size, x[r, minimum(place, max(size - 1, 0))]
+        return place, place < size, x[r, minimum(place, maximum(size - 1, 0))]
 
     def best(r: Expr, part: Expr, counts: Callable[[Expr, Expr], Expr]) -> Expr:
         def term(j: Expr) -> Expr:
@@ -124,8 +129,8 @@ def _compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
     _, _, values, positions = te.scan(k, starts, step, names)
     # NaN follows nothing: where only such elements are left the last position is given.
     return [
-        te.compute((rows, as_expr(k)), lambda r, t: values[t + 1, r], "top_values"),
-        te.compute((rows, as_expr(k)), lambda r, t: minimum(positions[t + 1, r], size - 1), "top_places"),
+        te.compute((rows, k), lambda r, t: values[t + 1, r], "top_values"),
+        te.compute((rows, k), lambda r, t: minimum(positions[t + 1, r], size - 1), "top_places"),
     ]
 
 

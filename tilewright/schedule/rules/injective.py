@@ -11,6 +11,7 @@ from tilewright.schedule.rules.common import (
     extent_of,
     loop_of,
     loops_by_iter,
+    own_loops,
     parallelize,
     pick,
     powers,
@@ -41,7 +42,9 @@ def schedule_injective(sch: Schedule, ref: BlockRef, target: Target, tiled: bool
     lanes = target.lanes(max(dt.bits(info.store.buffer.dtype), 8))
     widest = max([dt.bits(info.store.buffer.dtype), *(dt.bits(a.buffer.dtype) for a in info.loads)])
     lanes = min(lanes, target.lanes(max(widest, 8)))
-    loops = loops_by_iter(sch, ref)
+    # Loops that hold other blocks too, such as the steps of a recurrence, are not this block's to move.
+    own = own_loops(sch, ref)
+    loops = {var: loop for var, loop in loops_by_iter(sch, ref).items() if loop in own}
     moving = [v for v in info.spatial if v in loops]
     if not moving:
         return

@@ -7,8 +7,10 @@ import numpy as np
 from tilewright.frontend.onnx.context import NodeContext, product
 from tilewright.frontend.onnx.registry import onnx_op
 from tilewright.graph.graph import Value
+from tilewright.ir.visit import const_int
 from tilewright.ops.common import dims_attr
 from tilewright.ops.computed import positions_of
+from tilewright.ops.detection import non_max_suppression
 
 
 @onnx_op("NonZero", 9, 13)
@@ -36,3 +38,20 @@ def compress(ctx: NodeContext) -> Value:
     # The condition may be shorter than the axis, not longer: a position out of it reads a wrong element.
     chosen = positions_of(ctx.builder, ctx.value(1), f"{ctx.result_name}_count")
     return ctx.op("gather", x, chosen, axis=axis)
+
+
+@onnx_op("NonMaxSuppression", 10, 11)
+def non_max(ctx: NodeContext) -> Value:
+    """Triples (batch, class, box) ``[count, 3]``; no boxes unless a number of them is given."""
+    boxes, scores = ctx.value(0), ctx.value(1)
+    if boxes.rank != 3 or scores.rank != 3 or const_int(boxes.shape[2]) not in (4, None):
+        ctx.fail(f"boxes [batch, boxes, 4] and scores [batch, classes, boxes] are needed, not {boxes.type}")
+    known = ctx.data(2)
+    empty = known is not None and (known.size != 1 or known.item() <= 0)
+    if not ctx.has(2) or empty or const_int(product(scores.shape)) == 0:
+        return ctx.constant(np.zeros((0, 3)), "int64")
+    most = ctx.value(2) if known is None else ctx.constant(known.reshape(()), "int64")
+    overlap = ctx.value(3) if ctx.has(3) else ctx.constant(0, boxes.dtype)
+    centred = bool(ctx.attr("center_point_box", 0))
+    name = f"{ctx.result_name}_count"
+    return non_max_suppression(ctx.builder, boxes, scores, most, overlap, ctx.optional(4), centred, name)

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from tilewright.frontend.onnx.context import NodeContext, product
 from tilewright.frontend.onnx.registry import onnx_op
 from tilewright.graph.graph import Value
-from tilewright.ir.expr import as_expr
+from tilewright.ir.expr import Expr, as_expr
+from tilewright.ops.common import dims_attr
+from tilewright.ops.computed import computed_size
 
 
 @onnx_op("Gather", 1, 11, 13)
@@ -77,17 +79,26 @@ def top_k_1(ctx: NodeContext) -> Sequence[Value]:
 @onnx_op("TopK", 10, 11, 24)
 def top_k_10(ctx: NodeContext) -> Sequence[Value]:
     """``k`` as an input; always in order, the smallest ones too since opset 11."""
-    return _top_k(ctx, int(ctx.scalar(1, "the number of elements of a TopK")))
+    count = ctx.value(1)
+    known = ctx.builder.exprs(count)
+    if ctx.data(1) is not None:
+        return _top_k(ctx, int(ctx.scalar(1, "the number of elements of a TopK")))
+    if known is None or known.size != 1:
+        most = ctx.x.shape[ctx.axis(ctx.x.rank, -1)]
+        number = ctx.op("cast", ctx.reshape(count, ()), to="int64")
+        return _top_k(ctx, computed_size(ctx.builder, number, most, f"{ctx.result_name}_count")[1])
+    return _top_k(ctx, known.reshape(-1)[0])
 
 
-def _top_k(ctx: NodeContext, k: int) -> Sequence[Value]:
+def _top_k(ctx: NodeContext, k: Expr | int) -> Sequence[Value]:
     x = ctx.x
     axis = ctx.axis(x.rank, -1)
+    (count,) = dims_attr((k,))
     last = (*(d for d in range(x.rank) if d != axis), axis)
     moved = x if axis == x.rank - 1 else ctx.op("transpose", x, perm=last)
     rows = ctx.reshape(moved, [product(moved.shape[:-1]), moved.shape[-1]])
     results = []
-    for y in ctx.emit("top_k", [rows], k=k, largest=bool(ctx.attr("largest", 1))):
+    for y in ctx.emit("top_k", [rows], k=count, largest=bool(ctx.attr("largest", 1))):
         y = ctx.reshape(y, [*moved.shape[:-1], as_expr(k)])
         back = tuple(last.index(d) for d in range(x.rank))
         results.append(y if moved is x else ctx.op("transpose", y, perm=back))
