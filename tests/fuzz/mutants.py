@@ -90,7 +90,13 @@ DEPENDENCES = _family(
         "return {v for v in variables if v in known}",
         "return set(variables)",
     ),
-    ("a remainder determines a number", "ir.itermap:_joined", "if rest in known or", "if True or"),
+    ("a remainder determines a number", "ir.itermap:_follows", "return e in known or", "return True or"),
+    (
+        "any remainder determines all digits",
+        "ir.itermap:_remainder_follows",
+        "if rest == 0 and simplify(x // lower % e.b) is e:",
+        "if rest == 0:",
+    ),
 )
 
 REGIONS = _family(
@@ -200,8 +206,8 @@ REDUCTIONS = _family(
     ("initialisation without guards", "schedule.reduction:_init_block", "guards.append(cond)", "pass"),
     (
         "initialisation repeated",
-        "schedule.reduction:decompose_reduction",
-        "if inner.var in variables - determined or inner.var in spatial & reduced:",
+        "schedule.reduction:_require_one_start",
+        "if inner.var in variables - determined or inner.var in both:",
         "if False:",
     ),
     (
@@ -229,9 +235,21 @@ LOWERING = _family(
     ),
     (
         "initialising nests without guards",
-        "lower.flatten:_init_guards",
+        "lower.flatten:_init_nest",
         "if not free_vars(c) & reduced",
         "if False",
+    ),
+    (
+        "repeated sums start once",
+        "lower.flatten:_starts_once",
+        "return several.keys() <= determined_vars(bindings, set(several), block.predicate, several)",
+        "return True",
+    ),
+    (
+        "buffers move into loops that carry their values",
+        "lower.compact:_before_carrying",
+        "if loop.var in kept or not _reads_more(buffer, accesses, outer):",
+        "if True:",
     ),
     ("shrunk buffers begin at 0", "lower.compact:_rebuild", "simplify(index - base)", "simplify(index)"),
     (
