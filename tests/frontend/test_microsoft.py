@@ -2,43 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
-from onnx import helper, numpy_helper
 
-from tests.frontend.models import agree, model, run, value
+from tests.frontend.models import agree, run
+from tests.frontend.nodes import floats, node, rng
 from tilewright.errors import UnsupportedError
-
-rng = np.random.default_rng(5)
-
-
-def floats(*shape: int) -> np.ndarray:
-    return (rng.standard_normal(shape) * 0.5).astype(np.float32)
-
-
-def node(
-    op: str,
-    arrays: dict[str, np.ndarray | None],
-    outputs: tuple[str, ...] = ("y",),
-    domain: str = "com.microsoft",
-    fixed: tuple[str, ...] = (),
-    **attrs: Any,
-) -> tuple[Any, dict[str, np.ndarray]]:
-    """A model of one node and its inputs; those ``fixed`` are weights."""
-    given = {n: a for n, a in arrays.items() if a is not None}
-    names = [n if a is not None else "" for n, a in arrays.items()]
-    infos = [
-        value(n, a.shape, helper.np_dtype_to_tensor_dtype(a.dtype))
-        for n, a in given.items()
-        if n not in fixed
-    ]
-    constants = [numpy_helper.from_array(given[n], n) for n in fixed]
-    made = helper.make_node(op, names, list(outputs), domain=domain, **attrs)
-    kinds = [value(n, None, 6 if n.startswith("int") else 1) for n in outputs if n]
-    proto = model([made], infos, kinds, constants, domains={"com.microsoft": 1})
-    return proto, {n: a for n, a in given.items() if n not in fixed}
 
 
 @pytest.mark.parametrize("trans", [{}, {"transA": 1}, {"transB": 1}, {"transBatchA": 1, "transBatchB": 1}])
@@ -136,69 +105,7 @@ def test_weights_of_few_bits(bits: int, zeros: bool) -> None:
     agree(*node("MatMulNBits", arrays, fixed=fixed, K=depth, N=columns, bits=bits, block_size=block))
 
 
-# -------------------------------------------------------------------------------------------------- attention
-@pytest.mark.parametrize("mask", [None, "lengths", "keys", "pairs"])
-@pytest.mark.parametrize("causal", [0, 1])
-@pytest.mark.parametrize("past", [False, True])
-def test_attention(mask: str | None, causal: int, past: bool) -> None:
-    b, s, heads, size, old = 2, 5, 2, 4, 3 if past else 0
-    masks = {
-        None: None,
-        "lengths": np.array([4, 5], np.int32),
-        "keys": np.tril(np.ones((s + old, s + old), np.int32))[[old + 2, old + 4]],
-        "pairs": rng.integers(0, 2, (b, s, s + old)).astype(np.int32),
-    }
-    if mask == "lengths" and past:
-        return  # onnxruntime counts these from the end of the past, which is not documented
-    arrays = {
-        "x": floats(b, s, 6),
-        "w": floats(6, 3 * heads * size),
-        "b": floats(3 * heads * size),
-        "m": masks[mask],
-        "p": floats(2, b, heads, old, size) if past else None,
-    }
-    if mask == "pairs":
-        arrays["m"] |= np.eye(s, s + old, old, dtype=np.int32)
-    outputs = ("y", "present") if past else ("y",)
-    agree(*node("Attention", arrays, outputs, num_heads=heads, unidirectional=causal))
-
-
-@pytest.mark.parametrize("causal", [0, 1])
-@pytest.mark.parametrize("past", [False, True])
-@pytest.mark.parametrize("bias", [False, True])
-def test_multi_head_attention(causal: int, past: bool, bias: bool) -> None:
-    b, s, heads, size = 2, 4, 2, 4
-    width = heads * size
-    arrays = {
-        "q": floats(b, s, width), "k": floats(b, s, width), "v": floats(b, s, width),
-        "b": floats(3 * width) if bias else None, "m": None,
-        "a": floats(1, heads, s, s + 3 * past),
-        "pk": floats(b, heads, 3, size) if past else None, "pv": floats(b, heads, 3, size) if past else None,
-    }  # fmt: skip
-    outputs = ("y", "k2", "v2") if past else ("y",)
-    agree(*node("MultiHeadAttention", arrays, outputs, num_heads=heads, unidirectional=causal, scale=0.3))
-
-
-@pytest.mark.parametrize("interleaved", [0, 1])
-@pytest.mark.parametrize("heads", [False, True])
-@pytest.mark.parametrize("partial", [False, True])
-def test_rotary_embedding(interleaved: int, heads: bool, partial: bool) -> None:
-    size = 8
-    half = size // 4 if partial else size // 2
-    x = floats(2, 3, 5, size) if heads else floats(2, 5, 3 * size)
-    angles = rng.uniform(0, 3, (9, half)).astype(np.float32)
-    attrs: dict[str, Any] = {"interleaved": interleaved}
-    if partial:
-        attrs |= {"rotary_embedding_dim": 2 * half, "num_heads": 3}
-    for places in (np.array([2], np.int64), rng.integers(0, 9, (2, 5)).astype(np.int64)):
-        agree(
-            *node("RotaryEmbedding", {"x": x, "p": places, "c": np.cos(angles), "s": np.sin(angles)}, **attrs)
-        )
-
-
 def test_what_is_not_supported_says_so() -> None:
-    with pytest.raises(UnsupportedError, match="packed queries"):
-        run(*node("MultiHeadAttention", {"q": floats(1, 2, 1, 3, 4)}, num_heads=1))
     arrays = {"a": floats(1, 16), "b": np.zeros((1, 1, 8), np.uint8), "s": floats(1), "z": None}
     arrays["g"] = np.zeros(16, np.int32)
     with pytest.raises(UnsupportedError, match="in another order"):

@@ -3,10 +3,12 @@ from __future__ import annotations
 import numpy as np
 
 from tests.graph.graphs import Maker, apply, ops
+from tilewright.graph.builder import GraphBuilder
 from tilewright.graph.cse import eliminate_common_subexpressions
 from tilewright.graph.decompose import decompose
 from tilewright.graph.fold import MAX_GROWTH_BYTES, absorb_parameters, fold_constants
 from tilewright.graph.pipeline import simplify
+from tilewright.ir.expr import Var
 
 
 def test_constant_chains_fold():
@@ -82,3 +84,14 @@ def test_decompose_until_nothing_is_left():
     graph = apply(graph, simplify)
     assert set(ops(graph)) <= {"mul", "add"}
     assert sum(ops(graph).values()) == 2
+
+
+def test_an_open_size_in_an_attribute_is_not_folded():
+    """A row of a table at a place that a run decides has a known shape all the same."""
+    builder = GraphBuilder()
+    n = Var("n", lo=1, hi=3, typical=2)
+    x = builder.input("x", (n, 4), "float32")
+    table = builder.constant(np.arange(12, dtype=np.float32).reshape(3, 4))
+    row = builder.op("slice", table, starts=(n - 1,), ends=(n,), axes=(0,), steps=(1,))
+    graph = builder.build([builder.op("add", x, row)])
+    assert ops(fold_constants(graph)) == {"slice": 1, "add": 1}

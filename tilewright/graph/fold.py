@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tilewright.config import options
-from tilewright.graph.graph import Graph, Node, Value
+from tilewright.graph.graph import Attr, Graph, Node, Value
 from tilewright.graph.interpret import run_reference
 from tilewright.graph.limits import FoldBudget, fold_work
 from tilewright.graph.opdef import get_op
 from tilewright.graph.rewrite import Rewriter, rewrite
 from tilewright.ir import dtype as dt
+from tilewright.ir.expr import Expr
+from tilewright.ir.visit import const_int
 
 #: A folded result may be larger than the operands together only up to this many bytes: a broadcast of one
 #: number to a large tensor is cheaper to do than to store.
@@ -48,6 +50,8 @@ def fold_node(
         return None
     if not all(region.is_static for region in node.regions.values()):
         return None
+    if any(map(_is_open, node.attrs.values())):
+        return None
     size = 0
     for value in node.outputs:
         shape = value.static_shape
@@ -63,6 +67,13 @@ def fold_node(
         budget.spend(size, work, node.location)
     with np.errstate(all="ignore"):  # infinities and NaN are values like others
         return [_frozen(r) for r in run_reference(node, operands)]
+
+
+def _is_open(attr: Attr) -> bool:
+    """Whether an attribute depends on sizes that are not known yet, as the start of a slice may."""
+    if isinstance(attr, tuple):
+        return any(map(_is_open, attr))
+    return isinstance(attr, Expr) and const_int(attr) is None
 
 
 def absorb_parameters(graph: Graph) -> Graph:

@@ -3,6 +3,7 @@
 from tilewright.ops import (
     activation,
     alternatives,
+    attention,
     computed,
     contract,
     control,
@@ -30,6 +31,7 @@ from tilewright.ops import (
 __all__ = [
     "activation",
     "alternatives",
+    "attention",
     "computed",
     "contract",
     "control",

@@ -11,6 +11,7 @@ from tilewright.graph.opdef import FusionKind, OpContext, OpDef, register
 from tilewright.ir import dtype as dt
 from tilewright.ir import te
 from tilewright.ir.expr import Expr, as_expr, const, maximum, minimum, select
+from tilewright.ir.simplify import simplify
 from tilewright.ir.visit import const_int
 from tilewright.ops.common import Operands, axis_of, broadcast_dim, format_shape
 
@@ -245,7 +246,7 @@ def _range_length(ctx: OpContext) -> tuple[Expr, Any, Any] | None:
         if number is None or number == 0:
             ctx.fail("the step of a range must be a number other than 0")
         distance = as_expr(last) - first if number > 0 else as_expr(first) - last
-        return maximum((distance + (abs(number) - 1)) // abs(number), 0), first, step
+        return simplify(maximum((distance + (abs(number) - 1)) // abs(number), 0)), first, step
     if step == 0:
         ctx.fail("the step of a range must not be 0")
     return as_expr(max(int(np.ceil((last - first) / step)), 0)), first, step

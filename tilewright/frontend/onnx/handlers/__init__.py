@@ -3,6 +3,7 @@
 import tilewright.ops  # noqa: F401  (handlers emit these operators)
 from tilewright.frontend.onnx.handlers import (
     attention,
+    attention_microsoft,
     computed,
     control,
     einsum,
@@ -19,6 +20,7 @@ from tilewright.frontend.onnx.handlers import (
     recurrent,
     reduction,
     resampling,
+    rotary,
     sampling,
     signal,
     sources,
@@ -27,6 +29,7 @@ from tilewright.frontend.onnx.handlers import (
 
 __all__ = [
     "attention",
+    "attention_microsoft",
     "computed",
     "control",
     "einsum",
@@ -43,6 +46,7 @@ __all__ = [
     "recurrent",
     "reduction",
     "resampling",
+    "rotary",
     "sampling",
     "signal",
     "sources",

@@ -1,164 +1,267 @@
-"""Attention and rotary embeddings of the domain com.microsoft.
+"""Attention of the standard, and the steps that attention of all domains is made of.
 
-The standard's own Attention and RotaryEmbedding are expanded through their function bodies.
+Queries are ``[B, N, S, H]``, keys ``[B, K, T, H]`` and values ``[B, K, T, V]`` throughout, where ``N / K``
+neighbouring heads of queries share one of keys and values. Batch, ``S`` and ``T`` may be open.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-
-import numpy as np
+from typing import Final
 
 from tilewright.frontend.onnx.context import NodeContext
-from tilewright.frontend.onnx.handlers.microsoft import DOMAIN
 from tilewright.frontend.onnx.registry import onnx_op
+from tilewright.frontend.onnx.tensors import dtype_name
 from tilewright.graph.graph import Value
-from tilewright.ir.expr import as_expr
+from tilewright.ir import dtype as dt
+from tilewright.ir.expr import Expr, ExprLike, as_expr
+from tilewright.ir.simplify import simplify
+from tilewright.ir.visit import const_int
+from tilewright.ops.common import dims_attr
+
+_LAST: Final = 3
 
 
-def _heads(ctx: NodeContext, x: Value, count: int) -> Value:
+# -------------------------------------------------------------------------------------------------- arranging
+def fixed_dim(ctx: NodeContext, x: Value, axis: int, what: str) -> int:
+    """A dimension that must be a number. Raises UnsupportedError naming ``what`` where it is open."""
+    size = const_int(x.shape[axis])
+    return ctx.unsupported(f"{what} must be known, not {x.type}") if size is None else size
+
+
+def split_heads(ctx: NodeContext, x: Value, count: int) -> Value:
     """``[B, S, N * H]`` as ``[B, N, S, H]``."""
-    batch, steps, width = ctx.static_dims(x, "the operands of an attention")
-    if width % count:
+    if x.rank != 3:
+        ctx.fail(f"an attention takes operands of rank 3 here, not {x.type}")
+    width = fixed_dim(ctx, x, 2, "the width of an attention's operands")
+    if count < 1 or width % count:
         ctx.fail(f"{width} features cannot be split into {count} heads")
-    return ctx.op("transpose", ctx.reshape(x, [batch, steps, count, width // count]), perm=(0, 2, 1, 3))
+    apart = ctx.reshape(x, [x.shape[0], x.shape[1], count, width // count])
+    return ctx.op("transpose", apart, perm=(0, 2, 1, 3))
 
 
-def _merged(ctx: NodeContext, x: Value) -> Value:
+def merge_heads(ctx: NodeContext, x: Value) -> Value:
     """``[B, N, S, H]`` as ``[B, S, N * H]``."""
     batch, count, steps, width = x.shape
     return ctx.reshape(ctx.op("transpose", x, perm=(0, 2, 1, 3)), [batch, steps, count * width])
 
 
-def _attend(ctx: NodeContext, q: Value, k: Value, v: Value, masks: Sequence[Value], causal: bool) -> Value:
-    """softmax(q @ k^T * scale + masks) @ v over ``[B, N, S, H]``; ``masks`` are added.
+def split_last(ctx: NodeContext, x: Value, sizes: Sequence[int]) -> tuple[Value, ...]:
+    """Parts of the last dimension."""
+    return ctx.emit("split", [x], axis=x.rank - 1, sizes=tuple(sizes))
 
-    With ``causal`` the last query sees all keys, each one before it one key less.
+
+def window(ctx: NodeContext, x: Value, axis: int, start: ExprLike, end: ExprLike) -> Value:
+    """Positions ``start .. end`` of a dimension; ``x`` itself where those are all."""
+    if simplify(as_expr(start)) is as_expr(0) and simplify(as_expr(end)) is simplify(x.shape[axis]):
+        return x
+    return ctx.op("slice", x, starts=dims_attr((start,)), ends=dims_attr((end,)), axes=(axis,), steps=(1,))
+
+
+# ------------------------------------------------------------------------------------------------------ masks
+def places(ctx: NodeContext, start: ExprLike, end: ExprLike, shape: Sequence[ExprLike]) -> Value:
+    """The int64 numbers from ``start`` to ``end`` in ``shape``."""
+    limits = {"start": dims_attr((start,)), "limit": dims_attr((end,)), "delta": (1,)}
+    return ctx.reshape(ctx.op("range", **limits, dtype="int64"), shape)
+
+
+def key_places(ctx: NodeContext, keys: ExprLike) -> Value:
+    """The position of each key, ``[1, T]``."""
+    return places(ctx, 0, keys, [1, keys])
+
+
+def causal_mask(ctx: NodeContext, steps: Expr, keys: Expr, before: Expr | Value) -> Value:
+    """Which keys a query sees: those up to its own position, ``[S, T]``, or ``[B, 1, S, T]`` where
+    ``before``, the number of keys in front of the first query, is a tensor ``[B]``.
     """
-    given = float(ctx.attr("scale", 0.0))
-    scale = given or 1 / math.sqrt(ctx.static_dims(q, "the queries")[3])
-    scores = ctx.op("matmul", ctx.op("mul", q, ctx.like(scale, q)), ctx.op("transpose", k, perm=(0, 1, 3, 2)))
+    return ctx.op("less_equal", key_places(ctx, keys), query_places(ctx, steps, before))
+
+
+def query_places(ctx: NodeContext, steps: Expr, before: Expr | Value) -> Value:
+    """The position of each query among the keys: ``[S, 1]``, or ``[B, 1, S, 1]``."""
+    if isinstance(before, Value):
+        start = ctx.reshape(before, [before.shape[0], 1, 1, 1])
+        return ctx.op("add", start, places(ctx, 0, steps, [1, 1, steps, 1]))
+    return places(ctx, before, before + steps, [steps, 1])
+
+
+def both(ctx: NodeContext, *masks: Value | None) -> Value | None:
+    """The conjunction of masks of bool; None where there is none."""
+    result: Value | None = None
     for mask in masks:
-        scores = ctx.op("add", scores, mask)
-    if causal:
-        rows, columns = ctx.static_dims(scores, "the scores")[2:]
-        seen = np.tril(np.ones((rows, columns), bool), columns - rows)
-        scores = ctx.op("where", ctx.constant(seen, "bool"), scores, ctx.like(float("-inf"), scores))
-    return ctx.op("matmul", ctx.op("softmax", scores, axis=3), v)
+        if mask is not None:
+            result = mask if result is None else ctx.op("and", result, mask)
+    return result
 
 
-def _key_mask(ctx: NodeContext, mask: Value, keys: int, like: Value) -> Value:
-    """What to add to the scores for keys that do not count.
+def as_bias(ctx: NodeContext, keep: Value, dtype: str, low: float = -math.inf) -> Value:
+    """A mask of bool as numbers to add: 0 where it is true, else ``low``."""
+    return ctx.op("where", keep, ctx.constant(0, dtype), ctx.constant(low, dtype))
 
-    ``mask`` holds 1 for keys that count, ``[B, T]`` or ``[B, S, T]`` (or ``[B, 1, M, M]``), or ``[B]``, how
-    many do.
+
+# ------------------------------------------------------------------------------------------------- arithmetic
+def _grouped(ctx: NodeContext, x: Value, heads: Expr) -> tuple[Value, int]:
+    """``[B, N, S, ..]`` as ``[B, K, (N / K) * S, ..]``: queries that share a head of keys are rows of one
+    product. Gives the number of them as well.
     """
-    out = ctx.like(float(ctx.attr("mask_filter_value", -10000.0)), like)
-    if mask.rank == 1:
-        places = ctx.constant(np.arange(keys), mask.dtype)
-        counts = ctx.op("less", places, ctx.reshape(mask, [mask.shape[0], as_expr(1)]))
-    elif mask.rank in (2, 3):
-        counts = ctx.op("less", ctx.like(0, mask), mask)
-    else:
-        return ctx.unsupported(f"a mask of type {mask.type} is not supported")
-    dims = counts.shape
-    shape = (
-        [dims[0], as_expr(1), as_expr(1), dims[1]] if counts.rank == 2 else [dims[0], as_expr(1), *dims[1:]]
-    )
-    return ctx.reshape(ctx.op("where", counts, ctx.like(0, like), out), shape)
+    count, shared = const_int(x.shape[1]), const_int(heads)
+    if count is None or shared is None:
+        ctx.unsupported("the numbers of heads must be known")
+    if shared < 1 or count % shared:
+        ctx.fail(f"{count} heads of queries cannot share {shared} of keys")
+    groups = count // shared
+    if groups == 1:
+        return x, 1
+    return ctx.reshape(x, [x.shape[0], shared, groups * x.shape[2], x.shape[3]]), groups
 
 
-@onnx_op("Attention", 1, domain=DOMAIN, limits="no rotary embedding, no shared cache")
+def scores(ctx: NodeContext, q: Value, k: Value, scale: float, softcap: float = 0.0) -> Value:
+    """``q @ k^T * scale``, ``[B, N, S, T]``; ``softcap`` bounds it by a tangens."""
+    if q.rank != 4 or k.rank != 4:
+        ctx.fail(f"an attention takes heads of rank 4, not {q.type} and {k.type}")
+    scaled, _ = _grouped(ctx, ctx.op("mul", q, ctx.like(scale, q)), k.shape[1])
+    product = ctx.op("matmul", scaled, ctx.op("transpose", k, perm=(0, 1, 3, 2)))
+    result = ctx.reshape(product, [*q.shape[:3], k.shape[2]])
+    if softcap > 0:
+        bound = ctx.like(softcap, result)
+        result = ctx.op("mul", ctx.op("tanh", ctx.op("div", result, bound)), bound)
+    return result
+
+
+def weighted(ctx: NodeContext, weights: Value, v: Value) -> Value:
+    """``weights @ v``, ``[B, N, S, V]``."""
+    rows, _ = _grouped(ctx, weights, v.shape[1])
+    return ctx.reshape(ctx.op("matmul", rows, v), [*weights.shape[:3], v.shape[3]])
+
+
+def softmax_with_sink(ctx: NodeContext, x: Value, sink: Value) -> Value:
+    """Softmax over the last dimension and one more score, ``sink``, whose weight is left out."""
+    most = ctx.op("maximum", ctx.op("reduce", x, op="max", axes=(_LAST,), keepdims=True), sink)
+    powers = ctx.op("exp", ctx.op("sub", x, most))
+    total = ctx.op("reduce", powers, op="sum", axes=(_LAST,), keepdims=True)
+    return ctx.op("div", powers, ctx.op("add", total, ctx.op("exp", ctx.op("sub", sink, most))))
+
+
+def scale_of(ctx: NodeContext, q: Value) -> float:
+    """The attribute ``scale``, by default (and for 0) ``1 / sqrt(H)``."""
+    return float(ctx.attr("scale", 0.0)) or 1 / math.sqrt(fixed_dim(ctx, q, _LAST, "the size of a head"))
+
+
+# ----------------------------------------------------------------------------------------------- the standard
+@onnx_op("Attention", 23, 24, 25)
 def attention(ctx: NodeContext) -> Sequence[Value | None]:
-    """Self-attention from the projection on: one matrix makes queries, keys and values."""
-    x, weights, count = ctx.value(0), ctx.value(1), int(ctx.attr("num_heads"))
-    if ctx.attr("do_rotary", 0) or ctx.attr("past_present_share_buffer", 0):
-        ctx.unsupported("rotary embeddings and shared caches inside Attention are not supported")
-    total = ctx.static_dims(weights, "the weights")[1]
-    sizes = tuple(int(s) for s in ctx.attr("qkv_hidden_sizes", ())) or (total // 3,) * 3
-    y = ctx.op("matmul", x, weights)
-    if ctx.has(2):
-        y = ctx.op("add", y, ctx.value(2))
-    q, k, v = (_heads(ctx, part, count) for part in ctx.emit("split", [y], axis=2, sizes=sizes))
-    present = None
-    if ctx.has(4):
-        old = ctx.emit("split", [ctx.value(4)], axis=0, sizes=(1, 1))
-        past = [ctx.reshape(p, p.shape[1:]) for p in old]
-        k, v = (ctx.op("concat", p, n, axis=2) for p, n in zip(past, (k, v), strict=True))
-    if ctx.wants_output(1):
-        present = ctx.op("concat", *(ctx.reshape(p, [as_expr(1), *p.shape]) for p in (k, v)), axis=0)
-    masks = []
-    if ctx.has(3):
-        masks.append(_key_mask(ctx, ctx.value(3), ctx.static_dims(k, "the keys")[2], q))
-    if ctx.has(5):
-        masks.append(ctx.value(5))
-    result = _attend(ctx, q, k, v, masks, bool(ctx.attr("unidirectional", 0)))
-    return [_merged(ctx, result), present]
+    """Heads as a dimension of their own or side by side; masks are added to the scores, or of bool.
 
-
-@onnx_op("MultiHeadAttention", 1, domain=DOMAIN, limits="no packed operands, no cache of fixed length")
-def multi_head_attention(ctx: NodeContext) -> Sequence[Value | None]:
-    """Attention after the projections: operands ``[B, S, N * H]``, or keys and values as heads already."""
-    query, count = ctx.value(0), int(ctx.attr("num_heads"))
-    if query.rank != 3 or not ctx.has(1) or not ctx.has(2):
-        ctx.unsupported("packed queries, keys and values are not supported")
-    if ctx.has(8) or ctx.has(9):
-        ctx.unsupported("caches of a fixed length are not supported")
-    operands = [ctx.value(n) for n in range(3)]
-    if ctx.has(3):
-        widths = tuple(ctx.static_dims(o, "the operands")[-1] * (o.rank == 3) for o in operands)
-        biases = ctx.emit("split", [ctx.value(3)], axis=0, sizes=widths)
-        operands = [ctx.op("add", o, b) if o.rank == 3 else o for o, b in zip(operands, biases, strict=True)]
-    q, k, v = (_heads(ctx, o, count) if o.rank == 3 else o for o in operands)
-    if ctx.has(6):
-        k = ctx.op("concat", ctx.value(6), k, axis=2)
-        v = ctx.op("concat", ctx.value(7), v, axis=2)
-    masks = []
-    if ctx.has(4):
-        masks.append(_key_mask(ctx, ctx.value(4), ctx.static_dims(k, "the keys")[2], q))
-    if ctx.has(5):
-        masks.append(ctx.value(5))
-    result = _attend(ctx, q, k, v, masks, bool(ctx.attr("unidirectional", 0)))
-    return [_merged(ctx, result), k, v]
-
-
-@onnx_op("RotaryEmbedding", 1, domain=DOMAIN)
-def rotary_embedding(ctx: NodeContext) -> Value:
-    """Pairs of features turned by angles that grow with the position; the caches hold cosines and sines."""
-    x, places, cos, sin = (ctx.value(n) for n in range(4))
-    half = ctx.static_dims(cos, "the cosines")[1]
-    flat = x.rank == 3
+    Rows of queries that see no key give zeros.
+    """
+    q, k, v = (ctx.value(n) for n in range(3))
+    flat = q.rank == 3
     if flat:
-        width = ctx.static_dims(x, "the input")[2]
-        count = int(ctx.attr("num_heads", 0)) or width // (
-            int(ctx.attr("rotary_embedding_dim", 0)) or 2 * half
-        )
-        x = _heads(ctx, x, count)
-    size, turned = ctx.static_dims(x, "the input")[3], 2 * half
-    steps = x.shape[2]
-    if places.rank == 1:  # the first position; the others follow
-        length = ctx.static_dims(x, "the input")[2]
-        places = ctx.op(
-            "add", ctx.reshape(places, [1, 1]), ctx.constant(np.arange(length)[None], places.dtype)
-        )
-    tables = [ctx.op("gather", table, places, axis=0) for table in (cos, sin)]
-    cos, sin = (ctx.reshape(t, [t.shape[0], as_expr(1), steps, as_expr(half)]) for t in tables)
-    rest: tuple[Value, ...] = ()
-    if turned < size:
-        x, *others = ctx.emit("split", [x], axis=3, sizes=(turned, size - turned))
-        rest = tuple(others)
-    if ctx.attr("interleaved", 0):
-        pairs = ctx.reshape(x, [*x.shape[:3], half, 2])
-        a, b = (ctx.reshape(p, p.shape[:4]) for p in ctx.emit("split", [pairs], axis=4, sizes=(1, 1)))
-    else:
-        a, b = ctx.emit("split", [x], axis=3, sizes=(half, half))
-    left = ctx.op("sub", ctx.op("mul", a, cos), ctx.op("mul", b, sin))
-    right = ctx.op("add", ctx.op("mul", a, sin), ctx.op("mul", b, cos))
-    if ctx.attr("interleaved", 0):
-        parts = [ctx.reshape(p, [*p.shape, as_expr(1)]) for p in (left, right)]
-        y = ctx.reshape(ctx.op("concat", *parts, axis=4), x.shape)
-    else:
-        y = ctx.op("concat", left, right, axis=3)
-    y = ctx.op("concat", y, *rest, axis=3) if rest else y
-    return _merged(ctx, y) if flat else y
+        counts = [int(ctx.attr(n)) for n in ("q_num_heads", "kv_num_heads")]
+        q, k, v = (split_heads(ctx, x, n) for x, n in zip((q, k, v), (*counts, counts[1]), strict=True))
+    if ctx.has(4) != ctx.has(5) or (ctx.has(4) and ctx.has(6)):
+        ctx.fail("past keys and values come together, and without nonpad_kv_seqlen")
+    before: Expr | Value = as_expr(0)
+    if ctx.has(4):
+        before = ctx.value(4).shape[2]
+        k, v = (ctx.op("concat", ctx.value(n), x, axis=2) for n, x in ((4, k), (5, v)))
+    steps, keys = q.shape[2], k.shape[2]
+    seen: Value | None = None
+    if ctx.has(6):
+        filled = ctx.op("cast", ctx.value(6), to="int64")
+        limit = ctx.reshape(filled, [filled.shape[0], 1, 1, 1])
+        seen = ctx.op("less", key_places(ctx, keys), limit)
+        before = ctx.op("sub", filled, places(ctx, steps, steps + 1, [1]))
+    bias, keep = _given_mask(ctx, keys)
+    keep = both(ctx, keep, seen, *_around(ctx, steps, keys, before))
+    if keep is not None:
+        low = as_bias(ctx, keep, q.dtype)
+        bias = low if bias is None else ctx.op("add", bias, low)
+    given = float(ctx.attr("scale", math.nan))
+    scale = scale_of(ctx, q) if math.isnan(given) else given
+    raw = scores(ctx, q, k, scale)
+    softcap = float(ctx.attr("softcap", 0.0))
+    capped = scores(ctx, q, k, scale, softcap) if softcap > 0 else raw
+    full = capped if bias is None else ctx.op("add", capped, bias)
+    weights = _weights(ctx, full, bias)
+    stages = (raw, capped, full, weights)
+    mode = int(ctx.attr("qk_matmul_output_mode", 0))
+    if not 0 <= mode < len(stages):
+        ctx.fail(f"qk_matmul_output_mode {mode} is none of 0 to 3")
+    y = weighted(ctx, weights, v)
+    return [merge_heads(ctx, y) if flat else y, k, v, stages[mode]]
+
+
+def _given_mask(ctx: NodeContext, keys: Expr) -> tuple[Value | None, Value | None]:
+    """The mask that is an input: numbers to add, or bools. Keys behind its end are not seen."""
+    mask = ctx.optional(3)
+    if mask is None:
+        return None, None
+    boolean = mask.dtype == "bool"
+    if mask.shape[-1] is not keys:
+        missing = dims_attr((keys - mask.shape[-1],))
+        fill = ctx.constant(False, "bool") if boolean else ctx.like(-math.inf, mask)
+        pads = (*(0,) * (2 * mask.rank - 1), *missing)
+        if missing != (0,):
+            mask = ctx.op("pad", mask, None, fill, mode="constant", pads=pads)
+    return (None, mask) if boolean else (mask, None)
+
+
+def _around(ctx: NodeContext, steps: Expr, keys: Expr, before: Expr | Value) -> list[Value]:
+    """Masks of keys by their distance from the query: causal ones and windows."""
+    masks = [causal_mask(ctx, steps, keys, before)] if ctx.attr("is_causal", 0) else []
+    left, right = (int(ctx.attr(f"{side}_window_size", -1)) for side in ("left", "right"))
+    if min(left, right) < -1:
+        ctx.fail(f"window sizes are -1 or more, not {left} and {right}")
+    if left >= 0 or right >= 0:
+        behind = ctx.op("sub", query_places(ctx, steps, before), key_places(ctx, keys))
+        if left >= 0:
+            masks.append(ctx.op("less_equal", behind, ctx.constant(left, "int64")))
+        if right >= 0:
+            masks.append(ctx.op("less_equal", ctx.constant(-right, "int64"), behind))
+    return masks
+
+
+def _weights(ctx: NodeContext, full: Value, bias: Value | None) -> Value:
+    """Softmax, and zeros where the bias shuts all keys out."""
+    dtype = full.dtype
+    wide = ctx.attr("softmax_precision", None)
+    inner = dtype if wide is None else dtype_name(int(wide), "softmax_precision", ctx.where)
+    if not dt.is_float(inner):
+        ctx.fail(f"softmax_precision {inner} is no type of floats")
+    x = full if inner == dtype else ctx.op("cast", full, to=inner)
+    weights = ctx.op("softmax", x, axis=_LAST)
+    weights = weights if inner == dtype else ctx.op("cast", weights, to=dtype)
+    if bias is None:
+        return weights
+    most = ctx.op("reduce", bias, op="max", axes=(bias.rank - 1,), keepdims=True)
+    shut = ctx.op("equal", most, ctx.like(-math.inf, most))
+    return ctx.op("where", shut, ctx.like(0, weights), weights)
+
+
+@onnx_op("FlexAttention", 1, domain="ai.onnx.preview")
+def flex_attention(ctx: NodeContext) -> Value:
+    """Attention whose scores and weights pass through bodies, in the type ``softmax_precision``."""
+    q, k, v = (ctx.value(n) for n in range(3))
+    number = ctx.attr("softmax_precision", None)
+    default = "float64" if q.dtype == "float64" else "float32"
+    inner = default if number is None else dtype_name(int(number), "softmax_precision", ctx.where)
+    if not dt.is_float(inner):
+        ctx.fail(f"softmax_precision {inner} is no type of floats")
+    given = float(ctx.attr("scale", math.nan))
+    x = scores(ctx, q, k, scale_of(ctx, q) if math.isnan(given) else given)
+    x = _modified(ctx, "score_mod", x if x.dtype == inner else ctx.op("cast", x, to=inner))
+    x = _modified(ctx, "prob_mod", ctx.op("softmax", x, axis=_LAST))
+    return weighted(ctx, x if x.dtype == q.dtype else ctx.op("cast", x, to=q.dtype), v)
+
+
+def _modified(ctx: NodeContext, name: str, x: Value) -> Value:
+    """``x`` through the body in an attribute, if there is one."""
+    body = ctx.attr(name, None)
+    if body is None:
+        return x
+    results = ctx.bodies.inline(body, [x])
+    if len(results) != 1 or results[0].type != x.type:
+        ctx.fail(f"{name} must make one tensor of type {x.type} from one")
+    return results[0]
