@@ -8,6 +8,7 @@ from tilewright.ops import (
     contract,
     control,
     conv_transpose,
+    detection,
     elementwise,
     index,
     integer,
@@ -25,6 +26,7 @@ from tilewright.ops import (
     signal,
     slicing,
     sort,
+    unique,
     winograd,
 )
 
@@ -36,6 +38,7 @@ __all__ = [
     "contract",
     "control",
     "conv_transpose",
+    "detection",
     "elementwise",
     "index",
     "integer",
@@ -53,5 +56,6 @@ __all__ = [
     "signal",
     "slicing",
     "sort",
+    "unique",
     "winograd",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from tilewright.frontend.onnx.context import NodeContext, product
@@ -11,6 +13,7 @@ from tilewright.ir.visit import const_int
 from tilewright.ops.common import dims_attr
 from tilewright.ops.computed import positions_of
 from tilewright.ops.detection import non_max_suppression
+from tilewright.ops.unique import distinct_rows
 
 
 @onnx_op("NonZero", 9, 13)
@@ -38,6 +41,28 @@ def compress(ctx: NodeContext) -> Value:
     # The condition may be shorter than the axis, not longer: a position out of it reads a wrong element.
     chosen = positions_of(ctx.builder, ctx.value(1), f"{ctx.result_name}_count")
     return ctx.op("gather", x, chosen, axis=axis)
+
+
+@onnx_op("Unique", 11, 28)
+def unique(ctx: NodeContext) -> Sequence[Value]:
+    """Distinct elements, or slices along ``axis``: where they stand first, which of them each is, how often
+    they occur."""
+    x = ctx.x
+    if ctx.attr("axis", None) is None:
+        x, axis = ctx.reshape(x, [product(x.shape)]), 0
+    else:
+        axis = ctx.axis(x.rank)
+    moved = ctx.op("transpose", x, perm=(axis, *(d for d in range(x.rank) if d != axis))) if axis else x
+    rows = ctx.reshape(moved, [moved.shape[0], product(moved.shape[1:])])
+    if const_int(rows.shape[0]) == 0:
+        nothing = ctx.constant([], "int64")
+        return [x, nothing, nothing, nothing][: len(ctx.node.outputs)]
+    if rows.dtype == "bool":
+        rows = ctx.op("cast", rows, to="uint8")
+    in_order, name = bool(ctx.attr("sorted", 1)), f"{ctx.result_name}_count"
+    found = distinct_rows(ctx.builder, rows, in_order, name)
+    results = [ctx.op("gather", x, found.first, axis=axis), found.first, found.inverse, found.counts]
+    return results[: len(ctx.node.outputs)]
 
 
 @onnx_op("NonMaxSuppression", 10, 11)
