@@ -21,7 +21,7 @@ from tilewright.ir.expr import Expr, Var, as_expr
 from tilewright.ir.printer import workload_key
 from tilewright.ir.sizes import dims_of
 from tilewright.runtime.artifact import WeightStore
-from tilewright.runtime.control import LOOP_SCRATCH, Branch, Loop, Region, Rows, State
+from tilewright.runtime.control import LOOP_SCRATCH, Branch, Loop, Region, Rows, State, Stop
 from tilewright.runtime.plan import ALIGNMENT, KernelCall, Operand
 from tilewright.schedule.index_map import IndexMap
 
@@ -142,7 +142,7 @@ class _Assembler:
 
     def _inside(self, regions: Iterable[Program]) -> int:
         """The largest arena of some regions."""
-        return max(self._memory[region].total for region in regions)
+        return max((self._memory[region].total for region in regions), default=0)
 
     def _constant(self, program: Program, value: Value, shape: tuple[int, ...], layout: str = "") -> Operand:
         """A constant of a program's graph in some layout."""
@@ -239,9 +239,12 @@ class _Assembler:
             numbers[name] = len(self._waiting)
             self._waiting.append(_Waiting(region, frozenset(inside), self._sizes.checks_of(region.graph)))
         base = self._memory[program].plan.scratch[node]
-        if node.op == "if":
+        control: Branch | Loop | Stop
+        if node.op == "stop":
+            control = Stop(str(node.attrs["message"]), str(node.attrs["where"]))
+        elif node.op == "if":
             condition, *operands = self._operands(program, node.inputs)
-            control: Branch | Loop = Branch(
+            control = Branch(
                 condition,
                 numbers["then"],
                 numbers["otherwise"],
@@ -293,7 +296,7 @@ class _Assembler:
             self._rows(node.inputs[2 + states :], inputs[states:], scanned),
             tuple(inputs[states + len(scanned) :]),
             self._rows(node.outputs[states:], outputs[states:], stacked),
-            int(most) if counted and stacked and isinstance(most, int) else None,
+            most if isinstance(most, int) else None,
             outputs[last] if counted else None,
             sizes.number(index) if isinstance(index, Var) and index in sizes.dims else None,
         )

@@ -37,6 +37,7 @@ class GraphBuilder:
         self._symbolic: dict[Value, np.ndarray] = {}
         self._names: set[str] = set()
         self._dims: set[str] = set()
+        self._made: set[Expr] = set()
         self._suffix: dict[str, int] = {}
 
     def unique_name(self, base: str) -> str:
@@ -92,7 +93,13 @@ class GraphBuilder:
         while unique in taken:
             unique, n = f"{name}_{n}", n + 1
         self._dims.add(unique)
-        return computed_dimension(unique, most)
+        dim = computed_dimension(unique, most)
+        self._made.add(dim)
+        return dim
+
+    def makes(self, size: Expr) -> bool:
+        """Whether a size depends on a dimension that this graph computes."""
+        return any(v in self._made for v in free_vars(size))
 
     def constant(
         self, data: np.ndarray | float | int | bool, name: str = "const", dtype: str | None = None

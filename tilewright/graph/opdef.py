@@ -154,8 +154,8 @@ class OpDef:
             with operands that are None.
         deferred: whether nodes with constant operands stay as they are until a pass has seen them: what they
             stand for is lost in their results.
-        control: whether nodes run the graphs in their attributes (control flow): the entry function does
-            that, so the operator has neither ``compute`` nor ``decompose``.
+        control: whether nodes are control flow, which may run the graphs in their attributes: the entry
+            function does that, so the operator has neither ``compute`` nor ``decompose``.
     """
 
     name: str

@@ -129,7 +129,7 @@ def eliminate_dead_code(graph: Graph) -> Graph:
             kept.append(node)
             live.update(v for v in node.inputs if v is not None)
             if defined:
-                sizes.update(_dims_in(node))
+                sizes.update(dims_in(node))
     constants = {v: data for v, data in graph.constants.items() if v in live}
     if len(kept) == len(graph.nodes) and len(constants) == len(graph.constants):
         return graph
@@ -142,8 +142,10 @@ def computed_dims(node: Node) -> tuple[Var, ...]:
     return (dim,) if isinstance(dim, Var) else ()
 
 
-def _dims_in(node: Node) -> set[Expr]:
-    """The variables in a node's shapes and attributes, but not what the node itself computes."""
+def dims_in(node: Node) -> set[Expr]:
+    """The variables in a node's shapes and attributes (also inside the graphs that it runs), but not what the
+    node itself computes.
+    """
     exprs = [d for value in node.outputs for d in value.shape]
     stack = [] if computed_dims(node) else list(node.attrs.values())
     while stack:
@@ -153,7 +155,7 @@ def _dims_in(node: Node) -> set[Expr]:
         elif isinstance(attr, Expr):
             exprs.append(attr)
         elif isinstance(attr, Graph):
-            exprs.extend(v for inner in attr.nodes for v in _dims_in(inner))
+            exprs.extend(v for inner in attr.nodes for v in dims_in(inner))
     return {v for e in exprs for v in free_vars(e)}
 
 

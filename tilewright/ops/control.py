@@ -21,6 +21,10 @@ Where the number of iterations is not known when the model is compiled (``counte
 (int64[]), and what is stacked has room for ``most`` rows, of which the first are set. A run that needs more
 stops with an error.
 
+``stop``: ends the run with the error ``message`` of the node ``where``. It stands in branches that contradict
+themselves for the sizes that the model is compiled for: only a run that takes one is wrong. Its results are
+there for their ``types``, pairs of a shape and a dtype.
+
 ``leading``: the first elements of a vector, in a shape. What makes tensors of such results: the other inputs
 are there because they compute dimensions in it.
 """
@@ -182,7 +186,7 @@ def _loop_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
     rows: list[list[np.ndarray]] = [[] for _ in given]
     going, done = inputs[1] is None or bool(inputs[1]), 0
     while going and (trip is None or done < int(trip)):
-        if given and most is not None and done >= int(most):
+        if most is not None and done >= int(most):
             raise ShapeError(f"a loop needs more than the {most} iterations planned for", location=ctx.where)
         walks = zip(arrays, ctx.attr("scanned"), strict=True)
         now = [a[len(a) - 1 - done if backwards else done] for a, backwards in walks]
@@ -210,6 +214,22 @@ register(
         infer=_loop_infer,
         reference=_loop_numpy,
         control=True,
+    )
+)
+
+
+# ------------------------------------------------------------------------------------------------------- stop
+def _stop_infer(ctx: OpContext) -> list[TensorType]:
+    return [TensorType.make(shape, dtype) for shape, dtype in ctx.attr("types")]
+
+
+def _stop_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
+    raise ShapeError(str(ctx.attr("message")), location=str(ctx.attr("where")))
+
+
+register(
+    OpDef(
+        "stop", FusionKind.opaque, infer=_stop_infer, reference=_stop_numpy, deferred=True, control=True
     )
 )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Final
 
-from tilewright.runtime.records import Operand, Space, reading, record_json, whole
+from tilewright.runtime.records import Operand, Space, reading, record_json, text, whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,8 +195,30 @@ class Loop:
         return record_json(self)
 
 
-Control = Branch | Loop
-"""A step that runs regions."""
+@dataclasses.dataclass(frozen=True)
+class Stop:
+    """End the run with an error: ``message``, and where in the model."""
+
+    message: str
+    where: str
+
+    @property
+    def regions(self) -> tuple[int, ...]:
+        """None."""
+        return ()
+
+    @property
+    def addresses(self) -> tuple[Operand, ...]:
+        """None."""
+        return ()
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able dictionary."""
+        return record_json(self)
+
+
+Control = Branch | Loop | Stop
+"""A step that is control flow."""
 
 LOOP_SCRATCH: Final = 64
 """Bytes of :attr:`Loop.scratch`."""
@@ -207,6 +229,8 @@ GOING: Final = 8
 def control_from_json(data: Any) -> Control:
     """A step from what its ``to_json`` gave."""
     with reading("control flow step"):
+        if "message" in data:
+            return Stop(text(data["message"]), text(data["where"]))
         if "condition" in data:
             return Branch(
                 Operand.from_json(data["condition"]),
@@ -238,6 +262,8 @@ def fits(control: Control, regions: tuple[Region, ...]) -> bool:
     if isinstance(control, Branch):
         sides = len(control.operands), len(control.results)
         return all((regions[n].inputs, regions[n].outputs) == sides for n in control.regions)
+    if isinstance(control, Stop):
+        return True
     body, states = regions[control.body], len(control.states)
     inputs = 1 + states + len(control.scanned) + len(control.same)
     outputs = int(control.conditional) + states + len(control.stacked)

@@ -20,6 +20,7 @@ __all__ = [
     "ALIGNMENT",
     "BROKEN",
     "STATUS_BITS",
+    "STOPPED",
     "TOO_LARGE",
     "Dim",
     "KernelCall",
@@ -47,6 +48,9 @@ STATUS_BITS = 16
 
 TOO_LARGE = (1 << STATUS_BITS) - 1
 """The status of a kernel that computes a size for which memory is not planned."""
+
+STOPPED = TOO_LARGE - 1
+"""The status of a step that ends the run on purpose."""
 
 BROKEN = 1 << STATUS_BITS - 1
 """The status, plus the number of the check, of a kernel after which sizes do not fit each other."""
@@ -391,7 +395,7 @@ def _check_control(call: KernelCall, control: Control, variant: Variant, around:
     """Raise ArtifactError unless a branch or loop fits its regions and the arena around it."""
     if not fits(control, variant.regions):
         raise ArtifactError(f"step '{call.name}' does not fit the regions that it runs")
-    inside = max(variant.regions[n].arena_bytes for n in control.regions)
+    inside = max((variant.regions[n].arena_bytes for n in control.regions), default=0)
     ends = [(call.workspace or 0) + inside]
     if isinstance(control, Loop):
         ends += [control.scratch + LOOP_SCRATCH, *(s.spare + s.nbytes for s in control.states)]

@@ -11,9 +11,10 @@ from typing import Any, NoReturn
 import numpy as np
 
 from tilewright.errors import InputError, ShapeError
+from tilewright.runtime.control import Loop, Stop
 from tilewright.runtime.loader import Library
 from tilewright.runtime.memory import OutputMemory, address_of, allocate, data_address
-from tilewright.runtime.plan import BROKEN, STATUS_BITS, TOO_LARGE, Range, Signature, Variant
+from tilewright.runtime.plan import BROKEN, STATUS_BITS, STOPPED, TOO_LARGE, Range, Signature, Variant
 from tilewright.runtime.pool import ThreadPool
 
 _ENTRY = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_void_p] * 7)
@@ -122,7 +123,18 @@ class LoadedVariant:
                 location=where,
                 hint="compile it with a larger limit of computed sizes (--max-computed)",
             )
-        if status - BROKEN in kernel.checks:
+        control, checks = kernel.control, set(kernel.checks)
+        if isinstance(control, Stop) and status == STOPPED:
+            raise ShapeError(control.message, location=control.where)
+        if isinstance(control, Loop) and status == TOO_LARGE:
+            raise ShapeError(
+                f"a loop needs more than the {control.most} iterations for whose results memory is planned",
+                location=where,
+                hint="compile it with a larger limit of computed sizes (--max-computed)",
+            )
+        if control is not None:
+            checks.update(n for region in control.regions for n in self.variant.regions[region].checks)
+        if status - BROKEN in checks:
             self._broken(status - BROKEN, zip(self.dims, dims, strict=False))
         raise InputError(f"kernel '{kernel.name}' stopped with status {status}", location=where)
 

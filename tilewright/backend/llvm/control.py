@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from tilewright.runtime.control import GOING, Branch, Loop, Region, Rows, State
-from tilewright.runtime.plan import STATUS_BITS, TOO_LARGE, KernelCall
+from tilewright.runtime.control import GOING, Branch, Loop, Region, Rows, State, Stop
+from tilewright.runtime.plan import STATUS_BITS, STOPPED, TOO_LARGE, KernelCall
 from tilewright.runtime.records import Operand, Space
 
 SIGNATURE: Final = "(ptr %pool, ptr %inputs, ptr %outputs, ptr %weights, ptr %arena, ptr %prof, ptr %dims)"
@@ -20,6 +20,9 @@ def control_function(number: int, call: KernelCall, regions: Sequence[Region]) -
     """The function ``control<number>`` that does what the step of that number does."""
     control = call.control
     assert control is not None
+    if isinstance(control, Stop):
+        status = (number + 1) << STATUS_BITS | STOPPED
+        return [f"define internal i32 @control{number}{SIGNATURE} {{", f"  ret i32 {status}", "}"]
     shape = regions[control.regions[0]]
     lines = [
         f"define internal i32 @control{number}{SIGNATURE} {{",

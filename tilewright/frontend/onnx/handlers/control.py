@@ -15,19 +15,22 @@ from typing import Final
 import numpy as np
 
 from tilewright.config import options
-from tilewright.frontend.onnx.bodies import Body, Formal, close
+from tilewright.errors import GraphError, ShapeError
+from tilewright.frontend.onnx.bodies import Body, Formal, begin, close
 from tilewright.frontend.onnx.context import NodeContext
 from tilewright.frontend.onnx.raw import RawBody, RawNode
 from tilewright.frontend.onnx.registry import onnx_op
 from tilewright.graph.builder import GraphBuilder
-from tilewright.graph.graph import TensorType, Value
+from tilewright.graph.graph import Attr, TensorType, Value
+from tilewright.graph.rewrite import dims_in
 from tilewright.graph.shapes import as_dim
 from tilewright.ir.expr import Expr, as_expr, maximum, minimum
 from tilewright.ir.simplify import simplify
 from tilewright.ir.sizes import largest_size
-from tilewright.ir.visit import const_int, free_vars
+from tilewright.ir.visit import const_int, substitute_expr
 from tilewright.ops.common import dims_attr
 from tilewright.ops.computed import computed_size
+from tilewright.ops.control import same_type
 
 #: Loops are written out up to this many nodes in all.
 MAX_UNROLLED: Final = 32
@@ -45,7 +48,7 @@ def if_(ctx: NodeContext) -> Sequence[Value]:
     if known is not None:
         return ctx.bodies.inline(branches[0 if ctx.scalar(0, "the condition of an If") else 1])
     condition = _one(ctx, ctx.x, "the condition of an If")
-    then, otherwise = (ctx.bodies.separate(branch) for branch in branches)
+    then, otherwise = _branches(ctx, branches)
     if len(then.results) != len(otherwise.results):
         ctx.fail(f"the branches give {len(then.results)} and {len(otherwise.results)} tensors")
     joins = [_Join.of(ctx, a, b) for a, b in zip(then.results, otherwise.results, strict=True)]
@@ -63,6 +66,39 @@ def if_(ctx: NodeContext) -> Sequence[Value]:
     sizes = iter(results[len(joins) :])
     pairs = zip(joins, results, strict=False)
     return [join.whole(ctx, value, [next(sizes) for _ in join.open]) for join, value in pairs]
+
+
+def _branches(ctx: NodeContext, branches: Sequence[RawBody]) -> tuple[Body, Body]:
+    """Both branches. One that contradicts itself (for the shapes that it would get) is an error only in runs
+    that take it; raises what is wrong when that is true of both.
+    """
+    found: list[Body] = []
+    wrong: list[GraphError | ShapeError] = []
+    for branch in branches:
+        try:
+            found.append(ctx.bodies.separate(branch))
+        except (GraphError, ShapeError) as error:
+            wrong.append(error)
+            if len(wrong) == 2:
+                raise wrong[0] from None
+            failed = branch
+    if not wrong:
+        return found[0], found[1]
+    good, stopping = found[0], _stopping(ctx, found[0], wrong[0])
+    return (stopping, good) if failed is branches[0] else (good, stopping)
+
+
+def _stopping(ctx: NodeContext, like: Body, error: GraphError | ShapeError) -> Body:
+    """A branch that ends the run with ``error``, in the place of one that gives tensors as ``like`` does."""
+    body, _ = begin(ctx.builder, "stop", (), (), {})
+    types = []
+    for value in like.results:
+        shape = (as_expr(0) if like.builder.makes(d) else d for d in value.shape)
+        types.append((dims_attr(tuple(shape)), value.dtype))
+    where = error.location or ctx.where
+    attrs: dict[str, Attr] = {"types": tuple(types), "message": error.message, "where": where}
+    body.give(body.builder.emit("stop", (), attrs))
+    return body
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +172,7 @@ def _one(ctx: NodeContext, value: Value, what: str) -> Value:
     return ctx.reshape(value, ())
 
 
-# ----------------------------------------------------------------------------------------------- Loop and Scan
+# ---------------------------------------------------------------------------------------------- Loop and Scan
 @onnx_op("Loop", 1, 11, 13, 16, 19, 21, 23, 24, 25, limits=_LOOP_LIMITS)
 def loop(ctx: NodeContext) -> Sequence[Value]:
     """A loop with a number of iterations, a condition, or both."""
@@ -164,7 +200,7 @@ def loop(ctx: NodeContext) -> Sequence[Value]:
             return written
     made = _Loop(ctx, trip, going, states)
     inner = made.begin(body, with_condition=True)
-    if not made.keeps_shapes(inner.results[1:]):
+    if not made.keeps_shapes(inner, 1):
         if count is not None and going is None and count * _nodes(body) <= options().max_nodes:
             written = _unrolled(ctx, body, count, states)
             if written is not None:
@@ -201,7 +237,7 @@ def _scan(ctx: NodeContext, states: Sequence[Value | None], arrays: Sequence[Val
     trip = as_expr(numbers[0]) if numbers else moved[0].shape[0]
     made = _Loop(ctx, trip, None, first, moved, [bool(b) for b in backwards])
     inner = made.begin(body, with_condition=False)
-    if not made.keeps_shapes(inner.results):
+    if not made.keeps_shapes(inner, 0):
         made.refuse_growth(inner.results)
     results = made.finish(inner, [bool(b) for b in _per(ctx, "scan_output_directions", rows)])
     axes = _per(ctx, "scan_output_axes", rows)
@@ -262,7 +298,7 @@ def _scalar_expr(ctx: NodeContext, value: Value) -> Expr | None:
     return None if exprs is None else as_expr(exprs.reshape(-1)[0])
 
 
-# ------------------------------------------------------------------------------------------- loops written out
+# ------------------------------------------------------------------------------------------ loops written out
 def _nodes(body: RawBody) -> int:
     """How many nodes a body has, those of the bodies in it included."""
     return sum(1 + sum(_nodes(b) for b in _bodies(node)) for node in body.nodes)
@@ -302,7 +338,7 @@ def _unrolled(ctx: NodeContext, body: RawBody, count: int, states: Sequence[Valu
     return [*states, *stacked]
 
 
-# -------------------------------------------------------------------------------------------------- loop nodes
+# ------------------------------------------------------------------------------------------------- loop nodes
 class _Loop:
     """A node ``loop`` in the making.
 
@@ -341,25 +377,28 @@ class _Loop:
             body = dataclasses.replace(body, inputs=("", *body.inputs))
             formals = [number, *formals]
         else:
-            first: Formal = number
-            if self.limit is not None:
-                # Slices at the iteration's number have shapes that follow from it.
-                self.index = self.ctx.builder.new_dim("iteration", max(self.limit - 1, 0))
-                exprs = np.empty((), dtype=object)
-                exprs[()] = self.index
-                first = number, exprs
-            formals = [first, np.asarray(True), *formals]
+            # Slices at the iteration's number have shapes that follow from it.
+            limit = options().max_computed if self.limit is None else self.limit
+            self.index = self.ctx.builder.new_dim("iteration", max(limit - 1, 0))
+            exprs = np.empty((), dtype=object)
+            exprs[()] = self.index
+            formals = [(number, exprs), np.asarray(True), *formals]
         return self.ctx.bodies.separate(body, formals)
 
-    def keeps_shapes(self, results: Sequence[Value]) -> bool:
-        """Whether the states that the body gives have the shapes of the first ones."""
-        for state, result in zip(self.states, results, strict=False):
+    def keeps_shapes(self, body: Body, first: int) -> bool:
+        """Whether the states that the body gives, from result ``first`` on, have the shapes of the first
+        ones. Where that depends on sizes, runs test it.
+        """
+        results = list(body.results)
+        for n, (state, result) in enumerate(zip(self.states, results[first:], strict=False), first):
             if state.dtype != result.dtype:
                 self.ctx.fail(f"a state begins as {state.type} and goes on as {result.type}")
-        return all(
-            a.rank == b.rank and all(x is y for x, y in zip(a.shape, b.shape, strict=True))
-            for a, b in zip(self.states, results, strict=False)
-        )
+            if not same_type(state.type, result.type):
+                return False
+            if any(a is not b for a, b in zip(state.shape, result.shape, strict=True)):
+                results[n] = body.builder.op("reshape", result, shape=dims_attr(state.shape))
+        body.give(results)
+        return True
 
     def refuse_growth(self, results: Sequence[Value]) -> None:
         """Raise UnsupportedError for the first state that changes its shape."""
@@ -380,12 +419,15 @@ class _Loop:
                 trip = _at_most_one(ctx, trip)
             if conditional:
                 results.insert(0, _scalar(builder, ctx, end))
-        rows = results[int(conditional) + len(self.states) :]
+        first_row = int(conditional) + len(self.states)
+        results[first_row:] = [self._row(builder, v) for v in results[first_row:]]
+        rows = results[first_row:]
         body.give(results)
         (graph,), captured = close((body,))
         counted = bool(rows) and (conditional or self.going is not None or not isinstance(trip, Expr))
         limit = largest_size(trip) if isinstance(trip, Expr) else None
         most = options().max_computed if limit is None else limit
+        index = self.index if any(self.index in dims_in(node) for node in graph.nodes) else None
         outputs = ctx.emit(
             "loop",
             [None if isinstance(trip, Expr) else trip, self.going, *self.states, *self.arrays, *captured],
@@ -395,9 +437,9 @@ class _Loop:
             stacked=tuple(stacked_backwards or (False,) * len(rows)),
             conditional=conditional,
             trip=dims_attr((trip,))[0] if isinstance(trip, Expr) else None,
-            index=self.index if self.index is not None and free_vars(self.index) else None,
+            index=index,
             counted=counted,
-            most=most if counted else None,
+            most=most if counted or (index is not None and limit is None) else None,
         )
         if not counted:
             return list(outputs)
@@ -406,6 +448,19 @@ class _Loop:
         (length,) = dims_attr((dim,))
         first = len(self.states)
         return [*outputs_[:first], *(ctx.op("front", v, size, dim=length) for v in outputs_[first:])]
+
+
+    def _row(self, builder: GraphBuilder, row: Value) -> Value:
+        """What is stacked, in the shape that it has in the first iteration where that depends on iterations:
+        runs test that the others give the same.
+        """
+        if self.index is None:
+            at_first = row.shape
+        else:
+            at_first = tuple(simplify(substitute_expr(d, {self.index: as_expr(0)})) for d in row.shape)
+        if any(builder.makes(d) for d in at_first):
+            self.ctx.unsupported(f"the size of a row is computed in the loop: {row.type}")
+        return row if at_first == row.shape else builder.op("reshape", row, shape=dims_attr(at_first))
 
 
 def _scalar(builder: GraphBuilder, ctx: NodeContext, value: Value) -> Value:
