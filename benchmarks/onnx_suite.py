@@ -7,11 +7,6 @@ Every case is compiled and run as a user would do it, and its outputs are held a
 the case's own tolerances. A case counts as passed only when that happened; one that the engine refuses is
 unsupported, never skipped. Each runs in a process with a limit of time and memory, so that a crash or a hang
 is one failure.
-
-Many cases have operands as inputs of the model that steer shapes (the axes of a reduction, the shape of a
-reshape), which models hold as constants. Where tilewright does not take such an operand at run time, the case
-is tried again with the integer inputs after the first written into the model, then with all inputs after the
-first; such passes are counted apart ("fixed").
 """
 
 from __future__ import annotations
@@ -26,7 +21,7 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,7 +35,7 @@ from tilewright.cli.common import table
 GROUPS: Final = ("node", "simple", "pytorch-operator", "pytorch-converted", "real")
 #: What may become of a case. ``wrong``: it ran and the result differs. ``error``: anything but a refusal.
 #: ``disputed``: it differs as listed in DISPUTED.
-OUTCOMES: Final = ("passed", "fixed", "unsupported", "wrong", "error", "disputed")
+OUTCOMES: Final = ("passed", "unsupported", "wrong", "error", "disputed")
 #: Cases whose expected data no implementation has to give, by pattern; they never count as passed.
 DISPUTED: Final = {
     "test_resize_downsample_scales_(linear|cubic)_align_corners": "the text places samples by the resized "
@@ -182,10 +177,17 @@ def tilewright_engine(model: onnx.ModelProto, inputs: Arrays) -> Arrays:
             names = [spec.name for spec in compiled.inputs]
             given = dict(zip(_input_names(model), inputs, strict=False))
             results = compiled.run({name: given[name] for name in names})
-            return [np.array(v) for v in results.values()]
+            return [_copied(v) for v in results.values()]
     except UnsupportedError as error:
         items = [re.sub(r": \d+ node.*", "", item) for item in error.items]
         raise Refused("; ".join(items) or error.message) from error
+
+
+def _copied(value: Any) -> Any:
+    """An output that outlives the model."""
+    if isinstance(value, list):
+        return [_copied(v) for v in value]
+    return None if value is None else np.array(value)
 
 
 def onnxruntime_engine(model: onnx.ModelProto, inputs: Arrays) -> Arrays:
@@ -235,43 +237,17 @@ def run_case(engine: str, case: Case) -> Result:
         model, sets = case.load()
         opset = next((int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx")), None)
         ops = tuple(sorted({f"{n.domain}.{n.op_type}".lstrip(".") for n in model.graph.node}))
-        attempts = _attempts(model, sets) if engine == "tilewright" else [(model, sets)]
-        for number, (written, data) in enumerate(attempts):
-            try:
-                for inputs, expected in data:
-                    compare(ENGINES[engine](written, inputs), expected, case.rtol, case.atol)
-                outcome, message = ("fixed" if number else "passed"), ""
-                break
-            except Refused as refusal:
-                outcome, message = "unsupported", str(refusal)
+        for inputs, expected in sets:
+            compare(ENGINES[engine](model, inputs), expected, case.rtol, case.atol)
+        outcome = "passed"
+    except Refused as refusal:
+        outcome, message = "unsupported", str(refusal)
     except AssertionError as error:
         reason = next((why for names, why in DISPUTED.items() if re.fullmatch(names, case.name)), None)
         outcome, message = "wrong" if reason is None else "disputed", reason or " ".join(str(error).split())
     except (Exception, MemoryError) as error:
         outcome, message = "error", f"{type(error).__name__}: {' '.join(str(error).split())}"
     return Result(case.group, case.name, opset, ops, outcome, time.perf_counter() - start, message[:400])
-
-
-def _attempts(
-    model: onnx.ModelProto, sets: list[tuple[Arrays, Arrays]]
-) -> Iterator[tuple[onnx.ModelProto, list[tuple[Arrays, Arrays]]]]:
-    """The model as it is; with integer inputs after the first as constants; with all after the first."""
-    yield model, sets
-    names = _input_names(model)
-    if len(sets) != 1 or not all(isinstance(x, np.ndarray) for x in sets[0][0]):
-        return
-    inputs, expected = sets[0]
-    seen: set[tuple[int, ...]] = set()
-    for kinds in ("iub", "iubfV"):
-        fixed = tuple(n for n, x in enumerate(inputs) if n and x.dtype.kind in kinds)
-        if not fixed or fixed in seen:
-            continue
-        seen.add(fixed)
-        written = onnx.ModelProto()
-        written.CopyFrom(model)
-        for n in fixed:
-            written.graph.initializer.append(numpy_helper.from_array(inputs[n], names[n]))
-        yield written, [([x for n, x in enumerate(inputs) if n not in fixed], expected)]
 
 
 def compare(got: Arrays, expected: Arrays, rtol: float, atol: float) -> None:
@@ -329,10 +305,10 @@ def summary(results: Sequence[Result]) -> dict[str, dict[str, int]]:
 def report(engine: str, results: Sequence[Result]) -> None:
     """Print the counts, the failures and what is not supported."""
     rows = [
-        [name, sum(c.values()), c["passed"] + c["fixed"], *(c[outcome] for outcome in OUTCOMES[1:])]
+        [name, sum(c.values()), *(c[outcome] for outcome in OUTCOMES)]
         for name, c in summary(results).items()
     ]
-    columns = ["group", "cases", "passed", "of them fixed", *OUTCOMES[2:]]
+    columns = ["group", "cases", *OUTCOMES]
     table(f"ONNX backend suite, {engine}", columns, rows)
     failed = [[r.outcome, r.name, r.message] for r in results if r.outcome in ("wrong", "error", "disputed")]
     if failed:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import logging
 import os
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, TypeAlias
 
 import tilewright.ops  # noqa: F401 - registers the operators
 from tilewright.backend import get_backend
@@ -26,22 +27,29 @@ from tilewright.runtime.artifact import Artifact, WeightStore
 from tilewright.runtime.model import Executable, MissingVariantError
 from tilewright.runtime.plan import TensorSpec
 from tilewright.runtime.profiler import Profile
+from tilewright.runtime.special import Given
 from tilewright.schedule.default import default_schedule
 from tilewright.sources import OpenModel, Source, open_model
 from tilewright.target import Target
+
+#: Values of inputs by name, or several such mappings.
+Values: TypeAlias = "Mapping[str, Any] | Sequence[Mapping[str, Any]]"
+
+_log = logging.getLogger("tilewright")
 
 
 class Model:
     """A compiled model. All methods may be called from several threads at a time.
 
-    A model with open dimensions that have no range compiles itself for each new combination of their sizes at
-    the first run with it.
+    A model with open dimensions that have no range, or with inputs that steer it, compiles itself for each
+    new combination of their sizes and values at the first run with it. The logger ``tilewright`` says so.
     """
 
     def __init__(self, executable: Executable, compiler: _Compiler | None = None) -> None:
         self._executable = executable
         self._compiler = compiler
         self._lock = threading.Lock()
+        self._compilations = 0
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -59,19 +67,34 @@ class Model:
         return self._executable.artifact.target
 
     @property
+    def steering(self) -> tuple[str, ...]:
+        """The inputs for each of whose values code is compiled, as far as that is known yet: the axes of a
+        reduction, say. See docs/dynamic_shapes.md."""
+        compiled = (name for variant in self.artifact.variants for name in variant.values)
+        known = () if self._compiler is None else self._compiler.model.steering
+        return tuple(dict.fromkeys([*known, *compiled]))
+
+    @property
+    def compilations(self) -> int:
+        """How often a run had to compile before it could begin, for new sizes or new values of inputs."""
+        return self._compilations
+
+    @property
     def artifact(self) -> Artifact:
         """The compiled form: variants, kernels, weights."""
         return self._executable.artifact
 
-    def run(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Run the model on arrays by input name; returns the outputs by name.
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Run the model on arrays by input name; returns the outputs, NumPy arrays, by name.
 
         Inputs are NumPy arrays or anything with ``__dlpack__``, of the dtypes and shapes that :attr:`inputs`
-        says. They are not copied unless they are not contiguous.
+        says. They are not copied unless they are not contiguous. A sequence is a list of arrays, an optional
+        value that is not there None.
 
         Raises:
             InputError: wrong names, dtypes or shapes.
-            ShapeError: the model was loaded from an artifact that was not compiled for these sizes.
+            ShapeError: the model was loaded from an artifact that was not compiled for these sizes, or for
+                these values of inputs that steer.
         """
         try:
             return self._executable.run(inputs)
@@ -79,7 +102,7 @@ class Model:
             self._specialise(missing)
         return self._executable.run(inputs)
 
-    def __call__(self, *inputs: Any) -> list[np.ndarray]:
+    def __call__(self, *inputs: Any) -> list[Any]:
         """Run with the inputs in the order of :attr:`inputs`; returns the outputs in their order. Raises as
         :meth:`run`."""
         try:
@@ -101,7 +124,8 @@ class Model:
         """Per kernel: the model's nodes, the work, and the schedule's origin, as text."""
         lines = []
         for variant in self.artifact.variants:
-            sizes = ", ".join(f"{k}={v}" for k, v in variant.binding.items())
+            cases = [*variant.binding.items(), *((name, list(v)) for name, v in variant.values.items())]
+            sizes = ", ".join(f"{k}={v}" for k, v in cases)
             count, scratch = len(variant.kernels), variant.arena_bytes
             lines.append(f"variant {sizes or 'fixed sizes'}: {count} kernels, {scratch} bytes of scratch")
             for kernel in variant.kernels:
@@ -118,10 +142,12 @@ class Model:
             anything.
         """
         if not self.artifact.variants:
-            dims = ", ".join(self._executable.signature.dims)
+            dims, steering = self._executable.signature.dims, self.steering
+            open_parts = [f"open dimensions ({', '.join(dims)})"] if dims else []
+            open_parts += [f"inputs that steer ({', '.join(steering)})"] if steering else []
             raise ShapeError(
-                f"the model has open dimensions ({dims}) and nothing is compiled for any sizes yet",
-                hint="give shapes to compile, or run the model once with the sizes to be saved",
+                f"the model has {' and '.join(open_parts)} and nothing is compiled for any of them yet",
+                hint="give compile the shapes and values, or run the model once with those to be saved",
             )
         self.artifact.save(path)
 
@@ -138,17 +164,34 @@ class Model:
     def _specialise(self, missing: MissingVariantError) -> None:
         if self._compiler is None:
             raise missing
-        binding = {name: missing.binding[name] for name in self._compiler.model.undeclared}
-        if not binding:
+        model = self._compiler.model
+        binding = {name: missing.binding[name] for name in model.undeclared}
+        if not binding and not model.steering:
             raise missing
         with self._lock:
-            known = [dict(v.binding) for v in self.artifact.variants]
-            if binding not in known:
-                self._executable.extend(self._compiler.add_variants(self.artifact, binding))
+            try:
+                self._executable.variant_for(missing.inputs)  # by another thread in the meantime
+                return
+            except MissingVariantError:
+                start = time.perf_counter()
+                artifact = self._compiler.add_variants(self.artifact, binding, missing.inputs)
+                seconds = time.perf_counter() - start
+            self._compilations += 1
+            _log.info("%s: %s; compiled it in %.2f s", model.name, missing.message, seconds)
+            if artifact.cases > options().max_variants and (oldest := self._executable.oldest_values()):
+                artifact = artifact.without_case(oldest)
+                _log.warning(
+                    "%s: inputs that steer (%s) had more than %d values; code for the one used longest ago "
+                    "is dropped, and compiled again when it comes back (--max-variants raises the limit)",
+                    model.name,
+                    ", ".join(self.steering),
+                    options().max_variants,
+                )
+            self._executable.extend(artifact)
 
 
 class _Compiler:
-    """Compiles one model for any sizes of its open dimensions."""
+    """Compiles one model for any sizes of its open dimensions and any values of inputs that steer."""
 
     def __init__(self, model: OpenModel, target: Target, threads: int, build: BuildOptions) -> None:
         self.model = model
@@ -166,14 +209,50 @@ class _Compiler:
             self.target, self.threads, self.model.signature, (), {}, runtime, self.weights.pack(), facts
         )
 
-    def add_variants(self, artifact: Artifact, binding: Mapping[str, int]) -> Artifact:
-        """``artifact`` with the variants for ``binding`` compiled into it: one for all sizes of the
-        dimensions that have ranges, and those for their points."""
+    def add_variants(
+        self, artifact: Artifact, binding: Mapping[str, int], inputs: Mapping[str, Given]
+    ) -> Artifact:
+        """``artifact`` with the variants for ``binding`` and for what steers in ``inputs`` compiled into it:
+        one for all sizes of the dimensions that have ranges, and those for their points."""
         for point in self.model.declared.points():
-            fixed = {**binding, **point}
-            graph = self.model.graph(fixed)
-            built: Built = build_variant(graph, self.target, self.threads, fixed, self.weights, self.build)
-            artifact = artifact.with_variant(built.variant, built.objects, self.weights.pack())
+            case = self.model.case({**binding, **point}, inputs)
+            if any(case.binding[name] != size for name, size in point.items()):
+                continue  # the inputs that steer have other sizes
+            built: Built = build_variant(
+                case.graph, self.target, self.threads, case.binding, self.weights, self.build
+            )
+            values = {name: tuple(array.reshape(-1).tolist()) for name, array in case.values.items()}
+            variant = dataclasses.replace(built.variant, values=values)
+            artifact = artifact.with_variant(variant, built.objects, self.weights.pack())
+        return artifact
+
+    def add_values(self, artifact: Artifact) -> Artifact:
+        """``artifact`` with variants for the values that the user has given.
+
+        Raises:
+            InputError: a value of a shape that its input cannot have.
+            OptionError: an input that does not steer, or more values than are kept.
+            ShapeError: the inputs have open dimensions besides.
+        """
+        count = len(self.model.values)
+        if count > options().max_variants:
+            raise OptionError(
+                f"{count} values are given; {options().max_variants} are kept",
+                hint="--max-variants raises the limit",
+            )
+        for arrays in self.model.values:
+            binding = self.model.sizes_of(arrays)
+            if rest := [name for name in self.model.undeclared if name not in binding]:
+                raise ShapeError(
+                    f"values are given, but dimensions are open: {', '.join(rest)}",
+                    hint="give shapes or dims as well",
+                )
+            artifact = self.add_variants(artifact, {n: binding[n] for n in self.model.undeclared}, arrays)
+            if idle := [name for name in arrays if name not in self.model.steering]:
+                raise OptionError(
+                    f"the input '{idle[0]}' does not steer: the compiled model takes any value of it",
+                    hint=f"inputs that steer: {', '.join(self.model.steering) or 'none'}",
+                )
         return artifact
 
 
@@ -185,6 +264,7 @@ def compile(
     cache: bool = True,
     *,
     dims: Dims | None = None,
+    values: Values | None = None,
     dump: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
     pick: Pick | None = None,
@@ -200,6 +280,8 @@ def compile(
         dims: ranges (smallest, largest) or :class:`Dim` of open dimensions by name. One compiled model serves
             all sizes within them. Open dimensions without a range are compiled for at the first run with each
             combination of sizes (docs/dynamic_shapes.md).
+        values: values of inputs that steer, such as ``{"axes": [1]}``, or several such mappings: what to
+            compile for at once. Other values are compiled for at the first run with each.
         cache: whether to use the compile cache on disk.
         dump: folder for the graph after every pass and every kernel's program at every stage.
         progress: called with (stage, done, total).
@@ -208,6 +290,7 @@ def compile(
     Raises:
         ModelFileError, UnsupportedError, GraphError: the model cannot be read or compiled.
         ShapeError: ``shapes`` or ``dims`` do not fit the model.
+        InputError, OptionError: ``values`` do not.
         TargetError: unknown target, or no backend for it.
         CacheError: the cache cannot be read or written (full disk, permissions).
     """
@@ -228,15 +311,18 @@ def compile(
         fast_conv=settings.fast_conv,
         pick=pick or default_pick,
     )
-    keep = store is not None and folder is None and pick is None and all_alternatives() == BUILT_IN
+    keep = store is not None and not (folder or pick or values) and all_alternatives() == BUILT_IN
     key = _source_key(source, shapes, dims, chosen, count) if keep else None
     kept = None if key is None or store is None else _kept_artifact(store, key)
     if kept is not None:
         return Model(Executable(kept, foreign=True))
-    compiler = _Compiler(open_model(source, shapes, dims), chosen, count, build)
+    given = [values] if isinstance(values, Mapping) else list(values or ())
+    compiler = _Compiler(open_model(source, shapes, dims, given), chosen, count, build)
     artifact = compiler.empty()
-    if not compiler.model.undeclared:
-        artifact = compiler.add_variants(artifact, {})
+    if given:
+        artifact = compiler.add_values(artifact)
+    elif not compiler.model.undeclared and not compiler.model.steering:
+        artifact = compiler.add_variants(artifact, {}, {})
         if key is not None and store is not None:
             store.put_file(key, artifact.save)
     return Model(Executable(artifact, foreign=True), compiler)

@@ -85,6 +85,8 @@ class Options:
         max_nesting: how deep subgraphs and functions may stand inside each other.
         max_computed: the largest size of a dimension that a model computes from data where nothing else
             limits it, such as the length of a range.
+        max_steering: elements of an input for each of whose values a model may be compiled.
+        max_variants: values of such inputs whose code one model keeps at a time.
         debug: show Python tracebacks for expected errors, verify the program after every pass.
     """
 
@@ -192,6 +194,26 @@ class Options:
             _parse_size,
             "Largest size that a model computes from data where nothing else limits it.",
             "1M",
+        ),
+    )
+    max_steering: int = dataclasses.field(
+        default_factory=lambda: 256,
+        metadata=_source(
+            "--max-steering",
+            "TILEWRIGHT_MAX_STEERING",
+            _parse_size,
+            "Elements of an input for each of whose values a model may be compiled.",
+            "256",
+        ),
+    )
+    max_variants: int = dataclasses.field(
+        default_factory=lambda: 64,
+        metadata=_source(
+            "--max-variants",
+            "TILEWRIGHT_MAX_VARIANTS",
+            _parse_count,
+            "Values of such inputs whose code one model keeps at a time.",
+            "64",
         ),
     )
     debug: bool = dataclasses.field(

@@ -1,23 +1,48 @@
-"""Where a model comes from: its signature, and its graph for any sizes of its dimensions."""
+"""Where a model comes from: its signature, and its graph for any sizes of its dimensions and any values of
+inputs that steer it.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, Union
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
+
+import numpy as np
 
 from tilewright.dims import Declared, Dims, Shapes, declare
-from tilewright.errors import GraphError, ShapeError, UnsupportedError
+from tilewright.errors import GraphError, InputError, OptionError, ShapeError, UnsupportedError
 from tilewright.graph.graph import Graph, TensorType
 from tilewright.graph.specialise import specialise
 from tilewright.ir.expr import Const, Expr, Var
 from tilewright.runtime.plan import Dim, Range, Signature, TensorSpec
+from tilewright.runtime.special import Given
 
 if TYPE_CHECKING:
     import onnx
 
 Source: TypeAlias = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, "onnx.ModelProto", Graph]
+
+
+#: Makes a graph for sizes of dimensions (numbers or ranges) and values of inputs.
+GraphFor: TypeAlias = Callable[[Mapping[str, "int | Var"], Mapping[str, np.ndarray]], Graph]
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What one variant is compiled for.
+
+    Attributes:
+        graph: its dimensions are numbers or have ranges.
+        binding: the dimensions that are fixed.
+        values: the inputs that steer; the graph holds them as constants.
+    """
+
+    graph: Graph
+    binding: Mapping[str, int]
+    values: Mapping[str, np.ndarray]
 
 
 class OpenModel:
@@ -27,6 +52,8 @@ class OpenModel:
         name: for people.
         signature: inputs, outputs and open dimensions.
         declared: what the user has said of the dimensions.
+        steering: the inputs that are known to steer. What one of them decides may show that others do, too.
+        values: those to compile for at once.
     """
 
     def __init__(
@@ -34,11 +61,15 @@ class OpenModel:
         name: str,
         signature: Signature,
         declared: Declared,
-        graph_for: Callable[[Mapping[str, int | Var]], Graph],
+        graph_for: GraphFor,
+        steering: tuple[str, ...] = (),
+        values: Sequence[Mapping[str, np.ndarray]] = (),
     ) -> None:
         self.name = name
         self.signature = signature
         self.declared = declared
+        self.steering = steering
+        self.values = tuple(values)
         self._graph_for = graph_for
 
     @property
@@ -46,55 +77,105 @@ class OpenModel:
         """The open dimensions without a range: a variant is made for each of their sizes."""
         return tuple(name for name in self.signature.dims if name not in self.declared.dims)
 
-    def graph(self, binding: Mapping[str, int]) -> Graph:
-        """The graph with some dimensions fixed; the others have ranges. Raises as the importer does."""
-        return self._graph_for(self.declared.bind(binding))
+    def case(self, binding: Mapping[str, int], inputs: Mapping[str, Given]) -> Case:
+        """The model with some dimensions fixed (the others have ranges), for the values that the inputs which
+        steer have in ``inputs``; further ones are not looked at.
+
+        Raises SteeringError for an input that steers and is not given, else as the importer does.
+        """
+        from tilewright.frontend.onnx.steering import SteeringError
+
+        while True:
+            values = {n: v for n in self.steering if isinstance(v := inputs.get(n), np.ndarray)}
+            fixed = {**binding, **self.sizes_of(values)}
+            try:
+                return Case(self._graph_for(self.declared.bind(fixed), values), fixed, values)
+            except SteeringError as missing:
+                if not all(n in inputs and n not in values for n in missing.names):
+                    raise
+                self.steering = (*self.steering, *missing.names)
+
+    def sizes_of(self, values: Mapping[str, np.ndarray]) -> dict[str, int]:
+        """The sizes of dimensions of inputs of such values. Raises InputError for shapes that do not fit."""
+        sizes: dict[str, int] = {}
+        for spec in self.signature.inputs:
+            array = values.get(spec.name)
+            if array is None:
+                continue
+            pairs = list(zip(spec.shape, array.shape, strict=False))
+            if array.ndim != len(spec.shape) or any(
+                (sizes.setdefault(dim, size) if isinstance(dim, str) else dim) != size for dim, size in pairs
+            ):
+                raise InputError(f"input '{spec}' cannot have a value of shape {list(array.shape)}")
+        return sizes
 
 
-def open_model(source: Source, shapes: Shapes | None = None, dims: Dims | None = None) -> OpenModel:
-    """Read a model and fit the user's ``shapes`` and ``dims`` to it.
+def open_model(
+    source: Source,
+    shapes: Shapes | None = None,
+    dims: Dims | None = None,
+    values: Sequence[Mapping[str, Any]] = (),
+) -> OpenModel:
+    """Read a model and fit the user's ``shapes``, ``dims`` and ``values`` to it.
 
     Raises:
         ModelFileError, UnsupportedError, GraphError: it cannot be read.
         ShapeError, OptionError: the shapes or dimensions do not fit it.
+        InputError: the values do not fit it.
     """
     if isinstance(source, Graph):
+        if values:
+            raise OptionError("values are for inputs of ONNX models", hint="make the input a constant")
         return _open_graph(source, shapes, dims)
     from tilewright.frontend.onnx import read_model
+    from tilewright.frontend.onnx.steering import SteeringError
 
     model = read_model(source)
     name = Path(source).name if isinstance(source, str | os.PathLike) else "model"
     plain = {key: [d if isinstance(d, int) else None for d in shape] for key, shape in (shapes or {}).items()}
-    inputs, outputs = ([(v.name, v.type) for v in side] for side in model.declared(plain))
+    given = [model.as_values(v) for v in values]
+    declares = model.declared(plain, given[0] if given else None)
+    inputs, outputs = ([(v.name, v.type) for v in side] for side in declares)
     declared = declare(inputs, shapes, dims)
     try:
         opened = model.to_graph(declared.fixed, declared.sizes)
-    except (GraphError, UnsupportedError):
+    except (GraphError, UnsupportedError) as error:
         # What cannot be said of open dimensions may be plain for sizes: those of the first run decide.
-        signature = _signature(inputs, outputs)
-        if not signature.dims or declared.dims:
+        # The same holds for inputs that steer and their values.
+        signature = _signature(
+            *([(n, _sized(t, declared.sizes)) for n, t in side] for side in (inputs, outputs))
+        )
+        steering = error.names if isinstance(error, SteeringError) else ()
+        if not steering and (not signature.dims or declared.dims):
             raise
 
-        def typed(sizes: Mapping[str, int | Var]) -> Graph:
-            return _with_types(model.to_graph(declared.fixed, sizes), signature)
+        def typed(sizes: Mapping[str, int | Var], values: Mapping[str, np.ndarray]) -> Graph:
+            return _with_types(model.to_graph(declared.fixed, sizes, values), signature)
 
-        return OpenModel(name, signature, declared, typed)
+        return OpenModel(name, signature, declared, typed, steering, given)
     signature = graph_signature(opened)
 
-    def graph(sizes: Mapping[str, int | Var]) -> Graph:
-        return opened if sizes == declared.sizes else model.to_graph(declared.fixed, sizes)
+    def graph(sizes: Mapping[str, int | Var], values: Mapping[str, np.ndarray]) -> Graph:
+        return opened if sizes == declared.sizes else model.to_graph(declared.fixed, sizes, values)
 
-    return OpenModel(name, signature, declared, graph)
+    return OpenModel(name, signature, declared, graph, (), given)
+
+
+def _sized(kind: TensorType, sizes: Mapping[str, int | Var]) -> TensorType:
+    """A declared type with the sizes that the user has said."""
+    return TensorType.make(
+        [sizes.get(d.name, d) if isinstance(d, Var) else d for d in kind.shape], kind.dtype
+    )
 
 
 def _open_graph(source: Graph, shapes: Shapes | None, dims: Dims | None) -> OpenModel:
     declared = declare([(v.name, v.type) for v in source.inputs], shapes, dims)
     fixed = _with_shapes(source, declared.fixed)
 
-    def graph(sizes: Mapping[str, int | Var]) -> Graph:
+    def graph(sizes: Mapping[str, int | Var], values: Mapping[str, np.ndarray]) -> Graph:
         return specialise(fixed, sizes) if sizes else fixed
 
-    signature = graph_signature(graph(declared.sizes))
+    signature = graph_signature(graph(declared.sizes, {}))
     return OpenModel(source.name, signature, declared, graph)
 
 

@@ -9,6 +9,7 @@ from tests.frontend.models import INT64, agree, constant, model, ops, run, value
 from tilewright.errors import GraphError, ModelFileError, ShapeError, UnsupportedError
 from tilewright.frontend.onnx import MAX_OPSET, import_onnx, read_model, supported_ops
 from tilewright.frontend.onnx.registry import MIN_OPSET
+from tilewright.frontend.onnx.steering import SteeringError
 from tilewright.graph import check_types, verify
 from tilewright.graph.specialise import specialise
 from tilewright.ir.expr import Var, as_expr
@@ -110,12 +111,12 @@ def test_origins_name_the_models_nodes() -> None:
 
 # ---------------------------------------------------------------------------------------- what is unsupported
 def test_all_unknown_operators_are_reported_at_once() -> None:
-    nodes = [helper.make_node("NonZero", ["x"], [f"n{i}"], name=f"nz{i}") for i in range(5)]
+    nodes = [helper.make_node("StringNormalizer", ["x"], [f"n{i}"], name=f"nz{i}") for i in range(5)]
     nodes.append(helper.make_node("FusedGelu", ["x"], ["g"], name="fused", domain="com.microsoft"))
     nodes.append(helper.make_node("Relu", ["x"], ["y"]))
     read = read_model(model(nodes, [value("x", [2])], ["y"], domains={"com.microsoft": 1}))
     lines = read.unsupported()
-    assert lines[0] == "NonZero (opset 17): 5 nodes ('nz0', 'nz1', 'nz2' and 2 more)"
+    assert lines[0] == "StringNormalizer (opset 17): 5 nodes ('nz0', 'nz1', 'nz2' and 2 more)"
     assert lines[1] == "com.microsoft.FusedGelu (opset 1): 1 node ('fused')"
     with pytest.raises(UnsupportedError, match="2 operators") as caught:
         read.to_graph()
@@ -404,13 +405,18 @@ def test_integer_inputs_and_casts() -> None:
     agree(model(nodes, [value("ids", [3], INT64)], ["y"]), {"ids": np.array([1, 4, 9])})
 
 
-def test_shapes_that_depend_on_data_are_named() -> None:
+def test_inputs_that_decide_shapes_are_named() -> None:
     expand = helper.make_node("Expand", ["x", "to"], ["e"], name="grow")
     nodes = [expand, helper.make_node("Relu", ["e"], ["y"])]
     proto = model(nodes, [value("x", [1, 3]), value("to", [2], INT64)], ["y"])
-    with pytest.raises(UnsupportedError, match="depend on the data") as caught:
+    with pytest.raises(SteeringError, match="its shape comes from the input 'to'") as caught:
         import_onnx(proto)
-    assert caught.value.items == ("Expand: 1 node ('grow')",)
+    assert caught.value.names == ("to",)
+    assert "'grow'" in str(caught.value)
+    assert caught.value.hint == "give the value: values={'to': …}"
+    graph = import_onnx(proto, values={"to": np.array([4, 3])})
+    assert graph.outputs[0].dims() == (4, 3)
+    assert [v.name for v in graph.inputs] == ["x", "to"]
 
 
 def test_empty_tensors_keep_their_zeros() -> None:

@@ -86,10 +86,10 @@ def test_inputs_are_not_copied(sums: Executable) -> None:
     runs.
     """
     inputs = _inputs()
-    assert sums._arrays(inputs)[0] is inputs["x"]
+    assert sums._arrays(inputs)[0][0] is inputs["x"]
     readonly = inputs["x"].copy()
     readonly.flags.writeable = False
-    assert sums._arrays({**inputs, "x": readonly})[0] is readonly
+    assert sums._arrays({**inputs, "x": readonly})[0][0] is readonly
 
 
 def test_views_and_misaligned_arrays(sums: Executable) -> None:

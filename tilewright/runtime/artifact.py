@@ -25,6 +25,7 @@ import numpy as np
 from tilewright.errors import ArtifactError, TargetError
 from tilewright.runtime.memory import allocate
 from tilewright.runtime.plan import ALIGNMENT, KernelCall, Signature, Variant, check_variant
+from tilewright.runtime.special import elements_key, same_case
 from tilewright.target import Target
 
 FORMAT_VERSION = 1
@@ -116,7 +117,7 @@ class Artifact:
                     )
 
     def with_variant(self, variant: Variant, objects: Mapping[str, bytes], weights: memoryview) -> Artifact:
-        """This artifact and one more variant (or a new one for the same binding).
+        """This artifact and one more variant (or a new one for the same binding and case).
 
         Args:
             variant: what to add.
@@ -124,10 +125,24 @@ class Artifact:
             weights: the weight section with what the variant added; what was there before is still at its
                 place.
         """
-        others = tuple(v for v in self.variants if dict(v.binding) != dict(variant.binding))
+        others = tuple(
+            v for v in self.variants if dict(v.binding) != dict(variant.binding) or not same_case(v, variant)
+        )
         return dataclasses.replace(
             self, variants=(*others, variant), objects={**self.objects, **objects}, weights=weights
         )
+
+    def without_case(self, variant: Variant) -> Artifact:
+        """This artifact without what is for the same values and numbers of tensors as ``variant``."""
+        kept = tuple(v for v in self.variants if not same_case(v, variant))
+        needed = {key for v in kept for key in v.objects()}
+        objects = {key: data for key, data in self.objects.items() if key in needed}
+        return dataclasses.replace(self, variants=kept, objects=objects)
+
+    @property
+    def cases(self) -> int:
+        """How many values of inputs, or numbers of tensors in them, there are variants for."""
+        return len({(v.input_counts, elements_key(v)) for v in self.variants if v.is_special})
 
     def kernels(self) -> list[KernelCall]:
         """The steps of all variants."""

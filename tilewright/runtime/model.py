@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import ml_dtypes  # noqa: F401 - gives NumPy the names bfloat16, float8_e4m3fn, int4 ...
 import numpy as np
@@ -17,22 +17,35 @@ from tilewright.runtime.loader import load, load_runtime
 from tilewright.runtime.plan import Range, Signature, TensorSpec, Variant
 from tilewright.runtime.pool import ThreadPool
 from tilewright.runtime.profiler import Profile, summarize
+from tilewright.runtime.special import Given, counts_of, flat_specs, flattened, gathered
 from tilewright.runtime.variants import BoundVariant, LoadedVariant, Shapes
 
 #: Input shapes that are remembered with what was computed for them.
 _KEPT_BINDINGS = 1024
 
+#: Shapes, and where variants are for lists or values, those too.
+_Key: TypeAlias = "Shapes | tuple[tuple[int, ...], Shapes, tuple[bytes, ...]]"
+
 
 class MissingVariantError(ShapeError):
-    """The inputs fit the signature, but no variant was compiled for their shapes.
+    """The inputs fit the signature, but no variant was compiled for their shapes or values.
 
     Attributes:
         binding: the value of each symbolic dimension that the inputs ask for.
+        inputs: the inputs by name.
     """
 
-    def __init__(self, message: str, binding: Mapping[str, int], *, hint: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        binding: Mapping[str, int],
+        inputs: Mapping[str, Given],
+        *,
+        hint: str | None = None,
+    ) -> None:
         super().__init__(message, hint=hint)
         self.binding = dict(binding)
+        self.inputs = dict(inputs)
 
 
 class Executable:
@@ -70,8 +83,12 @@ class Executable:
         self._output_names = [spec.name for spec in artifact.signature.outputs]
         for spec in artifact.signature.outputs:
             _dtype(spec)
-        self._bound: dict[Shapes, BoundVariant] = {}
+        self._has_lists = any(spec.kind != "tensor" for spec in artifact.signature.inputs)
+        self._bound: dict[_Key, BoundVariant] = {}
         self._loaded: list[LoadedVariant] = []
+        #: Positions of the inputs whose values some variant is for.
+        self._steering: tuple[int, ...] = ()
+        self._runs = 0
         self._functions: dict[str, int] = {}
         self._pool: ThreadPool | None = None
         if self._elsewhere is not None:
@@ -92,44 +109,63 @@ class Executable:
         return self._artifact.signature
 
     def extend(self, artifact: Artifact) -> None:
-        """Take over a version of the artifact that has more variants (:meth:`Artifact.with_variant`)."""
+        """Take over a version of the artifact that has other variants (:meth:`Artifact.with_variant`,
+        :meth:`Artifact.without_case`).
+        """
         if artifact.signature != self._artifact.signature or artifact.runtime != self._artifact.runtime:
             raise ArtifactError("a model can only be extended by variants of itself")
         known = {id(loaded.variant) for loaded in self._loaded}
         for variant in artifact.variants:
             if id(variant) not in known and self._elsewhere is None:
                 self._load(variant, artifact)
+        kept = {id(variant) for variant in artifact.variants}
+        self._set_loaded([loaded for loaded in self._loaded if id(loaded.variant) in kept])
         self._artifact = artifact
+
+    def oldest_values(self) -> Variant | None:
+        """Of the variants for values of inputs, the one that was used longest ago; None without any."""
+        found = [loaded for loaded in self._loaded if loaded.variant.is_special]
+        return min(found, key=lambda loaded: loaded.used).variant if found else None
 
     def _load(self, variant: Variant, artifact: Artifact | None = None) -> None:
         artifact = artifact or self._artifact
         symbols = [variant.entry, *([variant.shapes] if variant.shapes else [])]
         library = load((artifact.objects[key] for key in variant.objects()), symbols, self._functions)
         loaded = LoadedVariant(variant, library, artifact.weights, artifact.signature)
+        self._runs += 1
+        loaded.used = self._runs
         # Those that take fewer shapes come first: they are made for them.
-        self._loaded = sorted([*self._loaded, loaded], key=lambda v: len(v.variant.dims))
+        self._set_loaded(sorted([*self._loaded, loaded], key=lambda v: len(v.variant.dims)))
+
+    def _set_loaded(self, loaded: list[LoadedVariant]) -> None:
+        self._steering = tuple(sorted({n for v in loaded for n in v.values}))
+        self._loaded = loaded
         self._bound = {}
 
-    def run(self, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Run the model.
 
         Args:
             inputs: an array for each input name: NumPy arrays, or anything with ``__dlpack__`` on the CPU.
                 They are not copied, unless they are not contiguous or not aligned to their elements.
+                A list of arrays for an input that is a sequence; None for an optional one.
 
         Returns:
-            A new array for each output, aligned to 64 bytes.
+            A new array for each output, aligned to 64 bytes; a list of them, or None, where the signature
+            says so.
 
         Raises:
             InputError: wrong names, dtypes or shapes.
             ShapeError: a size is out of its dimension's range, or sizes do not fit each other.
-        MissingVariantError: the shapes fit the signature but were not compiled for.
+            MissingVariantError: the inputs fit the signature but were not compiled for.
         """
-        arrays = self._arrays(inputs)
-        results = self._find(arrays).run(arrays, self._open())
-        return dict(zip(self._output_names, results, strict=True))
+        arrays, counts = self._arrays(inputs)
+        bound = self._find(arrays, counts)
+        results = bound.run(arrays, self._open())
+        counts = bound.variant.output_counts
+        return dict(zip(self._output_names, gathered(self.signature.outputs, counts, results), strict=True))
 
-    def __call__(self, *inputs: Any) -> list[np.ndarray]:
+    def __call__(self, *inputs: Any) -> list[Any]:
         """Run with the inputs in the signature's order; returns the outputs in the signature's order.
         Raises as :meth:`run`.
         """
@@ -138,13 +174,15 @@ class Executable:
                 f"the model has {len(self._names)} inputs, {len(inputs)} were given",
                 hint=f"the model's inputs are {', '.join(self._names) or 'none'}",
             )
-        arrays = self._arrays(dict(zip(self._names, inputs, strict=True)))
-        return self._find(arrays).run(arrays, self._open())
+        arrays, counts = self._arrays(dict(zip(self._names, inputs, strict=True)))
+        bound = self._find(arrays, counts)
+        results = bound.run(arrays, self._open())
+        return gathered(self.signature.outputs, bound.variant.output_counts, results)
 
     def profile(self, inputs: Mapping[str, Any], runs: int = 20, warmup: int = 3) -> Profile:
         """Run ``runs`` times with a time stamp after each kernel. Raises as :meth:`run`."""
-        arrays = self._arrays(inputs)
-        loaded, pool = self._find(arrays), self._open()
+        arrays, counts = self._arrays(inputs)
+        loaded, pool = self._find(arrays, counts), self._open()
         kernels = loaded.variant.kernels
         stamps = (ctypes.c_int64 * (len(kernels) + 1))()
         rows = []
@@ -156,12 +194,12 @@ class Executable:
 
     def variant_for(self, inputs: Mapping[str, Any]) -> Variant:
         """The variant that :meth:`run` would use. Raises as :meth:`run`."""
-        return self._find(self._arrays(inputs)).variant
+        return self._find(*self._arrays(inputs)).variant
 
     def close(self) -> None:
         """Release code, memory and threads, as soon as no run is under way. Later runs raise InputError."""
         self._pool = None  # first: a run that finds no variant must also find that the model is closed
-        self._bound, self._loaded = {}, []
+        self._set_loaded([])
 
     def __enter__(self) -> Executable:
         return self
@@ -176,15 +214,22 @@ class Executable:
             raise InputError("the model was closed")
         return self._pool
 
-    def _arrays(self, inputs: Mapping[str, Any]) -> list[np.ndarray]:
-        """The inputs in order, each a contiguous array of the right dtype."""
-        arrays = []
-        if len(inputs) != len(self._names):
+    def _arrays(self, inputs: Mapping[str, Any]) -> tuple[list[np.ndarray], tuple[int, ...]]:
+        """The tensors of the inputs in order, each a contiguous array of the right dtype; how many each input
+        is, or nothing where each is one.
+        """
+        if len(inputs) != len(self._names) or not all(name in inputs for name in self._names):
             self._wrong_names(inputs)
-        for name, dtype in zip(self._names, self._dtypes, strict=True):
-            if name not in inputs:
-                self._wrong_names(inputs)
-            value = inputs[name]
+        names, dtypes = self._names, self._dtypes
+        counts: tuple[int, ...] = ()
+        given = [inputs[name] for name in names]
+        if self._has_lists:
+            counts = counts_of(self.signature.inputs, inputs)
+            specs = flat_specs(self.signature.inputs, counts)
+            names, dtypes = [spec.name for spec in specs], [_dtype(spec) for spec in specs]
+            given = flattened(self.signature.inputs, inputs)
+        arrays = []
+        for name, dtype, value in zip(names, dtypes, given, strict=True):
             if type(value) is not np.ndarray:
                 value = _as_array(name, value)
             if value.dtype != dtype:
@@ -193,7 +238,7 @@ class Executable:
             if not (flags.c_contiguous and flags.aligned):
                 value = np.array(value, order="C", copy=True)
             arrays.append(value)
-        return arrays
+        return arrays, counts
 
     def _wrong_names(self, inputs: Mapping[str, Any]) -> None:
         missing = [name for name in self._names if name not in inputs]
@@ -205,30 +250,51 @@ class Executable:
             hint=f"the model's inputs are {', '.join(self._names) or 'none'}",
         )
 
-    def _find(self, arrays: Sequence[np.ndarray]) -> BoundVariant:
+    def _find(self, arrays: Sequence[np.ndarray], counts: tuple[int, ...]) -> BoundVariant:
         shapes = tuple([array.shape for array in arrays])
-        bound = self._bound.get(shapes)
-        if bound is not None:
-            return bound
+        key: _Key = shapes
+        special = bool(counts or self._steering)
+        if special:
+            elements = tuple(arrays[n].tobytes() for n in self._steering if n < len(arrays))
+            key = (counts, shapes, elements)
+        bound = self._bound.get(key)
+        if bound is None:
+            bound = self._bind(arrays, counts, shapes)
+            if len(self._bound) >= _KEPT_BINDINGS:
+                self._bound = {}
+            self._bound[key] = bound
+        if special:
+            self._runs += 1
+            bound.loaded.used = self._runs
+        return bound
+
+    def _bind(self, arrays: Sequence[np.ndarray], counts: tuple[int, ...], shapes: Shapes) -> BoundVariant:
+        """The most special variant that takes these inputs. Raises MissingVariantError without any."""
         self._open()
         for loaded in self._loaded:
-            bound = loaded.bind(shapes)
+            bound = loaded.bind(shapes) if loaded.takes(counts, arrays) else None
             if bound is not None:
-                if len(self._bound) >= _KEPT_BINDINGS:
-                    self._bound = {}
-                self._bound[shapes] = bound
                 return bound
-        binding = bind_shapes(self.signature, shapes)
-        compiled = "; ".join(_shapes(self._names, v.variant.input_shapes) for v in self._loaded) or "none"
+        binding = bind_shapes(self.signature, shapes, counts)
+        specs = flat_specs(self.signature.inputs, counts)
+        steering = {specs[n].name: arrays[n].reshape(-1).tolist() for n in self._steering if n < len(specs)}
+        compiled = dict.fromkeys(
+            _case(flat_specs(self.signature.inputs, v.input_counts), v.input_shapes, v.values)
+            for v in (loaded.variant for loaded in self._loaded)
+        )
+        how = " (values={…} compiles for other values of inputs that steer)" if steering else ""
         raise MissingVariantError(
-            f"the model was not compiled for {_shapes(self._names, shapes)}",
+            f"the model was not compiled for {_case(specs, shapes, steering)}",
             binding,
-            hint=f"compiled for: {compiled}",
+            dict(zip(self._names, gathered(self.signature.inputs, counts, arrays), strict=True)),
+            hint=f"compiled for: {'; '.join(compiled) or 'none'}{how}",
         )
 
 
-def bind_shapes(signature: Signature, shapes: Sequence[Sequence[int]]) -> dict[str, int]:
-    """The value of each symbolic dimension for inputs of these shapes.
+def bind_shapes(
+    signature: Signature, shapes: Sequence[Sequence[int]], counts: Sequence[int] = ()
+) -> dict[str, int]:
+    """The value of each symbolic dimension for inputs of these shapes, and of these numbers of tensors.
 
     Raises:
         InputError: a shape does not fit its input, or two inputs disagree on a dimension.
@@ -236,7 +302,9 @@ def bind_shapes(signature: Signature, shapes: Sequence[Sequence[int]]) -> dict[s
     """
     binding: dict[str, int] = {}
     bound_by: dict[str, str] = {}
-    for spec, shape in zip(signature.inputs, shapes, strict=True):
+    for spec, shape in zip(flat_specs(signature.inputs, counts), shapes, strict=True):
+        if spec.kind != "tensor":
+            continue
         fits = len(shape) == len(spec.shape) and all(
             isinstance(d, str) or d == extent for d, extent in zip(spec.shape, shape, strict=True)
         )
@@ -282,5 +350,13 @@ def _shape(shape: Sequence[int | str]) -> str:
     return "[" + ", ".join(map(str, shape)) + "]"
 
 
-def _shapes(names: Sequence[str], shapes: Sequence[Sequence[int | str]]) -> str:
-    return ", ".join(f"{name}={_shape(shape)}" for name, shape in zip(names, shapes, strict=True))
+def _case(
+    specs: Sequence[TensorSpec], shapes: Sequence[Sequence[int | str]], values: Mapping[str, Sequence[Any]]
+) -> str:
+    """Shapes of inputs, and the values of some, as text."""
+    parts = [
+        f"{spec.name}={_shape(shape)}"
+        + (f" of value {list(values[spec.name])}" if spec.name in values else "")
+        for spec, shape in zip(specs, shapes, strict=True)
+    ]
+    return ", ".join(parts) or "no input"

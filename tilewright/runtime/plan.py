@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from tilewright.errors import ArtifactError
 from tilewright.runtime.control import LOOP_SCRATCH, Control, Loop, Region, control_from_json, fits
 from tilewright.runtime.records import Operand, Space, reading, record_json, text, texts, whole
+from tilewright.runtime.special import case_from_json, count_tensors, kind_from_json
 
 __all__ = [
     "ALIGNMENT",
@@ -157,15 +158,21 @@ class KernelCall:
 
 @dataclasses.dataclass(frozen=True)
 class TensorSpec:
-    """A graph input or output: name, shape (numbers and names of symbolic dimensions), dtype name as in
+    """A model's input or output: name, shape (numbers and names of symbolic dimensions), dtype name as in
     NumPy/ml_dtypes.
+
+    ``kind`` is one of :data:`~tilewright.runtime.special.KINDS`. A list of tensors or an optional one has no
+    shape here: variants are for the number and the shapes of the tensors in it.
     """
 
     name: str
     shape: tuple[Dim, ...]
     dtype: str
+    kind: str = "tensor"
 
     def __str__(self) -> str:
+        if self.kind != "tensor":
+            return f"{self.name}: {self.kind} of {self.dtype}"
         return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
 
     def to_json(self) -> dict[str, Any]:
@@ -179,7 +186,7 @@ class TensorSpec:
             shape = tuple(d if isinstance(d, str) else whole(d) for d in data["shape"])
             if any(isinstance(d, int) and d < 0 for d in shape):
                 raise ValueError("negative dimension")
-            return TensorSpec(text(data["name"]), shape, text(data["dtype"]))
+            return TensorSpec(text(data["name"]), shape, text(data["dtype"]), kind_from_json(data))
 
 
 class Range(NamedTuple):
@@ -262,6 +269,9 @@ class Variant:
             before the run.
         capacities: for outputs whose sizes kernels compute, the largest number of elements; -1 for others.
         shapes: symbol of the function that computes the output shapes from ``dims``; empty without any.
+        values: the elements, in row-major order, of each input whose value this variant is compiled for.
+        input_counts, output_counts: how many tensors each input and output of the signature is, ``ABSENT``
+            for one that is None; empty where all are tensors. Shapes and operands count these tensors.
     """
 
     binding: Mapping[str, int]
@@ -276,12 +286,20 @@ class Variant:
     checks: tuple[str, ...] = ()
     capacities: tuple[int, ...] = ()
     shapes: str = ""
+    values: Mapping[str, tuple[bool | int | float, ...]] = dataclasses.field(default_factory=dict)
+    input_counts: tuple[int, ...] = ()
+    output_counts: tuple[int, ...] = ()
     regions: tuple[Region, ...] = ()
 
     @property
     def own_kernels(self) -> tuple[KernelCall, ...]:
         """The steps that stand in no region."""
         return self.kernels[: self.regions[0].first] if self.regions else self.kernels
+
+    @property
+    def is_special(self) -> bool:
+        """Whether it is for certain values of inputs, or for certain numbers of tensors."""
+        return bool(self.values or self.input_counts)
 
     @property
     def computed_dims(self) -> tuple[str, ...]:
@@ -303,6 +321,7 @@ class Variant:
         """Inverse of :meth:`to_json`."""
         with reading("variant"):
             return Variant(
+                **case_from_json(data),
                 binding={text(name): whole(value) for name, value in data["binding"].items()},
                 entry=text(data["entry"]),
                 entry_object=text(data["entry_object"]),
@@ -321,7 +340,7 @@ class Variant:
 
 def check_variant(variant: Variant, signature: Signature, weight_bytes: int) -> None:
     """Raise ArtifactError unless every reference in ``variant`` stays inside what it refers to."""
-    inputs, outputs = len(signature.inputs), len(signature.outputs)
+    inputs, outputs = count_tensors(variant, signature)
     if len(variant.input_shapes) != inputs or len(variant.output_shapes) != outputs:
         raise ArtifactError(f"variant {dict(variant.binding)} has the wrong number of inputs or outputs")
     shapes = (*variant.input_shapes, *variant.output_shapes)

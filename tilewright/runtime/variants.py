@@ -16,6 +16,7 @@ from tilewright.runtime.loader import Library
 from tilewright.runtime.memory import OutputMemory, address_of, allocate, data_address
 from tilewright.runtime.plan import BROKEN, STATUS_BITS, STOPPED, TOO_LARGE, Range, Signature, Variant
 from tilewright.runtime.pool import ThreadPool
+from tilewright.runtime.special import flat_specs
 
 _ENTRY = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_void_p] * 7)
 _SHAPES = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_void_p] * 2)
@@ -44,10 +45,13 @@ class LoadedVariant:
 
     def __init__(self, variant: Variant, library: Library, weights: Any, signature: Signature) -> None:
         self.variant = variant
-        self.dtypes = [np.dtype(spec.dtype) for spec in signature.outputs]
+        outputs = flat_specs(signature.outputs, variant.output_counts)
+        self.dtypes = [np.dtype(spec.dtype) for spec in outputs]
+        self.values = _values(variant, signature)
+        #: The number of the run that used it last, counted where variants are for values of inputs.
+        self.used = 0
         self.dims = sorted(variant.dims)
         self.computed = [self.dims.index(name) for name in variant.computed_dims]
-        self._names = [spec.name for spec in signature.outputs]
         self._library = library
         self._weights = weights
         self.weights_address = address_of(weights) if weights.nbytes else 0
@@ -59,6 +63,12 @@ class LoadedVariant:
     def is_fixed(self) -> bool:
         """Whether it takes inputs of one shape only."""
         return not self.variant.dims
+
+    def takes(self, counts: tuple[int, ...], arrays: Sequence[np.ndarray]) -> bool:
+        """Whether it is for lists of these numbers of tensors and for the values that inputs have."""
+        return self.variant.input_counts == counts and all(
+            arrays[n].tobytes() == elements for n, elements in self.values.items()
+        )
 
     def bind(self, shapes: Shapes) -> BoundVariant | None:
         """The variant for inputs of these shapes; None when it does not take them.
@@ -195,6 +205,16 @@ class BoundVariant:
             result if most < 0 else result[: math.prod(shape)].reshape(shape)
             for result, shape, most in zip(results, shapes, self.variant.capacities, strict=True)
         ]
+
+
+def _values(variant: Variant, signature: Signature) -> dict[int, bytes]:
+    """The elements of the inputs that a variant is for, by the positions of their tensors."""
+    specs = flat_specs(signature.inputs, variant.input_counts)
+    return {
+        n: np.array(variant.values[spec.name], np.dtype(spec.dtype)).tobytes()
+        for n, spec in enumerate(specs)
+        if spec.name in variant.values
+    }
 
 
 def match_shapes(variant: Variant, shapes: Shapes) -> dict[str, int] | None:

@@ -10,10 +10,12 @@ import numpy as np
 from tilewright.errors import GraphError, UnsupportedError, one_line
 from tilewright.frontend.onnx.bodies import Body, Formal
 from tilewright.frontend.onnx.raw import RawBody, RawNode
+from tilewright.frontend.onnx.steering import Steering
 from tilewright.graph.builder import GraphBuilder
 from tilewright.graph.fold import fold_node
 from tilewright.graph.graph import Attr, Value
 from tilewright.graph.limits import FoldBudget
+from tilewright.graph.opdef import get_op
 from tilewright.ir import dtype as dt
 from tilewright.ir.expr import Const, Expr, ExprLike, as_expr
 from tilewright.ir.visit import const_int
@@ -47,6 +49,7 @@ class NodeContext:
         location: str,
         bodies: Bodies,
         folding: FoldBudget | None = None,
+        steering: Steering | None = None,
     ) -> None:
         self.node = node
         self.since = since
@@ -55,6 +58,7 @@ class NodeContext:
         self.location = location
         self.bodies = bodies
         self._folding = folding
+        self._steering = steering
 
     # ----------------------------------------------------------------------------------------------- operands
     def has(self, index: int) -> bool:
@@ -99,8 +103,16 @@ class NodeContext:
         """The data of an input that must be known when the model is compiled."""
         found = self.data(index)
         if found is None:
+            self.require_known(self.value(index), what)
             self.unsupported(f"{what} is computed at run time; it must be constant")
         return found
+
+    def require_known(self, value: Value, what: str) -> None:
+        """Raise SteeringError where the elements of ``value`` follow from inputs of the model, whose values
+        the model can be compiled for.
+        """
+        if self._steering is not None:
+            self._steering.require(self.builder, value, f"{self.node.op_type}: {what}", self.where)
 
     def ints(self, index: int, what: str) -> tuple[int, ...] | None:
         """A constant integer input as a tuple, None when it is absent."""
@@ -145,8 +157,15 @@ class NodeContext:
         return output
 
     def emit(self, op: str, inputs: Sequence[Value | None], /, **attrs: Attr) -> tuple[Value, ...]:
-        """Emit an operator; results known already become constants."""
+        """Emit an operator; results known already become constants.
+
+        Raises SteeringError where it is steered by what follows from inputs of the model.
+        """
         builder = self.builder
+        for index, param in get_op(op).params.items():
+            value = inputs[index] if index < len(inputs) else None
+            if value is not None and builder.const(value) is None and builder.exprs(value) is None:
+                self.require_known(value, f"its {param}")
         name = self.node.outputs[0] if len(self.node.outputs) == 1 else self.node.name
         outputs = builder.emit(op, inputs, attrs, name=name)
         node = builder.producer(outputs[0])

@@ -28,6 +28,7 @@ from tilewright.frontend.onnx.raw import (
 )
 from tilewright.frontend.onnx.registry import lookup
 from tilewright.frontend.onnx.schema import check_node, schema_of
+from tilewright.frontend.onnx.steering import Steering
 from tilewright.graph.builder import GraphBuilder
 from tilewright.graph.graph import Origin, Value
 from tilewright.graph.limits import FoldBudget
@@ -76,11 +77,18 @@ class Importer:
     def __init__(self, raw: RawModel, builder: GraphBuilder) -> None:
         self._raw = raw
         self._builder = builder
+        self._steering = Steering()
         self._folding = FoldBudget()
         self._count = 0
 
     def add(self, values: dict[str, Value | None]) -> None:
-        """Add the whole model, whose inputs are in ``values``, and put all results there."""
+        """Add the whole model, whose inputs are in ``values``, and put all results there.
+
+        Raises SteeringError where a node needs the elements of inputs.
+        """
+        for value in values.values():
+            if value is not None and self._builder.const(value) is None:
+                self._steering.add_input(value)
         weights = {k: v for k, v in self._raw.initializers.items() if k not in values}
         self._add_nodes(weights, self._raw.nodes, values, _Scope(self._raw.opsets))
 
@@ -117,7 +125,14 @@ class Importer:
             if entry is not None:
                 bodies = _Bodies(self, values, scope)
                 ctx = NodeContext(
-                    node, entry.since, self._builder, inputs, self._raw.location, bodies, self._folding
+                    node,
+                    entry.since,
+                    self._builder,
+                    inputs,
+                    self._raw.location,
+                    bodies,
+                    self._folding,
+                    self._steering,
                 )
                 result = entry.handler(ctx)
                 results = [result] if isinstance(result, Value) else list(result)
@@ -163,6 +178,7 @@ class Importer:
         builder = self._builder
         captures = {name: around[name] for name in body.captures}
         result, known = begin(builder, "body", body.inputs, formals, captures)
+        self._steering.add_captures(builder, result.captured)
         self._builder = result.builder
         try:
             result.give(self._body(body, known, scope))

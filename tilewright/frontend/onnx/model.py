@@ -8,17 +8,28 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
+import numpy as np
+
 import tilewright.frontend.onnx.handlers  # noqa: F401  (registers them)
-from tilewright.errors import GraphError, ModelFileError, ShapeError, TilewrightError, UnsupportedError
+from tilewright.errors import (
+    GraphError,
+    InputError,
+    ModelFileError,
+    ShapeError,
+    TilewrightError,
+    UnsupportedError,
+)
 from tilewright.frontend.common import UnsupportedReport, bind_dims
 from tilewright.frontend.onnx.importer import Importer, all_nodes, report_unsupported
 from tilewright.frontend.onnx.raw import RawModel, RawValue
 from tilewright.frontend.onnx.reader import Source, read
 from tilewright.frontend.onnx.registry import MAX_OPSET, MIN_OPSET
+from tilewright.frontend.onnx.steering import as_value, check_size
 from tilewright.graph.builder import GraphBuilder
 from tilewright.graph.graph import Graph, Origin, TensorType, Value
 from tilewright.graph.limits import check_type
 from tilewright.graph.rewrite import eliminate_dead_code
+from tilewright.ir.dtype import to_numpy
 from tilewright.ir.expr import Expr, Var, as_expr
 from tilewright.ir.sizes import typical_size
 
@@ -65,9 +76,12 @@ class OnnxModel:
         return tuple(Signature(n, v.type) for n, v in zip(graph.output_names, graph.outputs, strict=True))
 
     def declared(
-        self, shapes: Mapping[str, Sequence[int | None]] | None = None
+        self,
+        shapes: Mapping[str, Sequence[int | None]] | None = None,
+        values: Mapping[str, np.ndarray] | None = None,
     ) -> tuple[tuple[Signature, ...], tuple[Signature, ...]]:
-        """Inputs and outputs as the file declares them, with sizes that ``shapes`` fixes for the inputs.
+        """Inputs and outputs as the file declares them, with sizes that ``shapes`` fixes for the inputs, and
+        ``values`` for some of them.
 
         Raises ShapeError for shapes that do not fit the model, UnsupportedError naming all unsupported
         operators at once, and as :meth:`to_graph` where the file leaves out an output's element type.
@@ -85,10 +99,21 @@ class OnnxModel:
         outputs = self._raw.outputs
         if not all(v.dtype for v in outputs):
             open_dims = {d.name: 2 for s in inputs for d in s.type.shape if isinstance(d, Var)}
-            sample = self.to_graph(shapes, open_dims)  # element types do not depend on sizes
+            sample = self.to_graph(shapes, open_dims, values)  # element types do not depend on sizes
             types_of = (v.dtype for v in sample.outputs)
             outputs = tuple(dataclasses.replace(v, dtype=t) for v, t in zip(outputs, types_of, strict=True))
         return inputs, tuple(fixed(v.name, self._declared(v)) for v in outputs)
+
+    def as_values(self, given: Mapping[str, object]) -> dict[str, np.ndarray]:
+        """Values of inputs as arrays of their element types. Raises InputError where the model has no such
+        input, or one of another type.
+        """
+        dtypes = {v.name: v.dtype for v in (*self._raw.inputs, *self._raw.overridable)}
+        for name in given:
+            if name not in dtypes:
+                known = ", ".join(dtypes) or "none"
+                raise InputError(f"no input is called '{name}'", hint=f"inputs: {known}")
+        return {name: as_value(name, value, to_numpy(dtypes[name])) for name, value in given.items()}
 
     def unsupported(self) -> list[str]:
         """One line for each operator that is not supported: how many nodes use it, and the first by name."""
@@ -98,29 +123,39 @@ class OnnxModel:
         self,
         shapes: Mapping[str, Sequence[int | None]] | None = None,
         dims: Mapping[str, int | Var] | None = None,
+        values: Mapping[str, np.ndarray] | None = None,
     ) -> Graph:
         """The model as a graph.
 
         ``shapes`` fixes the shapes of inputs (None leaves a dimension open), ``dims`` sizes of dimensions by
-        name, or gives them ranges. With all of them fixed every shape in the graph is a number.
+        name, or gives them ranges. With all of them fixed every shape in the graph is a number. ``values``
+        are the elements of inputs: they stay inputs, which nothing reads.
 
         Raises UnsupportedError naming all unsupported operators at once, or the nodes whose shapes depend on
-        the inputs' data, ShapeError for shapes that do not fit the model, and GraphError for nodes that
-        contradict their definition.
+        the inputs' data, SteeringError naming inputs that ``values`` must give, ShapeError for shapes that do
+        not fit the model, InputError for values that do not, and GraphError for nodes that contradict their
+        definition.
         """
+        values = values or {}
+        shapes = {**(shapes or {}), **{name: array.shape for name, array in values.items()}}
         self._check_opsets()
         self._report().raise_if_any(self.location)
         types = self._input_types(shapes)
         bound = bind_dims(types, shapes, dims)
         builder = GraphBuilder(_graph_name(self.location))
-        values: dict[str, Value | None] = {}
+        known: dict[str, Value | None] = {}
         for name, kind in types.items():
             shape = [bound.get(d, d) if isinstance(d, Var) else d for d in kind.shape]
             check_type(TensorType.make(shape, kind.dtype), f"input '{name}'", self.location)
-            values[name] = builder.input(name, shape, kind.dtype)
-        Importer(self._raw, builder).add(values)
+            known[name] = builder.input(name, shape, kind.dtype)
+            if name in values:
+                if values[name].dtype != to_numpy(kind.dtype):
+                    raise InputError(f"the value of input '{name}' is {values[name].dtype}, not {kind.dtype}")
+                check_size(name, values[name].shape, "what the model does", self.location)
+                known[name] = builder.constant(values[name].copy(), name)
+        Importer(self._raw, builder).add(known)
         builder.origin = Origin()
-        results = [self._result(v, values[v.name]) for v in self._raw.outputs]
+        results = [self._result(v, known[v.name]) for v in self._raw.outputs]
         graph = eliminate_dead_code(builder.build(results, [v.name for v in self._raw.outputs]))
         if all(v.static_shape is not None for v in graph.inputs):
             _require_static(graph, self.location)
@@ -245,6 +280,7 @@ def import_onnx(
     source: Source,
     shapes: Mapping[str, Sequence[int | None]] | None = None,
     dims: Mapping[str, int] | None = None,
+    values: Mapping[str, np.ndarray] | None = None,
 ) -> Graph:
-    """``read_model(source).to_graph(shapes, dims)``."""
-    return read_model(source).to_graph(shapes, dims)
+    """``read_model(source).to_graph(shapes, dims, values)``."""
+    return read_model(source).to_graph(shapes, dims, values)
