@@ -240,10 +240,6 @@ def test_contradictions(
 
 
 def test_types_that_are_not_supported() -> None:
-    made = helper.make_node("QuantizeLinear", ["x", "s"], ["y"], output_dtype=TensorProto.INT4)
-    proto = model([made], [value("x", (7,))], ["y"], [constant("s", 0.1, "float32")], opset=21)
-    with pytest.raises(UnsupportedError, match="int4"):
-        run(proto, {"x": floats(7)})
     arrays: dict[str, np.ndarray | None] = {
         "x": floats(1, 1, 5),
         "w": of("int8", 1, 5, 8),

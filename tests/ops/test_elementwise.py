@@ -9,7 +9,7 @@ from tests.ops.harness import check, floats, ints, reference, type_of
 from tilewright.errors import GraphError
 from tilewright.graph.graph import TensorType
 from tilewright.ir.expr import Var
-from tilewright.ops.elementwise import cast_numpy
+from tilewright.ops.cast import cast_numpy
 
 SPECIAL = np.array(
     [np.nan, np.inf, -np.inf, -0.0, 0.0, 1e-8, -1e-8, 90.0, -90.0, 1.0, -1.0, 0.5, 2.5], np.float32

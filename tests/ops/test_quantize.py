@@ -103,7 +103,7 @@ def tensor(dtype: str, *shape: int) -> TensorType:
     ("op", "types", "attrs", "message"),
     [
         ("quantize", [("int64", 4), ("float32",)], {"to": "int8"}, "floats or int32"),
-        ("quantize", [("float32", 4), ("float32",)], {"to": "int64"}, "8 or 16 bits"),
+        ("quantize", [("float32", 4), ("float32",)], {"to": "int64"}, "at most 16 bits"),
         ("quantize", [("float32", 4), ("int32",)], {"to": "int8"}, "scale must be of a float type"),
         ("quantize", [("float32", 4), ("float32", 3)], {"to": "int8"}, "cannot be broadcast"),
         ("quantize", [("float32", 4), ("float32", 2, 4)], {"to": "int8"}, "does not fit data"),
@@ -122,3 +122,29 @@ def test_what_is_refused(op: str, types: list, attrs: dict[str, str], message: s
     given_types = [None if t is None else tensor(*t) for t in types]
     with pytest.raises(GraphError, match=message):
         type_of(op, given_types, **attrs)
+
+
+@pytest.mark.parametrize("to", sorted(dt.STORAGE - {"float8_e8m0fnu"}))
+@pytest.mark.parametrize("source", ["float32", "float16"])
+def test_storage_types(to: str, source: str) -> None:
+    """To types of 8 bits and fewer and back, with one scale and with one a row."""
+    x = floats(6, 40, low=-20, high=20, dtype=source)
+    codes = np.random.default_rng(0).integers(0, 1 << dt.bits(to), (6, 40))
+    data = codes.astype(np.uint8).view(dt.to_numpy(to))
+    for shape in ((), (6, 1)):
+        scale = floats(*shape, low=0.5, high=3, dtype=source)
+        zero = np.ones(shape, np.float32).astype(dt.to_numpy(to))
+        for point in (None, zero):
+            if point is not None and dt.is_float(to) and dt.bits(to) == 8:
+                point = np.zeros(shape, dt.to_numpy(to))
+            check("quantize", [x, scale, point], to=to, rtol=0, atol=0)
+            check("dequantize", [data, scale, point], to=source, rtol=1e-6)
+    check("quantize", [100 * x, scale, None], to=to, saturate=False)
+
+
+@pytest.mark.parametrize("dtype", ["float8_e5m2", "float8_e4m3fn"])
+def test_arithmetic_of_storage_floats_is_done_in_float32(dtype: str) -> None:
+    x = np.arange(256, dtype=np.uint8).view(dt.to_numpy(dtype))
+    check("isnan", [x])
+    check("isinf", [x])
+    check("identity", [x])

@@ -20,6 +20,7 @@ from tilewright.graph.movement import simplify_movement, sink_reshapes, sink_tra
 from tilewright.graph.narrow import pack_narrow_convolutions
 from tilewright.graph.regions import map_regions, simplify_regions
 from tilewright.graph.rewrite import eliminate_dead_code, fixpoint
+from tilewright.graph.storage import pack_constants
 
 Pass: TypeAlias = Callable[[Graph], Graph]
 
@@ -63,6 +64,7 @@ PASSES: Final[tuple[tuple[str, Pass], ...]] = (
     ("choose_alternatives", choose_alternatives),
     ("decompose_alternatives", decompose),
     ("canonicalise_alternatives", canonicalise_views),
+    ("pack_constants", pack_constants),
     ("eliminate_dead_code", eliminate_dead_code),
 )
 

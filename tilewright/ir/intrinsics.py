@@ -28,7 +28,8 @@ class Intrinsic:
     Attributes:
         name: as in ``Call.name``.
         arity: number of operands, all of one dtype.
-        domain: ``float``, ``int`` or ``number`` (both): which operands it takes.
+        domain: ``float``, ``int`` or ``number`` (both): which operands it takes; or a number of bits, for all
+            types of that size in memory.
         result: dtype of the result, or ``same`` for the operands'.
         numpy: the elementwise definition. Of an effect: what the interpreter runs, with a dictionary that
             lives as long as one run of a program, and the operands; None for what arrays would not show.
@@ -55,6 +56,8 @@ class Intrinsic:
             return dt.is_float(operand)
         if self.domain == "int":
             return dt.is_int(operand)
+        if self.domain != "number":
+            return 8 * dt.nbytes(operand) == int(self.domain)
         return dt.is_float(operand) or dt.is_int(operand)
 
 
@@ -119,9 +122,22 @@ def _predicate(fn: Callable[..., Any]) -> Callable[..., Any]:
     return lambda x: fn(np.asarray(x, dtype=np.float64))
 
 
+def _bitcast(to: str) -> Intrinsic:
+    """The bits of any type of the same size in memory as ``to``."""
+    target = dt.to_numpy(to)
+
+    def reinterpret(x: Any) -> Any:
+        result = np.asarray(x)[..., None].view(target)[..., 0]
+        return result if np.ndim(x) else result[()]
+
+    return Intrinsic(f"{_BITCAST}{to}", 1, str(8 * dt.nbytes(to)), to, reinterpret, 0)
+
+
 def _float(name: str, fn: Callable[..., Any], flops: int, arity: int = 1) -> Intrinsic:
     return Intrinsic(name, arity, "float", "same", fn, flops)
 
+
+_BITCAST: Final = "bitcast_"
 
 _ALL: Final = (
     _float("exp", _wide(np.exp), 12),
@@ -158,6 +174,7 @@ _ALL: Final = (
     Intrinsic("isnan", 1, "float", "bool", _predicate(np.isnan), 1),
     Intrinsic("isinf", 1, "float", "bool", _predicate(np.isinf), 1),
     Intrinsic("popcount", 1, "int", "same", _popcount, 1),
+    *(_bitcast(to) for to in sorted(dt.DTYPES - {"bool"})),
     Intrinsic("fence", 0, "number", "bool", None, 0, effect=True),
     Intrinsic("barrier", 0, "number", "bool", None, 0, effect=True),
     Intrinsic("async_commit", 0, "number", "bool", None, 0, effect=True),
@@ -165,11 +182,12 @@ _ALL: Final = (
 )
 
 #: Every intrinsic by name. ``round`` rounds halves to even; ``fmod`` has the dividend's sign; ``tf32`` keeps
-#: ten bits behind the point (halves away from zero); ``fence`` keeps memory accesses on its two sides from
-#: being moved across it. ``barrier`` lets no thread of a thread block go on before all of them have come to
-#: it, and makes what they wrote visible to each other. ``async_commit`` closes the group of asynchronous
-#: copies (stores under ``Annotate("async_copy", True)``) that a thread has issued since the last one;
-#: ``async_wait(n)`` waits until at most ``n`` closed groups of the thread are pending.
+#: ten bits behind the point (halves away from zero); ``bitcast_T`` has the operand's bits and the type T;
+#: ``fence`` keeps memory accesses on its two sides from being moved across it. ``barrier`` lets no thread of
+#: a thread block go on before all of them have come to it, and makes what they wrote visible to each other.
+#: ``async_commit`` closes the group of asynchronous copies (stores under ``Annotate("async_copy", True)``)
+#: that a thread has issued since the last one; ``async_wait(n)`` waits until at most ``n`` closed groups of
+#: the thread are pending.
 INTRINSICS: Final[dict[str, Intrinsic]] = {i.name: i for i in _ALL}
 
 
@@ -203,6 +221,20 @@ def intrinsic(name: str, *operands: ExprLike) -> Expr:
     if len(dtypes) != 1 or not spec.accepts(exprs[0].dtype):
         raise TypeError(f"{name} takes {spec.domain} operands of one dtype, not {', '.join(sorted(dtypes))}")
     return call(name, exprs, spec.result_dtype(exprs[0].dtype))
+
+
+def bitcast(to: str, value: ExprLike) -> Expr:
+    """The bits of ``value`` as a ``to``, a type of the same size in memory.
+
+    Raises TypeError for types of other sizes, and for bool.
+    """
+    value = as_expr(value)
+    return value if value.dtype == to else intrinsic(f"{_BITCAST}{to}", value)
+
+
+def bitcast_target(name: str) -> str | None:
+    """The type that the intrinsic ``name`` reinterprets bits as; None for others."""
+    return name.removeprefix(_BITCAST) if name.startswith(_BITCAST) else None
 
 
 def effect(name: str, *operands: ExprLike) -> Expr:

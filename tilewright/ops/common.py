@@ -10,6 +10,7 @@ import numpy as np
 from tilewright.graph.opdef import OpContext
 from tilewright.ir import dtype as dt
 from tilewright.ir import te
+from tilewright.ir.convert import convert
 from tilewright.ir.expr import BinOp, Expr, ExprLike, as_expr, maximum, reduce_identity
 from tilewright.ir.sizes import typical_size
 from tilewright.ir.visit import const_int, walk_expr
@@ -146,15 +147,21 @@ def is_half(dtype: str) -> bool:
     return dtype in ("float16", "bfloat16")
 
 
+def is_narrow(dtype: str) -> bool:
+    """Floats below float32: those of 16 bits, and those for storage."""
+    return is_half(dtype) or (dtype in dt.STORAGE and dt.is_float(dtype))
+
+
 def widen(value: Expr) -> Expr:
-    """A 16-bit float as float32; anything else as it is."""
-    return value.astype("float32") if is_half(value.dtype) else value
+    """A narrow float as float32; anything else as it is."""
+    return convert(value, "float32") if is_narrow(value.dtype) else value
 
 
 def in_float32(fn: Callable[..., Expr], *args: Expr) -> Expr:
-    """``fn(*args)`` with 16-bit floats widened before and the result narrowed after."""
+    """``fn(*args)`` with narrow floats widened before and the result narrowed after."""
     result = fn(*(widen(a) for a in args))
-    return result.astype(args[0].dtype) if result.dtype == "float32" and is_half(args[0].dtype) else result
+    narrow = result.dtype == "float32" and is_narrow(args[0].dtype)
+    return convert(result, args[0].dtype, saturate=False) if narrow else result
 
 
 def in_float32_numpy(fn: Callable[..., Any], *args: np.ndarray) -> np.ndarray:
@@ -162,9 +169,9 @@ def in_float32_numpy(fn: Callable[..., Any], *args: np.ndarray) -> np.ndarray:
     NaN are silenced.
     """
     dtype = args[0].dtype
-    half = is_half(dtype.name)
+    half = is_narrow(dtype.name)
     with np.errstate(all="ignore"):
-        result = np.asarray(fn(*(a.astype(np.float32) if is_half(a.dtype.name) else a for a in args)))
+        result = np.asarray(fn(*(a.astype(np.float32) if is_narrow(a.dtype.name) else a for a in args)))
     return result.astype(dtype) if half and result.dtype == np.float32 else result
 
 

@@ -1,4 +1,4 @@
-"""Elementwise operators: arithmetic, comparisons, logic, casts and activations, with NumPy broadcasting."""
+"""Elementwise operators: arithmetic, comparisons, logic and activations, with NumPy broadcasting."""
 
 from __future__ import annotations
 
@@ -158,61 +158,6 @@ def _isinf_numpy(x: np.ndarray, attrs: Attrs) -> np.ndarray:
 
 
 unary("isinf", _isinf, _isinf_numpy, result=_bool)
-
-
-# ------------------------------------------------------------------------------------------------------- cast
-def _cast_infer(ctx: OpContext) -> list[TensorType]:
-    x = ctx.input(0)
-    to = str(ctx.attr("to"))
-    if min(dt.bits(x.dtype), dt.bits(to)) < 8:
-        ctx.fail(f"casting from {x.dtype} to {to} is not supported")
-    return [TensorType(x.shape, to)]
-
-
-def _cast_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
-    (x,) = inputs
-    to = str(ctx.attr("to"))
-
-    def body(*i: Expr) -> Expr:
-        # A number is true when it is not zero, NaN included.
-        return x[i].ne(const(0, x.dtype)) if to == "bool" and x.dtype != "bool" else x[i].astype(to)
-
-    return [te.compute(x.shape, body, "cast")]
-
-
-def cast_numpy(x: np.ndarray, to: str) -> np.ndarray:
-    """``x`` as ``to`` with the IR's rule: floats to integers truncate and saturate, NaN becomes 0."""
-    target = dt.to_numpy(to)
-    if to == "bool":
-        return (
-            x.astype(np.float32) != 0
-            if dt.is_float(dt.from_numpy(x.dtype)) and x.dtype.itemsize < 4
-            else x != 0
-        )
-    with np.errstate(all="ignore"):
-        if dt.is_int(to) and dt.is_float(dt.from_numpy(x.dtype)):
-            low, high = dt.int_range(to)
-            wide = np.trunc(np.nan_to_num(x.astype(np.float64), nan=0.0, posinf=np.inf, neginf=-np.inf))
-            # 2**63 - 1 is no double: compare, then set the ends as integers.
-            inside = np.where((wide > low) & (wide < high), wide, 0).astype(target)
-            return np.where(wide >= high, target.type(high), np.where(wide <= low, target.type(low), inside))
-        return x.astype(target)
-
-
-def _cast_reference(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
-    return [cast_numpy(inputs[0], str(ctx.attr("to")))]
-
-
-register(
-    OpDef(
-        "cast",
-        FusionKind.elementwise,
-        infer=_cast_infer,
-        compute=_cast_compute,
-        reference=_cast_reference,
-        symbolic=symbolic_map(lambda x: x),
-    )
-)
 
 
 # ----------------------------------------------------------------------------------------------------- binary

@@ -1,4 +1,4 @@
-"""Quantization: floats as integers of few bits, ``x ~ (q - zero_point) * scale``, and back.
+"""Quantization: floats as integers or floats of few bits, ``x ~ (q - zero_point) * scale``, and back.
 
 Both operators are elementwise; scales and zero points broadcast as all operands do (an importer brings those
 per axis and per block into that form).
@@ -14,8 +14,10 @@ from tilewright.graph.graph import TensorType
 from tilewright.graph.opdef import FusionKind, OpContext, OpDef, register
 from tilewright.ir import dtype as dt
 from tilewright.ir import te
+from tilewright.ir.convert import convert
 from tilewright.ir.expr import Expr, const, select
 from tilewright.ir.intrinsics import intrinsic
+from tilewright.ops.cast import cast_numpy
 from tilewright.ops.common import (
     Operands,
     as_dtype,
@@ -54,13 +56,18 @@ def _zero_point(ctx: OpContext, inputs: Operands) -> Any:
     return inputs[2]
 
 
+def _has_no_zero_point(dtype: str) -> bool:
+    """Floats of 8 bits are symmetric: ONNX gives them zero points for their type only."""
+    return dt.is_float(dtype) and dt.bits(dtype) == 8
+
+
 # --------------------------------------------------------------------------------------------------- quantize
 def _quantize_infer(ctx: OpContext) -> list[TensorType]:
     x, to = ctx.input(0), str(ctx.attr("to"))
     if not dt.is_float(x.dtype) and x.dtype != "int32":
         ctx.fail(f"'quantize' takes floats or int32, not {x.dtype}")
-    if not dt.is_int(to) or dt.bits(to) not in (8, 16):
-        ctx.fail(f"'quantize' gives integers of 8 or 16 bits, not {to}")
+    if (to not in dt.STORAGE and (not dt.is_int(to) or dt.bits(to) > 16)) or to == "float8_e8m0fnu":
+        ctx.fail(f"'quantize' gives integers of at most 16 bits and floats of at most 8, not {to}")
     _check_params(ctx, to)
     return [TensorType(x.shape, to)]
 
@@ -83,10 +90,10 @@ def limited(x: Expr, low: int, high: int) -> Expr:
 def _quantize_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
     x, scale = inputs[0], inputs[1]
     to, exact = str(ctx.attr("to")), _quotient_dtype(ctx)
-    low, high = dt.int_range(to)
     zero = _zero_point(ctx, inputs)
+    low, high = (0, 0) if dt.is_float(to) else dt.int_range(to)
     known = ctx.consts[2] if zero is not None else None
-    number = int(known.reshape(())) if known is not None and known.size == 1 else None
+    number = int(known.reshape(()).item()) if known is not None and known.size == 1 else None
 
     def quotient(*i: Expr) -> Expr:
         value = x[i].astype(exact)
@@ -98,14 +105,18 @@ def _quantize_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
 
     def body(*i: Expr) -> Expr:
         value = quotient(*i)
+        if dt.is_float(to):
+            if zero is not None and not _has_no_zero_point(to):
+                value = value + convert(read_broadcast(zero, x.shape, i), value.dtype)
+            return convert(value, to, bool(ctx.attr("saturate", True)))
         if zero is None:
-            return intrinsic("round", limited(value, low, high)).astype("int32").astype(to)
+            return convert(intrinsic("round", limited(value, low, high)).astype("int32"), to)
         if number is not None:
             rounded = intrinsic("round", limited(value, low - number, high - number)).astype("int32")
-            return (rounded + number).astype(to)
-        offset = read_broadcast(zero, x.shape, i).astype(value.dtype)
+            return convert(rounded + number, to)
+        offset = convert(read_broadcast(zero, x.shape, i), value.dtype)
         # Whole numbers this small are exact, and those that are not lie beyond the ends.
-        return limited(intrinsic("round", value) + offset, low, high).astype("int32").astype(to)
+        return convert(limited(intrinsic("round", value) + offset, low, high).astype("int32"), to)
 
     return [te.compute(x.shape, body, "quantize")]
 
@@ -113,9 +124,14 @@ def _quantize_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
 def _quantize_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
     x, scale = inputs[0], inputs[1]
     to, exact = str(ctx.attr("to")), dt.to_numpy(_quotient_dtype(ctx))
-    low, high = dt.int_range(to)
     with np.errstate(all="ignore"):
-        value = np.asarray(x.astype(exact) / scale.astype(exact)).astype(np.float64)
+        value = np.asarray(x.astype(exact) / scale.astype(exact))
+        if dt.is_float(to):
+            if len(inputs) > 2 and inputs[2] is not None and not _has_no_zero_point(to):
+                value = value.astype(np.float32) + inputs[2].astype(np.float32)
+            return [cast_numpy(value, to, bool(ctx.attr("saturate", True)))]
+        low, high = dt.int_range(to)
+        value = value.astype(np.float64)
         if len(inputs) > 2 and inputs[2] is not None:
             shifted = np.rint(value) + inputs[2].astype(np.float64)
         else:
@@ -138,9 +154,9 @@ register(
 # ------------------------------------------------------------------------------------------------- dequantize
 def _dequantize_infer(ctx: OpContext) -> list[TensorType]:
     x, to = ctx.input(0), str(ctx.attr("to"))
-    if not dt.is_int(x.dtype):
-        ctx.fail(f"'dequantize' takes integers, not {x.dtype}")
-    if not dt.is_float(to):
+    if not dt.is_int(x.dtype) and x.dtype not in dt.STORAGE:
+        ctx.fail(f"'dequantize' takes integers and floats of at most 8 bits, not {x.dtype}")
+    if not dt.is_float(to) or to in dt.STORAGE:
         ctx.fail(f"'dequantize' gives floats, not {to}")
     _check_params(ctx, x.dtype)
     return [TensorType(x.shape, to)]
@@ -153,9 +169,9 @@ def _dequantize_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
     zero = _zero_point(ctx, inputs)
 
     def body(*i: Expr) -> Expr:
-        value = x[i].astype("int32")
-        if zero is not None:
-            value = value - read_broadcast(zero, x.shape, i).astype("int32")
+        value = convert(x[i], wide if dt.is_float(x.dtype) else "int32")
+        if zero is not None and not dt.is_float(x.dtype):
+            value = value - convert(read_broadcast(zero, x.shape, i), "int32")
         return (value.astype(wide) * read_broadcast(scale, x.shape, i).astype(wide)).astype(to)
 
     return [te.compute(x.shape, body, "dequantize")]
@@ -165,8 +181,9 @@ def _dequantize_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
     x, scale = inputs[0], inputs[1]
     to = str(ctx.attr("to"))
     wide = np.float32 if is_half(to) else dt.to_numpy(to)
-    value = x.astype(np.int32)
-    if len(inputs) > 2 and inputs[2] is not None:
+    whole = not dt.is_float(dt.from_numpy(x.dtype))
+    value = x.astype(np.int32 if whole else wide)
+    if len(inputs) > 2 and inputs[2] is not None and whole:
         value = value - inputs[2].astype(np.int32)
     return [as_dtype(value.astype(wide) * scale.astype(wide), to)]
 

@@ -16,6 +16,7 @@ from tilewright.backend.llvm import types as ty
 from tilewright.backend.llvm.ops import Ops
 from tilewright.errors import CompileError
 from tilewright.ir import dtype as dt
+from tilewright.ir.intrinsics import bitcast_target
 from tilewright.target import Target
 
 
@@ -57,6 +58,9 @@ def call(ops: Ops, features: Features, name: str, dtype: str, args: Sequence[str
     """Emit intrinsic ``name`` on ``args``, whose first has ``dtype``. Raises CompileError for names it does
     not know.
     """
+    to = bitcast_target(name)
+    if to is not None:
+        return _bitcast(ops, dtype, to, args[0])
     if not dt.is_float(dtype):
         return _integer(ops, name, dtype, args)
     if name in ("isnan", "isinf", "isfinite"):
@@ -89,6 +93,12 @@ def call(ops: Ops, features: Features, name: str, dtype: str, args: Sequence[str
     if name in _LIBM and len(args) == _LIBM[name]:
         return _libm(ops, name, dtype, args)
     raise CompileError(f"the LLVM backend has no intrinsic '{name}' of {len(args)} arguments on {dtype}")
+
+
+def _bitcast(ops: Ops, dtype: str, to: str, x: str) -> str:
+    if dtype == "bool":
+        return ops.cast(x, "bool", "uint8")
+    return x if ops.type(dtype) == ops.type(to) else ops.bitcast(x, dtype, to)
 
 
 def _tf32(ops: Ops, dtype: str, x: str) -> str:

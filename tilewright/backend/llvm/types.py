@@ -12,13 +12,15 @@ from tilewright.errors import CompileError
 from tilewright.ir import dtype as dt
 
 # A bfloat16 is its bits: all arithmetic on it is done in float32, and LLVM's bfloat needs library functions
-# even to be moved where the processor does not know the type.
+# even to be moved where the processor does not know the type. Types for storage are their bits, too.
 _TYPES = {
     "bool": "i1",
     "int8": "i8", "int16": "i16", "int32": "i32", "int64": "i64",
     "uint8": "i8", "uint16": "i16", "uint32": "i32", "uint64": "i64",
     "float16": "half", "bfloat16": "i16", "float32": "float", "float64": "double",
+    **dict.fromkeys(dt.STORAGE, "i8"),
 }  # fmt: skip
+_AS_FLOATS = ("float16", "float32", "float64")
 
 
 @functools.cache
@@ -46,8 +48,8 @@ def memory_type(dtype: str, lanes: int = 0) -> str:
 @functools.cache
 def suffix(dtype: str, lanes: int) -> str:
     """How a type is spelled in the name of an overloaded intrinsic (``v16f32``)."""
-    bits = 1 if dtype == "bool" else dt.bits(dtype)
-    scalar = f"{'f' if dt.is_float(dtype) and dtype != 'bfloat16' else 'i'}{bits}"
+    bits = 1 if dtype == "bool" else 8 * dt.nbytes(dtype)
+    scalar = f"{'f' if dtype in _AS_FLOATS else 'i'}{bits}"
     return f"v{lanes}{scalar}" if lanes else scalar
 
 
@@ -61,6 +63,9 @@ def literal(value: float, dtype: str) -> str:
     """A scalar constant of ``dtype``."""
     if dtype == "bool":
         return "true" if value else "false"
+    if dtype in dt.STORAGE:
+        with np.errstate(all="ignore"):
+            return str(np.array(value).astype(dt.to_numpy(dtype)).view(np.uint8))
     if not dt.is_float(dtype):
         return str(int(value))
     if dtype == "float64":

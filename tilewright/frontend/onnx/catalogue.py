@@ -19,8 +19,11 @@ _GROUPS: Final = (
     ("floats", ("float16", "bfloat16", "float", "double")),
     ("signed", ("int8", "int16", "int32", "int64")),
     ("unsigned", ("uint8", "uint16", "uint32", "uint64")),
+    ("float8", ("float8e4m3fn", "float8e4m3fnuz", "float8e5m2", "float8e5m2fnuz")),
+    ("packed", ("uint4", "int4", "float4e2m1", "uint2", "int2")),
 )
-_TYPES: Final = {name for _, names in _GROUPS for name in names} | {"bool"}
+_SINGLE: Final = {"bool", "float8e8m0", "float6e2m3", "float6e3m2"}
+_TYPES: Final = {name for _, names in _GROUPS for name in names} | _SINGLE
 
 _HEAD: Final = """# ONNX operators
 
@@ -29,8 +32,9 @@ model needs and what of it is missing.
 
 **since**: the opsets that introduced the definitions covered; the one in force in the model's opset counts.
 **types**: of the first operand, as far as the newest definition allows and tilewright stores them (floats:
-float16, bfloat16, float, double; signed and unsigned: integers of 8 to 64 bits). Strings, complex numbers,
-sequences, optionals, types under 8 bits and float8 are not supported.
+float16, bfloat16, float, double; signed and unsigned: integers of 8 to 64 bits; float8: e4m3fn, e5m2 and
+their fnuz forms; packed: int2, uint2, int4, uint4, float4e2m1; docs/types.md). Strings, complex numbers,
+sequences and optionals are not supported.
 
 Operands that steer shapes (axes, shapes, pads, sizes, ...) must be known when the model is compiled: they are
 constants, or computed from shapes.

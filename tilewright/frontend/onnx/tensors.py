@@ -26,19 +26,21 @@ DTYPES: Final[dict[int, str]] = {
     _T.BOOL: "bool",
     _T.INT8: "int8", _T.INT16: "int16", _T.INT32: "int32", _T.INT64: "int64",
     _T.UINT8: "uint8", _T.UINT16: "uint16", _T.UINT32: "uint32", _T.UINT64: "uint64",
-    _T.FLOAT8E4M3FN: "float8_e4m3fn", _T.FLOAT8E5M2: "float8_e5m2", _T.INT4: "int4", _T.UINT4: "uint4",
+    _T.FLOAT8E4M3FN: "float8_e4m3fn", _T.FLOAT8E4M3FNUZ: "float8_e4m3fnuz",
+    _T.FLOAT8E5M2: "float8_e5m2", _T.FLOAT8E5M2FNUZ: "float8_e5m2fnuz", _T.FLOAT8E8M0: "float8_e8m0fnu",
+    _T.FLOAT6E2M3: "float6_e2m3fn", _T.FLOAT6E3M2: "float6_e3m2fn", _T.FLOAT4E2M1: "float4_e2m1fn",
+    _T.INT4: "int4", _T.UINT4: "uint4", _T.INT2: "int2", _T.UINT2: "uint2",
 }  # fmt: skip
 #: Our dtype -> the field of TensorProto that holds its elements when there are no raw bytes.
 _FIELDS: Final[dict[str, str]] = {
     "float32": "float_data", "float64": "double_data", "int64": "int64_data",
     "uint32": "uint64_data", "uint64": "uint64_data",
 }  # fmt: skip
-#: Types whose elements stand in ``int32_data`` as bit patterns, with the integer of their width.
+#: Types that stand in ``int32_data`` as bit patterns, one element a number, with the integer of their width.
 _AS_BITS: Final = {
-    "float16": np.uint16, "bfloat16": np.uint16, "float8_e4m3fn": np.uint8, "float8_e5m2": np.uint8,
+    "float16": np.uint16, "bfloat16": np.uint16,
+    **{d: np.uint8 for d in dt.STORAGE if dt.bits(d) in (6, 8)},
 }  # fmt: skip
-#: Two elements share a byte, the first in the low half.
-_HALF_BYTES: Final = ("int4", "uint4")
 #: More dimensions than NumPy has are no tensor.
 MAX_RANK: Final = 32
 
@@ -86,7 +88,7 @@ class TensorReader:
         dtype = dtype_name(tensor.data_type, what, self.location)
         shape = tuple(int(d) for d in tensor.dims)
         count = self._count(dtype, shape, what)
-        nbytes = -(-count * dt.bits(dtype) // 8)
+        nbytes = dt.packed_count(dtype, count)
         if tensor.data_location == _T.EXTERNAL:
             return self._from_bytes(self.external.read(tensor, nbytes, what), dtype, shape, nbytes, what)
         if tensor.HasField("raw_data"):
@@ -120,8 +122,8 @@ class TensorReader:
                 "the file is truncated or corrupt",
                 location=self.location,
             )
-        if dtype in _HALF_BYTES:
-            return _unpacked(data, dtype, math.prod(shape)).reshape(shape)
+        if dt.is_packed(dtype):
+            return dt.unpack(data, dtype, math.prod(shape)).reshape(shape)
         array = data.view(dt.to_numpy(dtype)).reshape(shape)
         if dtype == "bool" and array.size and int(data.max()) > 1:
             array = (data != 0).reshape(shape)
@@ -132,7 +134,8 @@ class TensorReader:
     ) -> np.ndarray:
         """Elements from the list of numbers that belongs to the type."""
         numbers = getattr(tensor, _FIELDS.get(dtype, "int32_data"))
-        held = -(-count // 2) if dtype in _HALF_BYTES else count
+        shared = dt.is_packed(dtype) and dtype not in _AS_BITS
+        held = dt.packed_count(dtype, count) if shared else count
         if len(numbers) != held:
             raise ModelFileError(
                 f"{what} does not hold the data for {_type(dtype, shape)}: {len(numbers)} numbers instead of "
@@ -143,8 +146,8 @@ class TensorReader:
         if dtype in _FIELDS and dtype != "uint32":
             return np.array(numbers, target).reshape(shape)
         wide = np.array(numbers, np.uint64 if dtype == "uint32" else np.int64)
-        if dtype in _HALF_BYTES:
-            return _unpacked(wide.astype(np.uint8), dtype, count).reshape(shape)
+        if shared:
+            return dt.unpack(wide.astype(np.uint8), dtype, count).reshape(shape)
         if dtype in _AS_BITS:
             return wide.astype(_AS_BITS[dtype]).view(target).reshape(shape)
         array = wide.astype(target)
@@ -195,14 +198,6 @@ class TensorReader:
         if kind not in _READERS:
             raise ModelFileError(f"{name} has no value", location=self.location)
         return _READERS[kind](self, attr, name)
-
-
-def _unpacked(data: np.ndarray, dtype: str, count: int) -> np.ndarray:
-    """The first ``count`` half bytes of ``data``."""
-    halves = np.stack([data & 0xF, data >> 4], axis=-1).reshape(-1)[:count].astype(np.int8)
-    if dtype == "int4":
-        halves = np.where(halves > 7, halves - 16, halves)
-    return np.asarray(halves.astype(dt.to_numpy(dtype)))
 
 
 def _type_of(attr: onnx.AttributeProto) -> int:

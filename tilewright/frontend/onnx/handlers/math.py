@@ -12,6 +12,7 @@ from tilewright.frontend.onnx.registry import onnx_op
 from tilewright.frontend.onnx.tensors import dtype_name
 from tilewright.graph.graph import Value
 from tilewright.ir import dtype as dt
+from tilewright.ir.convert import ROUND_MODES
 
 #: ONNX operator -> (our operator, versions of the definition): same operands, no attributes.
 _PLAIN: Final[dict[str, tuple[str, tuple[int, ...]]]] = {
@@ -219,13 +220,13 @@ def shrink(ctx: NodeContext) -> Value:
     return result if x is ctx.x else ctx.op("cast", result, to=ctx.x.dtype)
 
 
-@onnx_op("Cast", 6, 9, 13, 19, 21, 23, 24, 25, 28, limits="no types under 8 bits, no float8")
+@onnx_op("Cast", 6, 9, 13, 19, 21, 23, 24, 25, 28)
 def cast(ctx: NodeContext) -> Value:
     """To an element type by number (by name in old models)."""
     return cast_to(ctx, dtype_name(int(ctx.attr("to")), "the result of a Cast", ctx.where))
 
 
-@onnx_op("CastLike", 15, 19, 21, 23, 24, 25, limits="no types under 8 bits, no float8")
+@onnx_op("CastLike", 15, 19, 21, 23, 24, 25)
 def cast_like(ctx: NodeContext) -> Value:
     """To the element type of the second input."""
     return cast_to(ctx, ctx.value(1).dtype)
@@ -233,7 +234,18 @@ def cast_like(ctx: NodeContext) -> Value:
 
 def cast_to(ctx: NodeContext, to: str) -> Value:
     """The first input in dtype ``to``."""
-    for dtype in (ctx.x.dtype, to):
-        if dt.bits(dtype) < 8 or dtype.startswith("float8"):
-            ctx.unsupported(f"casting from {ctx.x.dtype} to {to} is not supported")
-    return ctx.op("cast", ctx.x, to=to)
+    rules: dict[str, Any] = {}
+    if not ctx.attr("saturate", 1):
+        rules["saturate"] = False
+    mode = ctx.attr("round_mode", "up")
+    if mode not in ROUND_MODES:
+        ctx.fail(f"no way to round is called '{mode}' (known: {', '.join(ROUND_MODES)})")
+    if to == "float8_e8m0fnu":
+        rules["round_mode"] = mode
+    return ctx.op("cast", ctx.x, to=to, **rules)
+
+
+@onnx_op("BitCast", 26)
+def bit_cast(ctx: NodeContext) -> Value:
+    """The same bits as another element type of the same size."""
+    return ctx.op("bitcast", ctx.x, to=dtype_name(int(ctx.attr("to")), "the result of a BitCast", ctx.where))

@@ -11,17 +11,17 @@ from tilewright.frontend.onnx.context import NodeContext
 from tilewright.frontend.onnx.handlers.nn import kernel_of, window_attrs
 from tilewright.frontend.onnx.registry import onnx_op
 from tilewright.frontend.onnx.tensors import dtype_name
-from tilewright.graph.graph import Value
+from tilewright.graph.graph import Attr, Value
 from tilewright.ir import dtype as dt
 from tilewright.ir.expr import Expr, as_expr, ceildiv
 from tilewright.ir.visit import const_int
 
-#: What is quantized to so far.
-_INTEGERS: Final = ("int8", "uint8", "int16", "uint16")
+#: What is quantized to.
+_QUANTIZED: Final = frozenset(["int8", "uint8", "int16", "uint16"]) | dt.STORAGE - {"float8_e8m0fnu"}
 
 
 # ------------------------------------------------------------------------------------ to integers and back
-@onnx_op("QuantizeLinear", 10, 13, 19, 21, 23, 24, 25, 28, limits="to 8 and 16 bits; no float8")
+@onnx_op("QuantizeLinear", 10, 13, 19, 21, 23, 24, 25, 28)
 def quantize_linear(ctx: NodeContext) -> Value:
     """``saturate(round(x / scale) + zero_point)``, halves to the even number."""
     zero, declared = ctx.optional(2), int(ctx.attr("output_dtype", 0))
@@ -31,26 +31,29 @@ def quantize_linear(ctx: NodeContext) -> Value:
         if zero is not None and named != to:
             ctx.fail(f"output_dtype {named} does not fit a zero point of {to}")
         to = named
-    if to not in _INTEGERS:
+    if to not in _QUANTIZED:
         ctx.unsupported(f"quantization to {to}")
     given = int(ctx.attr("precision", 0))
     precision = dtype_name(given, "the precision of a QuantizeLinear", ctx.where) if given else None
-    return _by_blocks(ctx, "quantize", to=to, **({"precision": precision} if precision else {}))
+    rules: dict[str, Attr] = {"precision": precision} if precision else {}
+    if not ctx.attr("saturate", 1):
+        rules["saturate"] = False
+    return _by_blocks(ctx, "quantize", to=to, **rules)
 
 
-@onnx_op("DequantizeLinear", 10, 13, 19, 21, 23, 24, 25, 28, limits="from 8, 16 and 32 bits; no float8")
+@onnx_op("DequantizeLinear", 10, 13, 19, 21, 23, 24, 25, 28)
 def dequantize_linear(ctx: NodeContext) -> Value:
     """``(x - zero_point) * scale``."""
     declared = int(ctx.attr("output_dtype", 0))
     to = ctx.value(1).dtype
     if declared:
         to = dtype_name(declared, "the result of a DequantizeLinear", ctx.where)
-    if ctx.x.dtype not in (*_INTEGERS, "int32"):
+    if ctx.x.dtype not in _QUANTIZED | {"int32"}:
         ctx.unsupported(f"dequantization of {ctx.x.dtype}")
     return _by_blocks(ctx, "dequantize", to=to)
 
 
-def _by_blocks(ctx: NodeContext, op: str, **attrs: str) -> Value:
+def _by_blocks(ctx: NodeContext, op: str, **attrs: Attr) -> Value:
     """``op`` of the first input with the scale and zero point of the other two.
 
     Blocks become a dimension of their own; where they do not fill the axis, parameters are repeated instead.

@@ -32,8 +32,8 @@ from tilewright.ir.expr import as_expr
 
 DOMAIN: Final = "com.microsoft"
 
-onnx_op("QuantizeLinear", 1, domain=DOMAIN, limits="to 8 and 16 bits; no float8")(quantize_linear)
-onnx_op("DequantizeLinear", 1, domain=DOMAIN, limits="from 8, 16 and 32 bits; no float8")(dequantize_linear)
+onnx_op("QuantizeLinear", 1, domain=DOMAIN)(quantize_linear)
+onnx_op("DequantizeLinear", 1, domain=DOMAIN)(dequantize_linear)
 
 
 def _single(ctx: NodeContext, index: int) -> Value | None:
