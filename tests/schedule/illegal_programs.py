@@ -35,6 +35,43 @@ def triangle(x: float32[8, 8], y: float32[8]):
 """
 )
 
+REPEATED_SUM = parse(
+    """
+@primfunc({"outputs": 1})
+def repeated_sum(x: float32[4, 3], y: float32[4]):
+    for i in serial(4):
+        for k in serial(6):
+            with block("b"):
+                vi = spatial(4, i)
+                vk = reduce(3, k % 3)
+                reads(x[vi, vk])
+                writes(y[vi])
+                with init():
+                    y[vi] = 0.0
+                y[vi] = y[vi] + x[vi, vk]
+"""
+)
+
+HALF_WRITTEN = parse(
+    """
+@primfunc({"outputs": 1})
+def half_written(x: float32[4], y: float32[4]):
+    t = alloc(float32[4])
+    for i in serial(2):
+        with block("a"):
+            vi = spatial(2, i)
+            reads(x[vi])
+            writes(t[vi])
+            t[vi] = x[vi]
+    for i in serial(4):
+        with block("b"):
+            vi = spatial(4, i)
+            reads(t[vi])
+            writes(y[vi])
+            y[vi] = select(vi < 2, t[vi], 1.0)
+"""
+)
+
 SHIFTED_START = parse(
     """
 @primfunc({"outputs": 1})

@@ -6,7 +6,9 @@ import pytest
 
 from tests.schedule.illegal_programs import (
     BACKWARDS,
+    HALF_WRITTEN,
     RECURRENCE,
+    REPEATED_SUM,
     SHIFTED_START,
     TIED,
     carried,
@@ -384,6 +386,16 @@ CASES: list[tuple[str, Callable[[], Schedule], Callable[[Schedule], object]]] = 
         "decompose_reduction: loop 'i0' may repeat iterations of block 'b'",
         lambda: Schedule(overlapping()),
         lambda s: s.decompose_reduction(BlockRef("b"), loop(s, "b", 0)),
+    ),
+    (
+        "rfactor: loop 'k' may repeat iterations of block 'b', each of which starts its sum anew",
+        lambda: Schedule(REPEATED_SUM),
+        lambda s: s.rfactor(loop(s, "b", 1), 0),
+    ),
+    (
+        "reverse_compute_at: block 'b' reads 't' under a condition, and block 'a' does not write all of it",
+        lambda: Schedule(HALF_WRITTEN),
+        lambda s: s.reverse_compute_at(BlockRef("b"), loop(s, "a", 0)),
     ),
     (
         "decompose_reduction: the condition .* ties spatial and reduce loops",

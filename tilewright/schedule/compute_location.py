@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tilewright.ir.expr import TRUE, BinOp, Const, Expr, Var, as_expr
+from tilewright.ir.expr import TRUE, BinOp, Const, Expr, Load, Select, Var, as_expr
 from tilewright.ir.itermap import determined_vars
 from tilewright.ir.simplify import prove, simplify
 from tilewright.ir.stmt import (
@@ -21,7 +21,7 @@ from tilewright.ir.stmt import (
     child_stmts,
     seq,
 )
-from tilewright.ir.visit import const_int, substitute_expr
+from tilewright.ir.visit import const_int, loads_of, substitute_expr, walk_expr
 from tilewright.schedule import region
 from tilewright.schedule.dependence import (
     recheck_kinds,
@@ -129,6 +129,8 @@ def reverse_compute_at(func: PrimFunc, ref: BlockRef, loop: LoopRef) -> PrimFunc
             for node in tree.accesses[block.name].loads[buffer]:
                 limited = _restrict(tree, block, node.indices, ranges, buffer, domains)
                 together.append(limited)
+                if limited and _is_conditional(tree.store(block).value, node):
+                    _require_all_written(tree, producer, buffer, block)
     if not any(domains.keys() <= some for some in together):
         names = ", ".join(f"'{v.name}'" for v in domains)
         raise failure(
@@ -185,6 +187,30 @@ def _require_complete(tree: Tree, producer: Block, target: For) -> None:
                 producer,
                 hint="choose a loop outside of all reduce loops of the producer",
             )
+
+
+def _is_conditional(value: Expr, node: Load) -> bool:
+    """Whether ``node`` may be left out where ``value`` is computed."""
+    return any(
+        isinstance(e, Select) and any(x is node for side in (e.a, e.b) for x in loads_of(side))
+        for e in walk_expr(value)
+    )
+
+
+def _require_all_written(tree: Tree, producer: Block, buffer: Buffer, block: Block) -> None:
+    """Instances that do not read what nobody writes would otherwise belong to no iteration."""
+    ranges = written_ranges(tree, producer, tree.loops_above(producer))
+    dims = buffer.shape
+    if ranges is None or not all(
+        prove(r.lo <= 0) and prove(dim <= r.lo + r.extent) for r, dim in zip(ranges, dims, strict=True)
+    ):
+        raise failure(
+            tree,
+            f"reverse_compute_at: block '{block.name}' reads '{buffer.name}' under a condition, and block "
+            f"'{producer.name}' does not write all of it: what is computed for the rest has no loop",
+            block,
+            hint="compute the block after the loop",
+        )
 
 
 def _restrict(

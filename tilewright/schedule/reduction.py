@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 from tilewright.ir.expr import (
     REDUCE_OPS,
@@ -69,19 +70,7 @@ def decompose_reduction(func: PrimFunc, ref: BlockRef, loop: LoopRef) -> tuple[P
                 hint=f"choose loop '{outer.var.name}' or one around it",
             )
     nest = [target, *tree.loops_between(target, block)]
-    variables = {inner.var for inner in nest if const_int(inner.extent) != 1}
-    extents = {inner.var: inner.extent for inner in nest}
-    bindings = [it.binding for it in block.iters]
-    determined = determined_vars(bindings, variables, block.predicate, extents)
-    for inner in nest:
-        if inner.var in variables - determined or inner.var in spatial & reduced:
-            raise failure(
-                tree,
-                f"decompose_reduction: loop '{inner.var.name}' may repeat iterations of block "
-                f"'{block.name}', each of which starts its sum anew",
-                inner,
-                hint="choose a loop further in",
-            )
+    _require_one_start(tree, block, nest, "decompose_reduction", "choose a loop further in")
     init = _init_block(tree, block, spatial, reduced)
     kept = [inner for inner in nest if inner.var in spatial | free_vars(init.predicate)]
     fresh: dict[Expr, Expr] = {inner.var: loop_var(inner.var.name, inner.extent) for inner in kept}
@@ -99,6 +88,24 @@ def decompose_reduction(func: PrimFunc, ref: BlockRef, loop: LoopRef) -> tuple[P
     func = replace(tree, {tree.loops[target.var]: seq([new, tree.loops[target.var]])})
     recheck_kinds(Tree(func))
     return func, BlockRef(init.name)
+
+
+def _require_one_start(tree: Tree, block: Block, nest: Sequence[For], what: str, hint: str) -> None:
+    """Every element that the block reduces to must start once while the loops of ``nest`` run."""
+    variables = {inner.var for inner in nest if const_int(inner.extent) != 1}
+    extents = {inner.var: inner.extent for inner in nest}
+    bindings = [it.binding for it in block.iters]
+    determined = determined_vars(bindings, variables, block.predicate, extents)
+    both = binding_vars(block, "spatial") & binding_vars(block, "reduce")
+    for inner in nest:
+        if inner.var in variables - determined or inner.var in both:
+            raise failure(
+                tree,
+                f"{what}: loop '{inner.var.name}' may repeat iterations of block '{block.name}', each of "
+                "which starts its sum anew",
+                inner,
+                hint=hint,
+            )
 
 
 def _require_reduction(tree: Tree, block: Block, what: str) -> None:
@@ -189,6 +196,8 @@ def rfactor(func: PrimFunc, loop: LoopRef, axis: int) -> tuple[PrimFunc, BlockRe
         )
     axis = axis if axis >= 0 else axis + rank + 1
     top = tree.own_nest(block)
+    nest = [outer for outer in tree.loops_above(block) if tree.is_below(outer, top)]
+    _require_one_start(tree, block, nest, "rfactor", "choose loops that run through the sum once")
     shape = list(store.buffer.shape)
     shape.insert(axis, target.extent)
     partial = Buffer(tree.fresh_name(f"{store.buffer.name}_rf"), tuple(shape), store.buffer.dtype)
