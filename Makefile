@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 SHELL  := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow fuzz mutants lint format suite bench clean
+.PHONY: help demo test test-slow fuzz fuzz-artifacts mutants lint format suite bench clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -40,6 +40,9 @@ mutants: $(VENV)/.dev  ## seed bugs one at a time and see the fuzzer find each
 
 fuzz-onnx: $(VENV)/.dev  ## hostile ONNX files; whatever is not success or one clear error is minimised
 	$(BIN)/python -m tests.frontend.fuzz_onnx --jobs $(JOBS) --count 50000
+
+fuzz-artifacts: $(VENV)/.dev  ## hostile artifacts; all must load or end in one clear error
+	$(BIN)/python -m tests.runtime.artifact_fuzz --count 50000
 
 lint: $(VENV)/.dev  ## ruff, mypy and the import contracts
 	$(BIN)/ruff check .

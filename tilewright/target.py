@@ -11,8 +11,9 @@ import functools
 import json
 import os
 import platform
+import typing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tilewright.errors import TargetError
 
@@ -114,8 +115,8 @@ class Target:
             gpu = fields.pop("gpu", None)
             if gpu is not None:
                 gpu["tensor_shapes"] = tuple(map(tuple, gpu.get("tensor_shapes", ())))
-                gpu = Gpu(**gpu)
-            return Target(**fields, gpu=gpu)
+                gpu = _checked(Gpu(**gpu))
+            return _checked(Target(**fields, gpu=gpu))
         except (TypeError, ValueError, AttributeError) as error:
             raise TargetError(f"not a target description: {error}") from error
 
@@ -138,6 +139,21 @@ class Target:
     def host() -> Target:
         """The machine this process runs on. Raises TargetError on an architecture without a backend."""
         return _detect_host()
+
+
+_T = TypeVar("_T", Target, Gpu)
+
+
+def _checked(record: _T) -> _T:
+    """``record``, when its fields have the types that they are declared with. Raises TypeError otherwise."""
+    for name, kind in typing.get_type_hints(type(record)).items():
+        value = getattr(record, name)
+        allowed = tuple if typing.get_origin(kind) is tuple else int | float if kind is float else kind
+        if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
+            raise TypeError(f"{name} cannot be {value!r}")
+        if isinstance(value, int | float) and not 0 <= value < 1 << 63:
+            raise ValueError(f"{name} cannot be {value}")
+    return record
 
 
 #: Features that are asked for and that a CPU's name stands for.

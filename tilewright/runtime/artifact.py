@@ -18,7 +18,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -32,6 +32,9 @@ FORMAT_VERSION = 1
 """Version of the file format. A reader refuses files with a newer one."""
 ABI_VERSION = 2
 """Version of the calling convention between runtime, entry and kernels (docs/runtime.md)."""
+
+MAX_THREADS = 1 << 16
+"""More threads than this are a mistake."""
 
 MANIFEST, WEIGHTS, RUNTIME = "manifest.json", "weights.bin", "objects/runtime.o"
 _WEIGHTS_ALIGNMENT = 4096
@@ -108,6 +111,10 @@ class Artifact:
     def __post_init__(self) -> None:
         if self.threads < 1:
             raise ArtifactError("the artifact was compiled for no thread at all")
+        if self.threads > MAX_THREADS:
+            raise ArtifactError(
+                f"the artifact was compiled for {self.threads} threads, more than {MAX_THREADS}"
+            )
         for variant in self.variants:
             check_variant(variant, self.signature, self.weights.nbytes)
             for key in variant.objects():
@@ -210,16 +217,17 @@ class Artifact:
         try:
             with open(path, "rb") as file:
                 data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            if hasattr(mmap, "MADV_WILLNEED"):
-                data.madvise(mmap.MADV_WILLNEED)  # start reading the weights, which the first run needs
+                if hasattr(mmap, "MADV_WILLNEED"):
+                    data.madvise(mmap.MADV_WILLNEED)  # start reading the weights, which the first run needs
+                # All from one file that is open: another one may take its name at any time.
+                members = _members(file, len(data))
+            return _read(memoryview(data), members, verify_weights)
         except FileNotFoundError:
             raise ArtifactError(f"there is no file '{path}'") from None
         except ValueError:
             raise ArtifactError(f"'{path}' is empty") from None
         except OSError as error:
             raise ArtifactError(f"cannot read '{path}': {error.strerror}") from error
-        try:
-            return _read(memoryview(data), _members(path, len(data)), verify_weights)
         except ArtifactError as error:
             raise ArtifactError(error.message, location=str(path), hint=error.hint) from error.__cause__
 
@@ -259,12 +267,12 @@ class _Member:
     crc: int
 
 
-def _members(path: Path, size: int) -> dict[str, _Member]:
+def _members(file: BinaryIO, size: int) -> dict[str, _Member]:
     """The stored members by name, each checked to lie inside the file of ``size`` bytes."""
     damaged = "the file is damaged or was cut off"
     members = {}
     try:
-        with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
+        with zipfile.ZipFile(file) as archive:
             for info in archive.infolist():
                 if info.compress_type != zipfile.ZIP_STORED:
                     raise ArtifactError(f"{damaged}: member '{info.filename}' is compressed")
