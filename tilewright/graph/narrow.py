@@ -136,9 +136,10 @@ def _packed(
     reach = (groups - 1) * columns * axis.stride + shape[n]
     after = reach - known(x.dims())[1 + n] - pads[n]
     strides[n], dilations[n], pads[rank + n] = columns * axis.stride, 1, max(after, 0)
-    operands = [x, rw.constant(fresh.reshape(*shape, columns * channels), f"{node.name or node.op}.packed")]
+    name = node.name or node.op
+    operands = [x, rw.constant(fresh.reshape(*shape, columns * channels), f"{name}.packed"), *node.inputs[2:]]
     if bias is not None:
-        operands.append(rw.constant(np.tile(bias, columns), f"{node.name or node.op}.bias"))
+        operands[2] = rw.constant(np.tile(bias, columns), f"{name}.bias")
     attrs = {**node.attrs, "strides": tuple(strides), "dilations": tuple(dilations), "pads": tuple(pads)}
     (packed,) = rw.emit("conv", operands, attrs, name=node.name)
     whole = (*out[: 1 + n], groups * columns, *out[2 + n :])

@@ -18,6 +18,7 @@ from tilewright.graph.graph import Graph, verify
 from tilewright.graph.layout import assign_layouts
 from tilewright.graph.movement import simplify_movement, sink_reshapes, sink_transposes
 from tilewright.graph.narrow import pack_narrow_convolutions
+from tilewright.graph.quantize import use_integers
 from tilewright.graph.regions import map_regions, simplify_regions
 from tilewright.graph.rewrite import eliminate_dead_code, fixpoint
 from tilewright.graph.storage import pack_constants
@@ -52,6 +53,7 @@ def canonicalise_views(graph: Graph) -> Graph:
 PASSES: Final[tuple[tuple[str, Pass], ...]] = (
     ("fold_constants", fold_constants),
     ("absorb_parameters", absorb_parameters),
+    ("use_integers", use_integers),
     ("decompose_elementwise", decompose_elementwise),
     ("simplify", simplify),
     ("lookup_one_hot_products", lookup_one_hot_products),

@@ -198,7 +198,7 @@ def conv_infer(ctx: OpContext) -> list[TensorType]:
 def padded_data(conv: Conv, inputs: Operands) -> te.Tensor:
     """A convolution's data with the windows' borders."""
     x, fill = inputs[0], inputs[3] if len(inputs) > 3 else None
-    return pad_spatial(x, conv.layout, conv.windows, 0.0 if fill is None else fill[(0,) * fill.ndim])
+    return pad_spatial(x, conv.layout, conv.windows, 0.0 if fill is None else fill)
 
 
 def _conv_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:

@@ -76,9 +76,12 @@ class _Bytes:
         shift = 0
         if value.dtype != dtype:
             shift = 128 if dtype == "uint8" else -128
+            made = builder.producer(value)
             if data is not None:
                 data = (data.astype(np.int16) + shift).astype(dtype)
                 value = builder.constant(data, value.name)
+            elif made is not None and made.op == "flip_sign" and made.inputs[0] is not None:
+                value = made.inputs[0]
             else:
                 value = builder.op("flip_sign", value)
         self.value, self.data = value, data

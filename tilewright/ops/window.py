@@ -105,11 +105,17 @@ def arrange(last: bool, batch: Expr, channel: Expr, spatial: Sequence[Expr]) -> 
     return (batch, *spatial, channel) if last else (batch, channel, *spatial)
 
 
-def pad_spatial(x: te.Tensor, layout: Layout, windows: Sequence[Window], fill: float | Expr) -> te.Tensor:
-    """``x`` with the windows' borders, as a stage named "pad"; ``x`` itself when there are none."""
+def pad_spatial(
+    x: te.Tensor, layout: Layout, windows: Sequence[Window], fill: float | te.Tensor
+) -> te.Tensor:
+    """``x`` with the windows' borders, as a stage named "pad"; ``x`` itself when there are none. ``fill`` is
+    what the borders hold: a number, or a tensor of one."""
     if not any(w.before or w.after for w in windows):
         return x
     pads: list[tuple[int, int]] = [(0, 0)] * x.ndim
     for d, w in zip(layout.spatial, windows, strict=True):
         pads[d] = (w.before, w.after)
-    return pad_constant(x, pads, fill if isinstance(fill, Expr) else const(fill, x.dtype))
+    if isinstance(fill, te.Tensor):
+        given = fill
+        return pad_constant(x, pads, lambda: given[(0,) * given.ndim])
+    return pad_constant(x, pads, const(fill, x.dtype))

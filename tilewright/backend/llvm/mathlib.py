@@ -26,14 +26,16 @@ class Features:
 
     Attributes:
         avx512: 512-bit vectors on x86, with ``vscalefps``.
+        x86: conversions that round floats to integers, of any vectors.
     """
 
     avx512: bool
+    x86: bool = False
 
     @staticmethod
     def of(target: Target) -> Features:
         """The features of ``target``."""
-        return Features(target.has("x86_64") and target.has("avx512f"))
+        return Features(target.has("x86_64") and target.has("avx512f"), target.has("x86_64"))
 
 
 #: Functions that LLVM has an intrinsic for with exactly the IR's meaning, for every float type.

@@ -279,6 +279,17 @@ class Ops:
         self.namer.declare(full, self.type(target), [self.type(source)])
         return self.inst(f"call {self.type(target)} @{full}({self.type(source)} {a})")
 
+    def cast_inside(self, a: str, target: str, rounded: bool) -> str:
+        """A float32 that is known to lie inside the integer type ``target``, truncated or ``rounded`` to the
+        nearest (then the target has instructions for that).
+        """
+        if not rounded:
+            op = "fptosi" if dt.is_signed(target) else "fptoui"
+            return self.inst(f"{op} {self.type('float32')} {a} to {self.type(target)}")
+        name = f"llvm.lrint.{ty.suffix(target, self.lanes)}.{ty.suffix('float32', self.lanes)}"
+        self.namer.declare(name, self.type(target), [self.type("float32")])
+        return self.inst(f"call {self.type(target)} @{name}({self.type('float32')} {a})")
+
     def _to_bfloat(self, a: str) -> str:
         """Round to nearest even in integer arithmetic: x86's own instruction flushes denormals, and few CPUs
         have it.

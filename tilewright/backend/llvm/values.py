@@ -15,8 +15,11 @@ from tilewright.errors import CompileError
 from tilewright.ir import dtype as dt
 from tilewright.ir.bounds import Interval, Ranges, Terms
 from tilewright.ir.expr import BinOp, Call, Cast, Cmp, Const, Expr, Load, Select, Var, const
+from tilewright.ir.float_limits import float_limits
 from tilewright.ir.stmt import Buffer
 
+#: Up to here every whole number is a float32.
+_EXACT = 1 << 24
 _CONTRACTED = ("float32", "float64")
 _INT32 = Interval(-(1 << 31), (1 << 31) - 1)
 
@@ -340,6 +343,11 @@ class Values(Placement):
 
     # -------------------------------------------------------------------------------------- casts, intrinsics
     def _cast(self, e: Cast) -> Value:
+        if dt.is_int(e.dtype) and e.value.dtype == "float32":
+            limits = float_limits(e.value)
+            low, high = dt.int_range(e.dtype)
+            if limits is not None and low <= limits[0] and limits[1] <= min(high, _EXACT):
+                return self._cast_inside(e)
         value = self.value(e.value)
         ops, level = self.ops(value.level, value.lanes)
         text = value.text
@@ -348,6 +356,18 @@ class Values(Placement):
             if folded is not None:
                 return self.remember(e, Value(ty.literal(folded.value, e.dtype), 0, 0))
         return self.remember(e, Value(ops.cast(text, e.value.dtype, e.dtype), value.lanes, level, value.deps))
+
+    def _cast_inside(self, e: Cast) -> Value:
+        """A cast of floats that lie inside an integer type: nothing saturates. On x86 one instruction rounds
+        and converts."""
+        x, rounds = e.value, isinstance(e.value, Call) and e.value.name == "round"
+        at_once = rounds and self.features.x86 and dt.bits(e.dtype) == 32 and dt.is_signed(e.dtype)
+        if at_once:
+            x = e.value.children[0]
+        value = self.value(x)
+        ops, level = self.ops(value.level, value.lanes)
+        text = ops.cast_inside(value.text, e.dtype, rounded=at_once)
+        return self.remember(e, Value(text, value.lanes, level, value.deps))
 
     def _call(self, e: Call) -> Value:
         texts, lanes, level, deps = self._together(*e.args)

@@ -60,7 +60,8 @@ def _by_blocks(ctx: NodeContext, op: str, **attrs: Attr) -> Value:
     """
     x, size = ctx.x, int(ctx.attr("block_size", 0))
     scale, zero = ctx.value(1), ctx.optional(2)
-    if zero is not None and zero.shape != scale.shape:
+    # onnxruntime's quantizer gives biases a scale of shape [1] and a zero point of shape [].
+    if zero is not None and zero.shape != scale.shape and not (_is_single(scale) and _is_single(zero)):
         ctx.fail(f"scale {scale.type} and zero point {zero.type} must have one shape")
     if not size:
         axis = int(ctx.attr("axis", 1))
@@ -84,6 +85,10 @@ def _by_blocks(ctx: NodeContext, op: str, **attrs: Attr) -> Value:
     whole = [ctx.reshape(p, [*before, blocks * size, *after]) for p in spread]
     params = [ctx.op("slice", p, starts=(0,), ends=(_plain(length),), axes=(axis,)) for p in whole]
     return ctx.op(op, x, *params, **attrs)
+
+
+def _is_single(param: Value) -> bool:
+    return all(const_int(d) == 1 for d in param.shape)
 
 
 def _plain(dim: Expr) -> int | Expr:
