@@ -153,3 +153,86 @@ def test_sizes_that_must_be_equal() -> None:
     compiled = check(proto, runs)
     with pytest.raises(ShapeError, match=r"a_count=2, b_count=3: it needs .*Add"):
         compiled.run({**runs[0], "k": np.arange(9) < 3})
+
+
+#: How many elements of x are above 0: ``n`` of rank 0 and ``nv`` of rank 1.
+COUNT = [
+    helper.make_node("Greater", ["x", "none"], ["above"]),
+    helper.make_node("Cast", ["above"], ["ones"], to=INT64),
+    helper.make_node("ReduceSum", ["ones"], ["n"], keepdims=0),
+    helper.make_node("Reshape", ["n", "one"], ["nv"]),
+    helper.make_node("Reshape", ["x", "all"], ["flat"]),
+    helper.make_node("Max", ["nv", "one"], ["positive"]),
+]
+
+
+def from_count(*nodes: tuple[str, list[str], str]) -> onnx.ModelProto:
+    """A model whose result ``y`` has sizes that follow from the data of x."""
+    constants = {
+        "none": np.float32(0),
+        "zero": np.array([0]),
+        "one": np.array([1]),
+        "two": np.array([2]),
+        "four": np.array([4]),
+        "all": np.array([-1]),
+        "first": np.array(0),
+        "step": np.array(2),
+        "end": np.array([2**60]),
+        "indices": np.array([0, 3, -1]),
+        "values": np.array([0, 1], np.float32),
+    }
+    own = [
+        helper.make_node(op, given, [made], **({"axis": 0} if op == "Concat" else {}))
+        for op, given, made in nodes
+    ]
+    kind = INT64 if nodes[-1][0] == "Range" else FLOAT
+    used = {name for node in [*COUNT, *own] for name in node.input}
+    kept = {name: np.asarray(data) for name, data in constants.items() if name in used}
+    return model([*COUNT, *own], {"x": (FLOAT, [3, 4])}, {"y": kind}, kept)
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [("Slice", ["flat", "zero", "nv"], "y")],
+        [("Neg", ["nv"], "back"), ("Slice", ["flat", "back", "end"], "y")],
+        [("Slice", ["flat", "one", "nv"], "part"), ("Softmax", ["part"], "y")],
+        [
+            ("Concat", ["nv", "four"], "s"),
+            ("Slice", ["x", "zero", "one"], "row"),
+            ("Expand", ["row", "s"], "y"),
+        ],
+        [("Concat", ["nv", "positive", "two"], "s"), ("ConstantOfShape", ["s"], "y")],
+        [("Concat", ["one", "nv"], "s"), ("Tile", ["x", "s"], "y")],
+        [
+            ("Slice", ["flat", "zero", "nv"], "part"),
+            ("Concat", ["all", "nv"], "s"),
+            ("Slice", ["s", "one", "two"], "n2"),
+            ("Concat", ["n2", "one"], "t"),
+            ("Reshape", ["part", "t"], "column"),
+            ("Mul", ["column", "part"], "y"),
+        ],
+        [("OneHot", ["indices", "positive", "values"], "y")],
+        [("Concat", ["zero", "one", "nv", "zero"], "s"), ("Pad", ["x", "s"], "y")],
+        [("Range", ["first", "n", "step"], "y")],
+        [("HannWindow", ["n"], "y")],
+    ],
+    ids=lambda nodes: nodes[-1][0],
+)
+def test_sizes_that_follow_from_data(nodes: list[tuple[str, list[str], str]]) -> None:
+    rng = np.random.default_rng(0)
+    runs = [{"x": (rng.standard_normal((3, 4)) + mean).astype(np.float32)} for mean in (-5, -1, 0, 1, 5)]
+    compiled = check(from_count(*nodes), runs, threads=(2,))
+    assert len(compiled.artifact.variants) == 1
+
+
+def test_a_limit_of_computed_sizes() -> None:
+    proto = from_count(("Range", ["first", "n", "step"], "y"))
+    with tw.config.overriding(max_computed=5):
+        compiled = tw.compile(proto, cache=False)
+    x = np.ones((3, 4), np.float32)
+    x[0] = 0
+    assert compiled(x)[0].tolist() == [0, 2, 4, 6]
+    with pytest.raises(ShapeError, match="computes a size of 6 where memory is planned for 0 to 5") as error:
+        compiled(np.ones((3, 4), np.float32))
+    assert "--max-computed" in str(error.value)
