@@ -121,6 +121,15 @@ def test_without_workers_this_process_compiles(
     assert not module._pool.idle
 
 
+def test_without_threads_workers_leave_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Timer, "start", refuse)
+    assert len(compile_many([_text(i) for i in range(3)], HOST, jobs=2)) == 3
+    assert not module._pool.idle
+
+
 def test_killed_workers_are_replaced() -> None:
     """One death is taken for bad luck: the text is compiled again."""
     slow = [_busy_text(i) for i in range(4)]

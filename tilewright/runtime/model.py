@@ -9,7 +9,14 @@ from typing import Any, TypeAlias
 import ml_dtypes  # noqa: F401 - gives NumPy the names bfloat16, float8_e4m3fn, int4 ...
 import numpy as np
 
-from tilewright.errors import ArtifactError, InputError, OptionError, ShapeError, TargetError
+from tilewright.errors import (
+    ArtifactError,
+    InputError,
+    OptionError,
+    OutOfMemoryError,
+    ShapeError,
+    TargetError,
+)
 from tilewright.runtime.artifact import Artifact
 from tilewright.runtime.dlpack import from_dlpack
 from tilewright.runtime.host import check_host
@@ -236,7 +243,7 @@ class Executable:
                 raise InputError(f"input '{name}' has dtype {value.dtype}, expected {dtype}")
             flags = value.flags
             if not (flags.c_contiguous and flags.aligned):
-                value = np.array(value, order="C", copy=True)
+                value = _contiguous(name, value)
             arrays.append(value)
         return arrays, counts
 
@@ -325,8 +332,24 @@ def bind_shapes(
     return binding
 
 
+def _contiguous(name: str, value: np.ndarray) -> np.ndarray:
+    """A copy in C order."""
+    try:
+        return np.array(value, order="C", copy=True)
+    except MemoryError:
+        raise OutOfMemoryError(
+            f"there is no memory for a contiguous copy of input '{name}' of {value.nbytes / 2**30:.1f} GiB",
+            hint="give an array that is contiguous and aligned: it is used in place",
+        ) from None
+
+
 def _as_array(name: str, value: Any) -> np.ndarray:
     """A NumPy view of what is not a plain ndarray."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise InputError(
+            f"input '{name}' is a masked array, and models know no masks",
+            hint="give numbers for what is masked (value.filled), and the mask as an input of its own",
+        )
     if isinstance(value, (np.ndarray, np.generic)):
         return np.asarray(value)
     if hasattr(value, "__dlpack__"):

@@ -275,13 +275,17 @@ def _after_fork() -> None:
 
 
 def _retire_later() -> None:
-    """Let the workers go unless they get work within :data:`IDLE_SECONDS`."""
+    """Let the workers go unless they get work within :data:`IDLE_SECONDS`. Callers hold ``_pool_lock``."""
     global _retirement
     if _retirement is not None:
         _retirement.cancel()
     _retirement = threading.Timer(IDLE_SECONDS, _retire)
     _retirement.daemon = True
-    _retirement.start()
+    try:
+        _retirement.start()
+    except RuntimeError:  # the system starts no more threads
+        _retirement = None
+        _pool.stop()
 
 
 @atexit.register
