@@ -189,3 +189,24 @@ def test_sketches_offer_the_instruction_and_the_plain_tile() -> None:
         for row in sketch.sample(3, seed=1):
             compare(sketch, row)
     assert expected.dtype == np.int32
+
+
+def half_product(dtype: str, m: int, k: int, n: int) -> PrimFunc:
+    """As the operator says it: the left operand widened in a stage of its own."""
+    a, b = te.placeholder((m, k), dtype, "a"), te.placeholder((k, n), dtype, "b")
+    wide = te.compute((m, k), lambda i, j: a[i, j].astype("float32"), "widen")
+    body = te.compute(
+        (m, n), lambda i, j: te.reduce("sum", [k], lambda r: wide[i, r] * b[r, j].astype("float32")), "c"
+    )
+    return te.primfunc("product", [a, b], [body], [b])
+
+
+def test_operands_stay_narrow_for_an_instruction_and_are_widened_once_without() -> None:
+    narrow = default_schedule(half_product("bfloat16", 16, 32, 48), X86)
+    assert [b.name for b in narrow.get_blocks()].count("widen") == 0
+    assert intrinsics_of(narrow.func) == {"x86.vdpbf16ps.16"}
+    for dtype, target in (("float16", X86), ("bfloat16", VEX)):
+        func = half_product(dtype, 16, 32, 48)
+        wide = default_schedule(func, target)
+        assert "widen" in [b.name for b in wide.get_blocks()]
+        assert_equal(func, wide.func)

@@ -76,8 +76,16 @@ def narrowed(total: te.Tensor, dtype: str) -> te.Tensor:
     return te.compute(total.shape, lambda *i: total[i].astype(dtype), "narrow")
 
 
+def widened(tensor: te.Tensor) -> te.Tensor:
+    """``tensor`` in float32 if it has 16-bit floats, as a stage of its own: a schedule may convert each
+    element once instead of at every use."""
+    if not is_half(tensor.dtype):
+        return tensor
+    return te.compute(tensor.shape, lambda *i: tensor[i].astype("float32"), "widen")
+
+
 def _matmul_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
-    a, b = inputs
+    a, b = widened(inputs[0]), inputs[1]
     shape = matmul_infer(ctx)[0].shape
     wide = accumulator(ctx)
 
@@ -206,7 +214,7 @@ def _conv_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
     conv, dtype = conv_sizes(ctx), result_dtype(ctx)
     wide, last, groups = accumulator(ctx), conv.last, conv.groups
     rank = len(conv.windows)
-    padded = padded_data(conv, inputs)
+    padded = widened(padded_data(conv, inputs))
     shape = conv_infer(ctx)[0].shape
     per_group = conv.ci // groups
     out_per_group = conv.co // groups

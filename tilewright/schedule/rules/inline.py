@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tilewright.errors import ScheduleError
-from tilewright.ir.expr import Var
+from tilewright.ir import dtype as dt
+from tilewright.ir.expr import Cast, Var
 from tilewright.ir.stmt import Block
 from tilewright.ir.visit import find_blocks
 from tilewright.schedule.rules.analysis import Access, BlockInfo, block_info, is_data_movement, is_injective
@@ -17,12 +18,13 @@ MANY_READS = 4
 FEW_USES = 6
 
 
-def auto_inline(sch: Schedule, into_reductions: bool = True) -> None:
+def auto_inline(sch: Schedule, into_reductions: bool = True, conversions: bool = True) -> None:
     """Inline injective blocks into their consumers where that does not repeat work or spoil access patterns.
 
     Into an injective consumer: always when it is the only one, else only pure copies. Into a reduction (if
     ``into_reductions``): padding and copies whose vector axis stays contiguous, but for windows that were
-    laid out on purpose; arithmetic only when each element is used once.
+    laid out on purpose; arithmetic only when each element is used once. Without ``conversions``, operands
+    that a reduction reads as scalars, and often, are not converted there but before, once and by vectors.
     """
     for name in [b.name for b in find_blocks(sch.func.body)]:
         block = block_named(sch, name)  # as it is now: what was inlined into it counts
@@ -34,6 +36,8 @@ def auto_inline(sch: Schedule, into_reductions: bool = True) -> None:
             continue
         consumers = [b for b in find_blocks(sch.func.body) if b.name in names]
         if not into_reductions and not all(map(is_injective, consumers)):
+            continue
+        if not conversions and any(_converts_scalars(block, consumer) for consumer in consumers):
             continue
         if all(_worth(block, consumer, len(names)) for consumer in consumers):
             try:
@@ -50,6 +54,24 @@ def _worth(block: Block, consumer: Block, uses: int) -> bool:
     if own is None or user is None or not (movement or _used_once(own, user)) or copies_windows(block):
         return False
     return _keeps_contiguity(own, user)
+
+
+def _converts_scalars(block: Block, consumer: Block) -> bool:
+    """Whether ``block`` widens floats that ``consumer``, a reduction, reads one at a time and often."""
+    own, user = block_info(block), None if is_injective(consumer) else block_info(consumer)
+    if own is None or user is None:
+        return False
+    value = own.store.value
+    if not isinstance(value, Cast) or not dt.is_float(value.dtype) or not dt.is_float(value.value.dtype):
+        return False
+    vector = next((v for v in user.spatial if user.out.stride(v) == 1 and user.extent(v) > 1), None)
+    if vector is None or dt.bits(value.value.dtype) >= dt.bits(value.dtype):
+        return False
+    return any(
+        access.stride(vector) == 0 and user.extent(vector) >= FEW_USES
+        for access in user.loads
+        if access.buffer is own.store.buffer
+    )
 
 
 def _multiplies(block: Block, consumer: Block) -> bool:

@@ -75,10 +75,12 @@ def _is_padded(info: BlockInfo) -> bool:
 
 def inline_but_operands(sch: Schedule, target: Target) -> None:
     """Inline what pays, but nothing into reductions where one of them would lose its instruction by that: an
-    operand must lie in memory, padded and converted before."""
+    operand must lie in memory, padded and converted before. Where an instruction takes narrow operands, they
+    are not widened before."""
     trial = sch.copy()
     auto_inline(trial)
-    auto_inline(sch, into_reductions=_instructed(sch, target) <= _instructed(trial, target))
+    found = _instructed(trial, target)
+    auto_inline(sch, _instructed(sch, target) <= found, conversions=bool(found))
 
 
 def _instructed(sch: Schedule, target: Target) -> set[str]:
