@@ -120,6 +120,7 @@ class _Join:
         if then.dtype != otherwise.dtype:
             ctx.fail(f"one branch gives {then.type} where the other gives {otherwise.type}")
         if then.rank != otherwise.rank:
+            ctx.require_known(ctx.x, "the condition of branches whose results differ in rank")
             ctx.unsupported(f"one branch gives {then.type} where the other gives {otherwise.type}")
         pairs = list(zip(then.shape, otherwise.shape, strict=True))
         shape = tuple(a if a is b else None for a, b in pairs)
@@ -402,6 +403,8 @@ class _Loop:
 
     def refuse_growth(self, results: Sequence[Value]) -> None:
         """Raise UnsupportedError for the first state that changes its shape."""
+        if isinstance(self.trip, Value):
+            self.ctx.require_known(self.trip, "the number of iterations, in which a state changes its shape,")
         for state, result in zip(self.states, results, strict=False):
             if state.shape != result.shape:
                 self.ctx.unsupported(f"a state changes its shape from {state.type} to {result.type}")
