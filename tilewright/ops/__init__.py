@@ -27,6 +27,7 @@ from tilewright.ops import (
     signal,
     slicing,
     sort,
+    trees,
     unique,
     winograd,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "signal",
     "slicing",
     "sort",
+    "trees",
     "unique",
     "winograd",
 ]

@@ -26,7 +26,7 @@ from tilewright.frontend.onnx.raw import (
     RawModel,
     RawNode,
 )
-from tilewright.frontend.onnx.registry import lookup
+from tilewright.frontend.onnx.registry import ADVICE, lookup
 from tilewright.frontend.onnx.schema import check_node, schema_of
 from tilewright.frontend.onnx.steering import Steering
 from tilewright.graph.builder import GraphBuilder
@@ -273,7 +273,9 @@ def report_unsupported(raw: RawModel) -> UnsupportedReport:
             node.domain, node.op_type, opset
         ):
             domain = f"{node.domain}." if node.domain else ""
-            report.add(f"{domain}{node.op_type} (opset {opset})", node.name)
+            advice = ADVICE.get((node.domain, node.op_type))
+            more = f" ({advice})" if advice else ""
+            report.add(f"{domain}{node.op_type} (opset {opset}){more}", node.name)
     return report
 
 

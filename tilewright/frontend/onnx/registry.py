@@ -56,6 +56,17 @@ def lookup(domain: str, op_type: str, opset: int) -> Entry | None:
     return found[max(known)] if known else None
 
 
+#: Operators that are not supported and what to do instead, for reports.
+_LOOP: Final = "export the decoder alone, and let the application search"
+ADVICE: Final = {
+    ("ai.onnx.ml", "ZipMap"): "it makes maps; skl2onnx leaves it out with options={'zipmap': False}",
+    ("com.microsoft", "BeamSearch"): _LOOP,
+    ("com.microsoft", "GreedySearch"): _LOOP,
+    ("com.microsoft", "Sampling"): _LOOP,
+    ("com.microsoft", "WhisperBeamSearch"): _LOOP,
+}
+
+
 def entries() -> dict[tuple[str, str], dict[int, Entry]]:
     """Every entry by domain and operator type, then by version."""
     return {key: dict(sorted(found.items())) for key, found in sorted(_table.items())}
