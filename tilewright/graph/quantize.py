@@ -83,6 +83,9 @@ def _dequantized(rw: Rewriter, value: Value | None) -> _Quantized | None:
     x, scale, zero = (*node.inputs, None)[:3]
     assert x is not None
     assert scale is not None
+    # What is packed, and floats of 8 bits, only come as weights.
+    if not dt.is_int(x.dtype) or dt.bits(x.dtype) < 8:
+        return None
     return _Quantized(x, scale, zero)
 
 
@@ -399,7 +402,7 @@ def merge_scales(graph: Graph) -> Graph:
     """
 
     def visit(rw: Rewriter, node: Node) -> Replaced:
-        if node.op != "quantize" or node.attrs.get("precision") is not None:
+        if node.op != "quantize" or node.attrs.get("precision") or not dt.is_int(node.output.dtype):
             return None
         x, scale, zero = (*node.inputs, None)[:3]
         assert x is not None
