@@ -186,7 +186,7 @@ def _well_defined(model: bytes, inputs: dict[str, np.ndarray]) -> bool:
         nonlocal sound
         values.update(zip(node.outputs, results, strict=True))
         operands = [values[v] for v in node.inputs if v is not None]
-        if node.op == "cast" and not (np.abs(operands[0].astype(np.float64)) < 127).all():
+        if node.op == "cast" and not _castable(operands[0].astype(np.float64), node.outputs[0].dtype):
             sound = False
         if node.op in ("div", "mod", "shift", "bitshift") and any((a == 0).any() for a in operands[1:]):
             sound = False
@@ -194,6 +194,13 @@ def _well_defined(model: bytes, inputs: dict[str, np.ndarray]) -> bool:
     with np.errstate(all="ignore"):
         interpret(graph, inputs, look)
         return sound and all((np.abs(a.astype(np.float64)) < 1e15).all() for a in values.values())
+
+
+def _castable(numbers: np.ndarray, to: str) -> bool:
+    """Whether all engines cast the numbers alike: those in range, and to types below a byte, whole ones."""
+    low, high = dt.int_range(to) if dt.is_int(to) else (-127, 127)
+    whole = dt.bits(to) >= 8 or (numbers == np.rint(numbers)).all()
+    return bool(whole and ((numbers >= max(low, -127)) & (numbers <= min(high, 127))).all())
 
 
 def _finite(array: np.ndarray) -> bool:

@@ -195,10 +195,126 @@ def _constants() -> onnx.ModelProto:
     return _model(nodes, [_info("x", [2, 4])], ["y"], [_weight("n", [4], "int64")])
 
 
+def _flow() -> onnx.ModelProto:
+    """A condition, a Loop and a Scan whose course only a run knows."""
+    node = helper.make_node
+    body = helper.make_graph(
+        [
+            node("Add", ["s", "x"], ["s1"]),
+            node("ReduceMax", ["s1"], ["top"], keepdims=0),
+            node("Less", ["top", "bound"], ["on"]),
+            node("Identity", ["s1"], ["kept"]),
+        ],
+        "body",
+        [_info("i", [], INT64), _info("go", [], TensorProto.BOOL), _info("s", [3])],
+        [_info("on", [], TensorProto.BOOL), _info("s1", [3]), _info("kept", [3])],
+    )
+    step = helper.make_graph(
+        [node("Mul", ["h", "e"], ["m"]), node("Add", ["m", "e"], ["h1"]), node("Neg", ["h1"], ["o"])],
+        "step", [_info("h", [3]), _info("e", [3])], [_info("h1", [3]), _info("o", [3])],
+    )  # fmt: skip
+    then = helper.make_graph([node("Exp", ["s2"], ["t"])], "then", [], [_info("t", [3])])
+    other = helper.make_graph([node("Mul", ["s2", "x"], ["f"])], "else", [], [_info("f", [3])])
+    nodes = [
+        node("Loop", ["trips", "go0", "x"], ["s2", "all"], body=body),
+        node("Scan", ["x", "rows"], ["last", "outs"], body=step, num_scan_inputs=1),
+        node("ReduceSum", ["last"], ["sum"], keepdims=0),
+        node("Greater", ["sum", "bound"], ["big"]),
+        node("If", ["big"], ["y"], then_branch=then, else_branch=other),
+    ]
+    weights = [_weight("trips", 4, "int64"), _weight("go0", True, "bool"), _weight("bound", 5.0)]
+    return _model(nodes, [_info("x", [3]), _info("rows", [4, 3])], ["y", "all", "outs"], weights)
+
+
+def _sequences() -> onnx.ModelProto:
+    """Lists of tensors made, taken apart and put together."""
+    node = helper.make_node
+    nodes = [
+        node("SplitToSequence", ["x", "parts"], ["list"], axis=0, keepdims=1),
+        node("Relu", ["x"], ["r"]),
+        node("SequenceInsert", ["list", "r", "one"], ["longer"]),
+        node("SequenceErase", ["longer", "one"], ["again"]),
+        node("SequenceAt", ["longer", "one"], ["at"]),
+        node("SequenceLength", ["longer"], ["length"]),
+        node("ConcatFromSequence", ["again"], ["joined"], axis=0),
+        node("SequenceConstruct", ["at", "x"], ["pair"]),
+        node("ConcatFromSequence", ["pair"], ["y"], axis=0, new_axis=0),
+    ]
+    weights = [_weight("parts", [1, 3], "int64"), _weight("one", 1, "int64")]
+    return _model(nodes, [_info("x", [4, 2])], ["y", "joined", "length"], weights)
+
+
+def _steered() -> onnx.ModelProto:
+    """Sizes and axes that come with the data, and sizes that data decides."""
+    node = helper.make_node
+    nodes = [
+        node("Reshape", ["x", "shape"], ["a"]),
+        node("Slice", ["a", "starts", "ends"], ["b"]),
+        node("NonZero", ["b"], ["c"]),
+        node("Compress", ["x", "mask"], ["d"], axis=0),
+        node("ReduceSum", ["d", "axes"], ["e"], keepdims=0),
+        node("Range", ["zero", "n", "step"], ["f"]),
+    ]
+    inputs = [_info("x", [4, 3]), _info("mask", [4], TensorProto.BOOL)]
+    inputs += [_info(name, [2], INT64) for name in ("shape", "starts", "ends")]
+    inputs += [_info("axes", [1], INT64), _info("n", [], INT64)]
+    weights = [_weight("zero", 0, "int64"), _weight("step", 2, "int64")]
+    return _model(nodes, inputs, ["c", "e", "f"], weights)
+
+
+def _bytes() -> onnx.ModelProto:
+    """Products of bytes."""
+    node = helper.make_node
+    nodes = [
+        node("DynamicQuantizeLinear", ["x"], ["q", "qs", "qz"]),
+        node("MatMulInteger", ["q", "w", "qz", "wz"], ["i"]),
+        node("Cast", ["i"], ["f"], to=1),
+        node("Mul", ["f", "qs"], ["g"]),
+        node("QuantizeLinear", ["g", "s", "z"], ["p"]),
+        node("QLinearMatMul", ["p", "s", "z", "u", "s", "z", "s", "z"], ["o"]),
+        node("QLinearConv", ["image", "s", "z", "k", "s", "kz", "s", "z"], ["c"], pads=[1, 1, 1, 1]),
+        node("ConvInteger", ["image", "k", "z", "kz"], ["d"]),
+        node("DequantizeLinear", ["o", "s", "z"], ["y"]),
+    ]
+    weights = [
+        _weight("w", np.arange(12).reshape(4, 3) - 6, "int8"), _weight("wz", 1, "int8"), _weight("s", 0.05),
+        _weight("z", 128, "uint8"), _weight("u", np.arange(6).reshape(3, 2) * 40, "uint8"),
+        _weight("k", np.arange(18).reshape(2, 1, 3, 3) - 9, "int8"), _weight("kz", 0, "int8"),
+    ]  # fmt: skip
+    inputs = [_info("x", [2, 4]), _info("image", [1, 1, 5, 5], TensorProto.UINT8)]
+    return _model(nodes, inputs, ["y", "c", "d"], weights, opset=21)
+
+
+def _small_types() -> onnx.ModelProto:
+    """Types of 16, 8 and 4 bits, quantised in blocks."""
+    node = helper.make_node
+    packed = onnx.TensorProto(name="w", data_type=TensorProto.INT4, dims=[4, 4], raw_data=bytes(range(8)))
+    nodes = [
+        node("DequantizeLinear", ["w", "ws"], ["d"], axis=0, block_size=2),
+        node("MatMul", ["x", "d"], ["m"]),
+        node("Cast", ["m"], ["h"], to=TensorProto.FLOAT16),
+        node("Add", ["h", "h"], ["h2"]),
+        node("Cast", ["h2"], ["b"], to=TensorProto.BFLOAT16),
+        node("Cast", ["b"], ["e"], to=TensorProto.FLOAT8E4M3FN, saturate=0),
+        node("Cast", ["e"], ["g"], to=1),
+        node("QuantizeLinear", ["g", "s", "z4"], ["q"]),
+        node("DequantizeLinear", ["q", "s", "z4"], ["y"]),
+        node("Cast", ["q"], ["i"], to=TensorProto.INT8),
+        node("Cast", ["i"], ["j"], to=TensorProto.INT4),
+        node("Cast", ["j"], ["k"], to=1),
+    ]
+    weights = [
+        _random("ws", 2, 4), _weight("s", 0.5), packed,
+        onnx.TensorProto(name="z4", data_type=TensorProto.UINT4, dims=[], raw_data=b"\3"),
+    ]  # fmt: skip
+    return _model(nodes, [_info("x", [2, 4])], ["y", "k"], weights, opset=23)
+
+
 def own_seeds() -> dict[str, bytes]:
     """Small models of several operators each, by name."""
     makers = (
-        _image, _text, _recurrent, _control, _functions, _quantized, _movement, _constants,
+        _image, _text, _recurrent, _control, _functions, _quantized, _movement, _constants, _flow, _sequences,
+        _steered, _bytes, _small_types,
     )  # fmt: skip
     return {make.__name__.strip("_"): make().SerializeToString() for make in makers}
 
