@@ -18,15 +18,29 @@ from tests.schedule.gpu_programs import (
 )
 from tests.schedule.programs import arrays, chain, matmul, matmul_relu, softmax
 from tilewright.errors import ScheduleError, TargetError
-from tilewright.ir.expr import Call
+from tilewright.ir.expr import Call, Var, as_expr, load
 from tilewright.ir.interp import run
 from tilewright.ir.launch import thread_axis
 from tilewright.ir.parser import parse
 from tilewright.ir.printer import to_text
-from tilewright.ir.stmt import Alloc, Block, Evaluate, For, If, PrimFunc, Seq, Stmt, child_stmts
+from tilewright.ir.stmt import (
+    Alloc,
+    Block,
+    Buffer,
+    Evaluate,
+    For,
+    If,
+    PrimFunc,
+    Seq,
+    Stmt,
+    Store,
+    child_stmts,
+    seq,
+)
 from tilewright.ir.verify import verify
 from tilewright.ir.visit import const_int, walk_stmt
 from tilewright.lower import PASSES, THREAD_PASSES, lower, passes_for
+from tilewright.lower.allocations import place_allocations
 from tilewright.lower.limits import check_limits, launches
 from tilewright.schedule import BlockRef, Schedule
 from tilewright.scheduling import Workbench
@@ -365,3 +379,14 @@ def test_aligned_rows_on_a_cpu() -> None:
     # One copy of the tile's code for the interior and one for the edge.
     found = [s.buffer for s in walk_stmt(lower(sch.func).body) if isinstance(s, Alloc)]
     assert {const_int(b.row_major_strides()[0]) for b in found} == {40}
+
+
+def test_the_parts_of_a_pipeline_share_what_they_allocate() -> None:
+    t = Buffer("t", (as_expr(4),), "float32")
+    x, y = (Buffer(name, (as_expr(4),), "float32") for name in "xy")
+    b = Var("b", lo=0, hi=3)
+    part = Alloc(t, seq([Store(t, (b,), load(x, (b,))), Store(y, (b,), load(t, (b,)))]))
+    launch = For(b, as_expr(4), seq([part, part]), "thread:blockIdx.x")
+    placed = place_allocations(PrimFunc("parts", (x, y), launch, {"outputs": 1}))
+    verify(placed)
+    assert [s.buffer for s in walk_stmt(placed.body) if isinstance(s, Alloc)] == [t]

@@ -398,6 +398,11 @@ CASES: list[tuple[str, Callable[[], Schedule], Callable[[Schedule], object]]] = 
         lambda s: s.reverse_compute_at(BlockRef("b"), loop(s, "a", 0)),
     ),
     (
+        "vectorize: loop 'k' drives the reduction of block 'b'",  # and starts it twice
+        lambda: Schedule(REPEATED_SUM),
+        lambda s: s.vectorize(loop(s, "b", 1)),
+    ),
+    (
         "decompose_reduction: the condition .* ties spatial and reduce loops",
         lambda: Schedule(TIED),
         lambda s: s.decompose_reduction(BlockRef("y"), loop(s, "y", 1)),

@@ -248,6 +248,11 @@ CASES_REFUSED: list[tuple[str, Callable[[], Schedule], Callable[[Schedule], obje
         lambda s: s.bind(loop(s, "b", 0), "blockIdx.x"),
     ),
     (
+        "parallel: the program mixes the parallel loop 'i0' with thread axes",
+        lambda: after(chain(), lambda s: s.bind(loop(s, "b", 0), "blockIdx.x")),
+        lambda s: s.parallel(loop(s, "a", 0)),
+    ),
+    (
         "split: loop 'i0' is thread:blockIdx.x",
         lambda: after(chain(), lambda s: s.bind(loop(s, "a", 0), "blockIdx.x")),
         lambda s: s.split(loop(s, "a", 0), [None, 2]),

@@ -24,7 +24,9 @@ def _walk(s: Stmt) -> Stmt:
         def lift(inner: Stmt) -> Stmt | None:
             if not isinstance(inner, Alloc) or inner.buffer.scope == "register":
                 return None
-            lifted.append(inner.buffer)
+            # The parts of a pipeline each allocate what they use; one after the other they share it.
+            if inner.buffer not in lifted:
+                lifted.append(inner.buffer)
             return inner.body
 
         body = transform_stmt(s, lift)

@@ -35,7 +35,7 @@ def require_independent(tree: Tree, loop: For, what: str) -> None:
         require_no_recurrence(tree, block, what)
     for block in blocks:
         if loop.var in binding_vars(block, "reduce"):
-            if loop.kind == "vectorized" and len(blocks) == 1 and _combines_lanes(tree, block, loop.var):
+            if loop.kind == "vectorized" and len(blocks) == 1 and _combines_lanes(tree, block, loop):
                 continue
             raise failure(
                 tree,
@@ -62,12 +62,17 @@ def require_no_recurrence(tree: Tree, block: Block, what: str) -> None:
         )
 
 
-def _combines_lanes(tree: Tree, block: Block, var: Var) -> bool:
-    """Whether ``block`` accumulates with an associative operator into one element as ``var`` runs.
+def _combines_lanes(tree: Tree, block: Block, loop: For) -> bool:
+    """Whether ``block`` accumulates with an associative operator into one element as ``loop`` runs.
 
-    An initialisation still in the block does no harm: lowering takes it out of all reduce loops.
+    An initialisation still in the block does no harm, since lowering takes it out of all reduce loops, unless
+    the loop repeats instances of the block, each of which starts anew.
     """
-    store = tree.inner_store(block)
+    store, var = tree.inner_store(block), loop.var
+    if block.init is not None:
+        bindings = [it.binding for it in block.iters]
+        if var not in determined_vars(bindings, {var}, block.predicate, {var: loop.extent}):
+            return False
     driven = {it.var for it in block.iters if var in free_vars(it.binding)}
     moves = any(free_vars(index) & driven for index in store.indices)
     return not moves and var not in binding_vars(block, "spatial") and reduction_op(store) is not None

@@ -233,8 +233,8 @@ def _require_reorderable(tree: Tree, chain: list[For], order: list[For]) -> None
 def parallel(func: PrimFunc, loop: LoopRef) -> PrimFunc:
     """Let the iterations of a loop run on several threads.
 
-    Raises ScheduleError when iterations are not independent, or the loop is inside or around another parallel
-    loop.
+    Raises ScheduleError when iterations are not independent, the loop is inside or around another parallel
+    loop, or the program has thread axes.
     """
     tree = Tree(func)
     target = find_loop(tree, loop, "parallel")
@@ -251,7 +251,9 @@ def parallel(func: PrimFunc, loop: LoopRef) -> PrimFunc:
                 target,
                 hint="fuse the two loops and run the result in parallel",
             )
-    return _with_kind(tree, target, "parallel")
+    func = _with_kind(tree, target, "parallel")
+    require_launches(Tree(func), "parallel")
+    return func
 
 
 def vectorize(func: PrimFunc, loop: LoopRef) -> PrimFunc:
