@@ -90,21 +90,6 @@ def test_fused_conv_and_gemm(activation: str, params: list[float]) -> None:
         agree(*node("FusedGemm", gemm, activation=activation, transB=1, **names))
 
 
-@pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize("zeros", [False, True])
-def test_weights_of_few_bits(bits: int, zeros: bool) -> None:
-    depth, columns, block = 40, 6, 16
-    blocks = -(-depth // block)
-    arrays: dict[str, np.ndarray | None] = {
-        "a": floats(3, depth),
-        "b": rng.integers(0, 256, (columns, blocks, block * bits // 8)).astype(np.uint8),
-        "s": np.abs(floats(columns * blocks)) + 0.1,
-        "z": rng.integers(0, 256, columns * -(-blocks * bits // 8)).astype(np.uint8) if zeros else None,
-    }
-    fixed = ("b", "s", "z") if zeros else ("b", "s")
-    agree(*node("MatMulNBits", arrays, fixed=fixed, K=depth, N=columns, bits=bits, block_size=block))
-
-
 def test_what_is_not_supported_says_so() -> None:
     arrays = {"a": floats(1, 16), "b": np.zeros((1, 1, 8), np.uint8), "s": floats(1), "z": None}
     arrays["g"] = np.zeros(16, np.int32)

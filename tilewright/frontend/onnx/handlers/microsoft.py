@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-import numpy as np
-
 from tilewright.frontend.onnx.context import NodeContext, product
 from tilewright.frontend.onnx.handlers.nn import conv, gemm, pool
 from tilewright.frontend.onnx.registry import onnx_op
@@ -205,33 +203,3 @@ def nhwc_max_pool(ctx: NodeContext) -> Value:
     """Maxima of windows, channels last."""
     x = ctx.op("transpose", ctx.x, perm=(0, ctx.x.rank - 1, *range(1, ctx.x.rank - 1)))
     return ctx.op("transpose", pool(ctx, "max_pool", x), perm=(0, *range(2, x.rank), 1))
-
-
-@onnx_op("MatMulNBits", 1, domain=DOMAIN, limits="weights become floats; no g_idx")
-def matmul_nbits(ctx: NodeContext) -> Value:
-    """A product with weights of 2, 4 or 8 bits, which become floats when the model is compiled."""
-    a, bits = ctx.value(0), int(ctx.attr("bits", 4))
-    depth, columns, block = (int(ctx.attr(n)) for n in ("K", "N", "block_size"))
-    if bits not in (2, 4, 8) or ctx.has(4):
-        ctx.unsupported(f"weights of {bits} bits{' in another order (g_idx)' if ctx.has(4) else ''}")
-    blocks = -(-depth // block)
-    packed = ctx.require_data(1, "the weights of MatMulNBits").reshape(columns, blocks, -1)
-    scales = ctx.require_data(2, "the scales of MatMulNBits").reshape(columns, blocks, 1)
-    numbers = _unpacked(packed, bits)[..., :block].astype(np.float32)
-    if ctx.has(3):
-        zeros = ctx.require_data(3, "the zero points of MatMulNBits")
-        if zeros.dtype == np.uint8:
-            zeros = _unpacked(zeros.reshape(columns, -1), bits)[:, :blocks]
-        offset = zeros.reshape(columns, blocks, 1).astype(np.float32)
-    else:
-        offset = np.full((columns, blocks, 1), 2.0 ** (bits - 1), np.float32)
-    weights = ((numbers - offset) * scales.astype(np.float32)).reshape(columns, -1)[:, :depth]
-    y = ctx.op("matmul", a, ctx.constant(np.ascontiguousarray(weights.T), a.dtype))
-    return ctx.op("add", y, ctx.value(5)) if ctx.has(5) else y
-
-
-def _unpacked(data: np.ndarray, bits: int) -> np.ndarray:
-    """Bytes as the numbers of ``bits`` bits in them, low bits first, along the last dimension."""
-    shifts = np.arange(0, 8, bits, dtype=np.uint8)
-    parts = (data[..., None] >> shifts) & ((1 << bits) - 1)
-    return np.asarray(parts.reshape(*data.shape[:-1], -1))
