@@ -38,3 +38,18 @@ def test_norms_of_order_zero(op: str) -> None:
     node = helper.make_node(op, ["x"], ["y"], p=0, **({"kernel_shape": [2]} if op == "LpPool" else {}))
     with pytest.raises(GraphError, match="there is no 0-norm: p must be positive"):
         import_onnx(model([node], [value("x", [1, 1, 4])], ["y"]))
+
+
+def test_pairs_that_are_none_in_a_quantized_concat() -> None:
+    node = helper.make_node("QLinearConcat", ["s", "z"], ["y"], domain="com.microsoft", axis=0)
+    weights = [constant("s", 0.5, "float32"), constant("z", 3, "uint8")]
+    with pytest.raises(GraphError, match="2 inputs are given: it takes two, then three for each tensor"):
+        import_onnx(model([node], [], ["y"], weights, domains={"com.microsoft": 1}))
+
+
+@pytest.mark.filterwarnings("error")
+def test_folding_overflows_without_a_word() -> None:
+    node = helper.make_node("DequantizeLinear", ["x", "s"], ["y"])
+    weights = [constant("x", [2**30, -(2**30), 0], "int32"), constant("s", 1e38, "float32")]
+    found = run(model([node], [], ["y"], weights), {})
+    assert found["y"].tolist() == [np.inf, -np.inf, 0]

@@ -143,7 +143,8 @@ def scale_out_channels(node: Node, w: np.ndarray, factor: np.ndarray) -> np.ndar
 
 def _times(w: np.ndarray, factor: np.ndarray) -> np.ndarray:
     """The product rounded once, from double precision."""
-    return np.asarray((w.astype(np.float64) * factor.astype(np.float64)).astype(w.dtype))
+    with np.errstate(all="ignore"):  # what overflows is infinite at run time, too
+        return np.asarray((w.astype(np.float64) * factor.astype(np.float64)).astype(w.dtype))
 
 
 def _conv_parts(rw: Rewriter, x: Value) -> tuple[Node, np.ndarray, np.ndarray | None] | None:

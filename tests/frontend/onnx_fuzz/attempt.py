@@ -8,6 +8,7 @@ import math
 import os
 import signal
 import traceback
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -72,7 +73,8 @@ class TooLong(BaseException):
 def attempt(source: bytes | Path, *, run: bool, seconds: int) -> Outcome:
     """Import a model and optimise its graph; with ``run`` compile it and run it on random inputs, too."""
     try:
-        with _time_limit(seconds), config.overriding(**LIMITS):
+        with _time_limit(seconds), config.overriding(**LIMITS), warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)  # NumPy's are not for users
             return _through(source, run)
     except TilewrightError as error:
         return _judged(error)

@@ -101,6 +101,8 @@ def qlinear_softmax(ctx: NodeContext) -> Value:
 def qlinear_concat(ctx: NodeContext) -> Value:
     """Tensors of different scales side by side: inputs are the result's scale and zero point, then three for
     each tensor."""
+    if len(ctx.inputs) < 5 or len(ctx.inputs) % 3 != 2:
+        ctx.fail(f"{len(ctx.inputs)} inputs are given: it takes two, then three for each tensor")
     parts = [_dequantized(ctx, index) for index in range(2, len(ctx.inputs), 3)]
     y = ctx.op("concat", *parts, axis=ctx.axis(parts[0].rank))
     return _quantized(ctx, y, 0, ctx.value(2))
