@@ -98,7 +98,7 @@ def optimise(
             dump(name, graph)
 
     def inner(where: str, region: Graph) -> Graph:
-        said = None if dump is None else lambda name, after: dump(f"{where}.{name}", after)
+        said = None if dump is None else lambda name, after: dump(f"{where}_{name}", after)
         return optimise(region, said, check, skip, threads, pick, disabled)
 
     return eliminate_dead_code(simplify_regions(map_regions(graph, inner)))

@@ -19,8 +19,8 @@ from tilewright.graph.rewrite import Rewriter, eliminate_dead_code, rewrite, wit
 def map_regions(graph: Graph, change: Callable[[str, Graph], Graph]) -> Graph:
     """``graph`` with every region of its nodes changed; ``change`` gets a name for it, too."""
     nodes = []
-    for node in graph.nodes:
-        regions = {name: change(f"{node.name or node.op}.{name}", r) for name, r in node.regions.items()}
+    for number, node in enumerate(graph.nodes):
+        regions = {name: change(f"{node.op}{number}_{name}", r) for name, r in node.regions.items()}
         same = all(new is node.attrs[name] for name, new in regions.items())
         nodes.append(node if same else node.with_(attrs={**node.attrs, **regions}))
     if all(a is b for a, b in zip(nodes, graph.nodes, strict=True)):

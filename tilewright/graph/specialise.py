@@ -32,8 +32,11 @@ def specialise(graph: Graph, bindings: Mapping[str, int | Var]) -> Graph:
         if isinstance(size, int) and size < 0:
             raise ShapeError(f"dimension '{name}' cannot be {size}")
     mapping: dict[Expr, Expr] = {dims[name]: as_expr(size) for name, size in bindings.items()}
-    builder = GraphBuilder(graph.name)
-    folding = FoldBudget()
+    return _rebuilt(graph, GraphBuilder(graph.name), mapping, FoldBudget())
+
+
+def _rebuilt(graph: Graph, builder: GraphBuilder, mapping: dict[Expr, Expr], folding: FoldBudget) -> Graph:
+    """``graph`` with dimensions replaced; those that it computes itself join ``mapping``."""
     values: dict[Value, Value] = {}
     for value in graph.inputs:
         shape = [substitute_expr(d, mapping) for d in value.shape]
@@ -45,6 +48,8 @@ def specialise(graph: Graph, bindings: Mapping[str, int | Var]) -> Graph:
         inputs = [None if v is None else values[v] for v in node.inputs]
         names = [v.name for v in node.outputs]
         attrs = {k: _substitute(v, mapping) for k, v in node.attrs.items()}
+        for name, region in node.regions.items():
+            attrs[name] = _rebuilt(region, builder.nested(region.name), mapping, folding)
         for dim in computed_dims(node):
             # Its bound may follow from what is fixed now.
             most = attrs["most"]
