@@ -222,7 +222,12 @@ class _Compiler:
                 case.graph, self.target, self.threads, case.binding, self.weights, self.build
             )
             values = {name: tuple(array.reshape(-1).tolist()) for name, array in case.values.items()}
-            variant = dataclasses.replace(built.variant, values=values)
+            variant = dataclasses.replace(
+                built.variant,
+                values=values,
+                input_counts=case.input_counts,
+                output_counts=case.output_counts,
+            )
             artifact = artifact.with_variant(variant, built.objects, self.weights.pack())
         return artifact
 

@@ -18,16 +18,18 @@ from tilewright.graph.graph import Graph, TensorType
 from tilewright.graph.specialise import specialise
 from tilewright.ir.expr import Const, Expr, Var
 from tilewright.runtime.plan import Dim, Range, Signature, TensorSpec
-from tilewright.runtime.special import Given
+from tilewright.runtime.special import Given, flat_specs
 
 if TYPE_CHECKING:
     import onnx
 
+    from tilewright.frontend.onnx.model import Imported
+
 Source: TypeAlias = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, "onnx.ModelProto", Graph]
 
 
-#: Makes a graph for sizes of dimensions (numbers or ranges) and values of inputs.
-GraphFor: TypeAlias = Callable[[Mapping[str, "int | Var"], Mapping[str, np.ndarray]], Graph]
+#: Imports a model for sizes of dimensions (numbers or ranges) and values of inputs.
+ImportFor: TypeAlias = Callable[[Mapping[str, "int | Var"], Mapping[str, Given]], "Imported"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,11 +40,15 @@ class Case:
         graph: its dimensions are numbers or have ranges.
         binding: the dimensions that are fixed.
         values: the inputs that steer; the graph holds them as constants.
+        input_counts, output_counts: how many of the graph's inputs and outputs each of the model's is
+            (:mod:`tilewright.runtime.special`).
     """
 
     graph: Graph
     binding: Mapping[str, int]
     values: Mapping[str, np.ndarray]
+    input_counts: tuple[int, ...]
+    output_counts: tuple[int, ...]
 
 
 class OpenModel:
@@ -61,16 +67,16 @@ class OpenModel:
         name: str,
         signature: Signature,
         declared: Declared,
-        graph_for: GraphFor,
+        import_for: ImportFor,
         steering: tuple[str, ...] = (),
-        values: Sequence[Mapping[str, np.ndarray]] = (),
+        values: Sequence[Mapping[str, Given]] = (),
     ) -> None:
         self.name = name
         self.signature = signature
         self.declared = declared
         self.steering = steering
         self.values = tuple(values)
-        self._graph_for = graph_for
+        self._import_for = import_for
 
     @property
     def undeclared(self) -> tuple[str, ...]:
@@ -86,21 +92,25 @@ class OpenModel:
         from tilewright.frontend.onnx.steering import SteeringError
 
         while True:
-            values = {n: v for n in self.steering if isinstance(v := inputs.get(n), np.ndarray)}
-            fixed = {**binding, **self.sizes_of(values)}
+            given = {name: inputs[name] for name in self.steering if name in inputs}
+            fixed = {**binding, **self.sizes_of(given)}
             try:
-                return Case(self._graph_for(self.declared.bind(fixed), values), fixed, values)
+                made = self._import_for(self.declared.bind(fixed), given)
             except SteeringError as missing:
-                if not all(n in inputs and n not in values for n in missing.names):
+                if not all(name in inputs and name not in given for name in missing.names):
                     raise
                 self.steering = (*self.steering, *missing.names)
+                continue
+            tensors = {spec.name for spec in self.signature.inputs if spec.kind == "tensor"}
+            values = {n: v for n, v in given.items() if n in tensors and isinstance(v, np.ndarray)}
+            return Case(made.graph, fixed, values, made.input_counts, made.output_counts)
 
-    def sizes_of(self, values: Mapping[str, np.ndarray]) -> dict[str, int]:
+    def sizes_of(self, values: Mapping[str, Given]) -> dict[str, int]:
         """The sizes of dimensions of inputs of such values. Raises InputError for shapes that do not fit."""
         sizes: dict[str, int] = {}
         for spec in self.signature.inputs:
             array = values.get(spec.name)
-            if array is None:
+            if spec.kind != "tensor" or not isinstance(array, np.ndarray):
                 continue
             pairs = list(zip(spec.shape, array.shape, strict=False))
             if array.ndim != len(spec.shape) or any(
@@ -135,30 +145,32 @@ def open_model(
     plain = {key: [d if isinstance(d, int) else None for d in shape] for key, shape in (shapes or {}).items()}
     given = [model.as_values(v) for v in values]
     declares = model.declared(plain, given[0] if given else None)
-    inputs, outputs = ([(v.name, v.type) for v in side] for side in declares)
-    declared = declare(inputs, shapes, dims)
+    declared = declare([(v.name, v.type) for v in declares[0]], shapes, dims)
+
+    def typed(sizes: Mapping[str, int | Var], values: Mapping[str, Given]) -> Imported:
+        made = model.import_for(declared.fixed, sizes, values)
+        _check_types(made.graph, flat_specs(signature.outputs, made.output_counts))
+        return made
+
+    inputs, outputs = ([(v.name, _sized(v.type, declared.sizes), v.kind) for v in side] for side in declares)
+    signature = _signature(inputs, outputs)
     try:
-        opened = model.to_graph(declared.fixed, declared.sizes)
+        opened = model.import_for(declared.fixed, declared.sizes)
     except (GraphError, UnsupportedError) as error:
         # What cannot be said of open dimensions may be plain for sizes: those of the first run decide.
         # The same holds for inputs that steer and their values.
-        signature = _signature(
-            *([(n, _sized(t, declared.sizes)) for n, t in side] for side in (inputs, outputs))
-        )
         steering = error.names if isinstance(error, SteeringError) else ()
         if not steering and (not signature.dims or declared.dims):
             raise
 
-        def typed(sizes: Mapping[str, int | Var], values: Mapping[str, np.ndarray]) -> Graph:
-            return _with_types(model.to_graph(declared.fixed, sizes, values), signature)
-
         return OpenModel(name, signature, declared, typed, steering, given)
-    signature = graph_signature(opened)
+    if not opened.output_counts:
+        signature = graph_signature(opened.graph)
 
-    def graph(sizes: Mapping[str, int | Var], values: Mapping[str, np.ndarray]) -> Graph:
-        return opened if sizes == declared.sizes else model.to_graph(declared.fixed, sizes, values)
+    def again(sizes: Mapping[str, int | Var], values: Mapping[str, Given]) -> Imported:
+        return opened if sizes == declared.sizes else typed(sizes, values)
 
-    return OpenModel(name, signature, declared, graph, (), given)
+    return OpenModel(name, signature, declared, again, (), given)
 
 
 def _sized(kind: TensorType, sizes: Mapping[str, int | Var]) -> TensorType:
@@ -172,44 +184,46 @@ def _open_graph(source: Graph, shapes: Shapes | None, dims: Dims | None) -> Open
     declared = declare([(v.name, v.type) for v in source.inputs], shapes, dims)
     fixed = _with_shapes(source, declared.fixed)
 
-    def graph(sizes: Mapping[str, int | Var], values: Mapping[str, np.ndarray]) -> Graph:
-        return specialise(fixed, sizes) if sizes else fixed
+    from tilewright.frontend.onnx.model import Imported
 
-    signature = graph_signature(graph(declared.sizes, {}))
+    def graph(sizes: Mapping[str, int | Var], values: Mapping[str, Given]) -> Imported:
+        return Imported(specialise(fixed, sizes) if sizes else fixed, (), ())
+
+    signature = graph_signature(graph(declared.sizes, {}).graph)
     return OpenModel(source.name, signature, declared, graph)
 
 
 def graph_signature(graph: Graph) -> Signature:
     """Inputs, outputs and open dimensions of a graph."""
     outputs = zip(graph.output_names, graph.outputs, strict=True)
-    return _signature([(v.name, v.type) for v in graph.inputs], [(name, v.type) for name, v in outputs])
+    inputs = [(v.name, v.type, "tensor") for v in graph.inputs]
+    return _signature(inputs, [(name, v.type, "tensor") for name, v in outputs])
 
 
 def _signature(
-    inputs: Sequence[tuple[str, TensorType]], outputs: Sequence[tuple[str, TensorType]]
+    inputs: Sequence[tuple[str, TensorType, str]], outputs: Sequence[tuple[str, TensorType, str]]
 ) -> Signature:
     dims: dict[str, Range] = {}
-    for _, kind in inputs:
-        for dim in kind.shape:
+    for _, tensor, _ in inputs:
+        for dim in tensor.shape:
             if isinstance(dim, Var):
                 dims[dim.name] = Range(dim.lo or 0, dim.hi, dim.multiple_of)
     return Signature(tuple(_spec(*i) for i in inputs), tuple(_spec(*o) for o in outputs), dims)
 
 
-def _spec(name: str, kind: TensorType) -> TensorSpec:
-    return TensorSpec(name, _dims(kind.shape), kind.dtype)
+def _spec(name: str, tensor: TensorType, kind: str) -> TensorSpec:
+    return TensorSpec(name, _dims(tensor.shape), tensor.dtype, kind)
 
 
 def _dims(shape: Sequence[Expr]) -> tuple[Dim, ...]:
     return tuple(int(d.value) if isinstance(d, Const) else repr(d) for d in shape)
 
 
-def _with_types(graph: Graph, signature: Signature) -> Graph:
-    """``graph``, whose outputs have the declared types. Raises GraphError where they have others."""
-    for spec, value in zip(signature.outputs, graph.outputs, strict=True):
+def _check_types(graph: Graph, specs: Sequence[TensorSpec]) -> None:
+    """Raise GraphError where an output has another type than declared."""
+    for spec, value in zip(specs, graph.outputs, strict=True):
         if spec.dtype != value.dtype:
             raise GraphError(f"output '{spec.name}' is declared as {spec.dtype}, but it is {value.dtype}")
-    return graph
 
 
 def _with_shapes(graph: Graph, shapes: Mapping[str, Sequence[int | None]]) -> Graph:

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from tests.frontend.models import FLOAT, constant, model, run, value
+from tests.frontend.models import FLOAT, INT64, constant, model, run, value
 from tilewright.errors import ModelFileError, UnsupportedError
 from tilewright.frontend.onnx import read_model
 from tilewright.frontend.onnx.reader import read
@@ -167,9 +167,9 @@ def test_what_cannot_be_meant_is_unsupported() -> None:
         read_model(
             model([relu], [value("x", [2], TensorProto.STRING)], [value("y", [2], TensorProto.STRING)])
         )
-    sequence = helper.make_tensor_sequence_value_info("x", FLOAT, [2])
-    with pytest.raises(UnsupportedError, match="declared as sequence"):
-        read_model(model([relu], [sequence], ["y"]))
+    kind = helper.make_map_type_proto(INT64, helper.make_tensor_type_proto(FLOAT, [2]))
+    with pytest.raises(UnsupportedError, match="'x' is declared as map; tensors, sequences of them"):
+        read_model(model([relu], [helper.make_value_info("x", kind)], ["y"]))
 
 
 def test_unnamed_nodes_get_stable_unique_names() -> None:

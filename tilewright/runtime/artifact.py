@@ -25,7 +25,7 @@ import numpy as np
 from tilewright.errors import ArtifactError, TargetError
 from tilewright.runtime.memory import allocate
 from tilewright.runtime.plan import ALIGNMENT, KernelCall, Signature, Variant, check_variant
-from tilewright.runtime.special import elements_key, same_case
+from tilewright.runtime.special import case_key
 from tilewright.target import Target
 
 FORMAT_VERSION = 1
@@ -133,23 +133,25 @@ class Artifact:
                 place.
         """
         others = tuple(
-            v for v in self.variants if dict(v.binding) != dict(variant.binding) or not same_case(v, variant)
+            v
+            for v in self.variants
+            if dict(v.binding) != dict(variant.binding) or case_key(v) != case_key(variant)
         )
         return dataclasses.replace(
             self, variants=(*others, variant), objects={**self.objects, **objects}, weights=weights
         )
 
     def without_case(self, variant: Variant) -> Artifact:
-        """This artifact without what is for the same values and numbers of tensors as ``variant``."""
-        kept = tuple(v for v in self.variants if not same_case(v, variant))
+        """This artifact without what is for the same values of inputs as ``variant``."""
+        kept = tuple(v for v in self.variants if case_key(v) != case_key(variant))
         needed = {key for v in kept for key in v.objects()}
         objects = {key: data for key, data in self.objects.items() if key in needed}
         return dataclasses.replace(self, variants=kept, objects=objects)
 
     @property
     def cases(self) -> int:
-        """How many values of inputs, or numbers of tensors in them, there are variants for."""
-        return len({(v.input_counts, elements_key(v)) for v in self.variants if v.is_special})
+        """How many values of inputs, or lists of tensors, there are variants for."""
+        return len({case_key(v) for v in self.variants if v.is_special})
 
     def kernels(self) -> list[KernelCall]:
         """The steps of all variants."""

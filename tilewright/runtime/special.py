@@ -50,7 +50,7 @@ def counts_of(specs: Sequence[TensorSpec], given: Mapping[str, object]) -> tuple
     """How many tensors each value is; empty where all are tensors. Raises as :func:`count_of`."""
     if all(spec.kind == "tensor" for spec in specs):
         return ()
-    return tuple(count_of(spec, given[spec.name]) for spec in specs)
+    return tuple(count_of(spec, given.get(spec.name)) for spec in specs)
 
 
 def flat_specs(specs: Sequence[TensorSpec], counts: Sequence[int]) -> list[TensorSpec]:
@@ -94,14 +94,10 @@ def gathered(specs: Sequence[TensorSpec], counts: Sequence[int], tensors: Sequen
     return values
 
 
-def same_case(a: Variant, b: Variant) -> bool:
-    """Whether two variants are for the same values and numbers of tensors."""
-    return a.input_counts == b.input_counts and elements_key(a) == elements_key(b)
-
-
-def elements_key(variant: Variant) -> str:
-    """The values that a variant is for, as text that is the same for NaN, too."""
-    return repr(sorted(variant.values.items()))
+def case_key(variant: Variant) -> str:
+    """What a variant is for besides sizes of dimensions, as text: NaN is the same as NaN there."""
+    shapes = variant.input_shapes if variant.input_counts else ()
+    return repr((sorted(variant.values.items()), variant.input_counts, shapes))
 
 
 def kind_from_json(data: Mapping[str, Any]) -> str:

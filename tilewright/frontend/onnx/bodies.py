@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from tilewright.frontend.onnx.lists import Absent, TensorList, tensor_list
 from tilewright.graph.builder import GraphBuilder
 from tilewright.graph.graph import Graph, TensorType, Value
 from tilewright.graph.rewrite import eliminate_dead_code
@@ -67,7 +68,12 @@ def begin(
         if exprs is not None:
             builder.know(value, exprs)
     for outer_name, outer in captures.items():
-        values[outer_name] = None if outer is None else _capture(around, body, outer)
+        if isinstance(outer, TensorList):
+            values[outer_name] = tensor_list((_capture(around, body, v) for v in outer.items), outer.dtype)
+        elif outer is None or isinstance(outer, Absent):
+            values[outer_name] = outer
+        else:
+            values[outer_name] = _capture(around, body, outer)
     return body, values
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from tilewright.errors import GraphError, UnsupportedError, one_line
 from tilewright.frontend.onnx.bodies import Body, Formal
+from tilewright.frontend.onnx.lists import Structure, shown
 from tilewright.frontend.onnx.raw import RawBody, RawNode
 from tilewright.frontend.onnx.sizes import with_computed_sizes
 from tilewright.frontend.onnx.steering import Steering
@@ -65,9 +66,16 @@ class NodeContext:
     def has(self, index: int) -> bool:
         return index < len(self.inputs) and self.inputs[index] is not None
 
+    def item(self, index: int) -> Value | None:
+        """Input ``index``, which may be a sequence or an optional value; None when it is left out."""
+        return self.inputs[index] if index < len(self.inputs) else None
+
     def optional(self, index: int) -> Value | None:
         """Input ``index``, or None when it is left out."""
-        return self.inputs[index] if index < len(self.inputs) else None
+        value = self.item(index)
+        if isinstance(value, Structure):
+            self.fail(f"input {index} of {self.node.op_type} is {shown(value)}, not a tensor")
+        return value
 
     def value(self, index: int) -> Value:
         """A required input."""

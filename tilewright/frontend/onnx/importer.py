@@ -18,6 +18,7 @@ from tilewright.frontend.common import UnsupportedReport
 from tilewright.frontend.onnx.bodies import Body, Formal, begin
 from tilewright.frontend.onnx.context import NodeContext
 from tilewright.frontend.onnx.functions import has_standard_body, standard_body
+from tilewright.frontend.onnx.lists import Structure, shown, tensors_of
 from tilewright.frontend.onnx.raw import (
     AttrRef,
     FunctionId,
@@ -87,8 +88,9 @@ class Importer:
         Raises SteeringError where a node needs the elements of inputs.
         """
         for value in values.values():
-            if value is not None and self._builder.const(value) is None:
-                self._steering.add_input(value)
+            for tensor in () if value is None else tensors_of(value):
+                if self._builder.const(tensor) is None:
+                    self._steering.add_input(tensor)
         weights = {k: v for k, v in self._raw.initializers.items() if k not in values}
         self._add_nodes(weights, self._raw.nodes, values, _Scope(self._raw.opsets))
 
@@ -123,6 +125,8 @@ class Importer:
             check_node(node, opset, inputs, where)
             entry = lookup(node.domain, node.op_type, opset)
             if entry is not None:
+                if not entry.lists:
+                    _require_tensors(node, inputs, where)
                 bodies = _Bodies(self, values, scope)
                 ctx = NodeContext(
                     node,
@@ -138,9 +142,10 @@ class Importer:
                 results = [result] if isinstance(result, Value) else list(result)
                 _put(node, results, values, where)
                 return
+            _require_tensors(node, inputs, where)
             function = standard_body(node, opset, inputs)
             if function is None:
-                types = ", ".join("none" if v is None else str(v.type) for v in inputs)
+                types = ", ".join(map(shown, inputs))
                 raise UnsupportedError(
                     f"{node.op_type} (opset {opset}) is not supported for operands {types}", location=where
                 )
@@ -250,6 +255,13 @@ def _function_of(raw: RawModel, node: RawNode, opsets: Mapping[str, int]) -> Raw
     if function is None or schema_of(node.domain, node.op_type, opsets.get(node.domain, 0)) is not None:
         return None
     return function
+
+
+def _require_tensors(node: RawNode, inputs: Sequence[Value | None], where: str) -> None:
+    """Raise GraphError for a node that takes tensors and has a sequence or an optional value as operand."""
+    for n, value in enumerate(inputs):
+        if isinstance(value, Structure):
+            raise GraphError(f"input {n} of {node.op_type} is {shown(value)}, not a tensor", location=where)
 
 
 def _put(

@@ -21,10 +21,11 @@ from tilewright.errors import (
 )
 from tilewright.frontend.common import UnsupportedReport, bind_dims
 from tilewright.frontend.onnx.importer import Importer, all_nodes, report_unsupported
+from tilewright.frontend.onnx.lists import Absent, TensorList, absent, shown, tensor_list, tensors_of
 from tilewright.frontend.onnx.raw import RawModel, RawValue
 from tilewright.frontend.onnx.reader import Source, read
 from tilewright.frontend.onnx.registry import MAX_OPSET, MIN_OPSET
-from tilewright.frontend.onnx.steering import as_value, check_size
+from tilewright.frontend.onnx.steering import SteeringError, as_value, check_size
 from tilewright.graph.builder import GraphBuilder
 from tilewright.graph.graph import Graph, Origin, TensorType, Value
 from tilewright.graph.limits import check_type
@@ -32,6 +33,8 @@ from tilewright.graph.rewrite import eliminate_dead_code
 from tilewright.ir.dtype import to_numpy
 from tilewright.ir.expr import Expr, Var, as_expr
 from tilewright.ir.sizes import typical_size
+from tilewright.runtime.plan import TensorSpec
+from tilewright.runtime.special import ABSENT, Given, count_of, counts_of, flat_specs, is_list
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +43,22 @@ class Signature:
 
     name: str
     type: TensorType
+    kind: str = "tensor"
+
+
+@dataclasses.dataclass(frozen=True)
+class Imported:
+    """A model for certain values of inputs.
+
+    Attributes:
+        graph: its inputs and outputs are tensors.
+        input_counts, output_counts: how many of them each input and output of the model is
+            (:func:`tilewright.runtime.special.counts_of`).
+    """
+
+    graph: Graph
+    input_counts: tuple[int, ...]
+    output_counts: tuple[int, ...]
 
 
 class OnnxModel:
@@ -62,7 +81,7 @@ class OnnxModel:
     def inputs(self) -> tuple[Signature, ...]:
         """What the model takes. Raises ShapeError when the file does not even declare an input's rank."""
         self._require_ranks(self._inputs)
-        return tuple(Signature(v.name, self._inputs[v.name]) for v in self._raw.inputs)
+        return tuple(Signature(v.name, self._inputs[v.name], v.kind) for v in self._raw.inputs)
 
     @cached_property
     def outputs(self) -> tuple[Signature, ...]:
@@ -78,7 +97,7 @@ class OnnxModel:
     def declared(
         self,
         shapes: Mapping[str, Sequence[int | None]] | None = None,
-        values: Mapping[str, np.ndarray] | None = None,
+        values: Mapping[str, Given] | None = None,
     ) -> tuple[tuple[Signature, ...], tuple[Signature, ...]]:
         """Inputs and outputs as the file declares them, with sizes that ``shapes`` fixes for the inputs, and
         ``values`` for some of them.
@@ -91,29 +110,42 @@ class OnnxModel:
         types = self._input_types(shapes)
         bound = bind_dims(types, shapes, None)
 
-        def fixed(name: str, kind: TensorType) -> Signature:
-            dims = tuple(as_expr(bound.get(d, d)) if isinstance(d, Var) else d for d in kind.shape)
-            return Signature(name, TensorType(dims, kind.dtype))
+        kinds = {v.name: v.kind for v in self._raw.inputs}
 
-        inputs = tuple(fixed(name, kind) for name, kind in types.items())
+        def fixed(name: str, kind: TensorType, what: str) -> Signature:
+            dims = tuple(as_expr(bound.get(d, d)) if isinstance(d, Var) else d for d in kind.shape)
+            return Signature(name, TensorType(dims, kind.dtype), what)
+
+        inputs = tuple(fixed(name, kind, kinds.get(name, "tensor")) for name, kind in types.items())
         outputs = self._raw.outputs
         if not all(v.dtype for v in outputs):
             open_dims = {d.name: 2 for s in inputs for d in s.type.shape if isinstance(d, Var)}
             sample = self.to_graph(shapes, open_dims, values)  # element types do not depend on sizes
             types_of = (v.dtype for v in sample.outputs)
             outputs = tuple(dataclasses.replace(v, dtype=t) for v, t in zip(outputs, types_of, strict=True))
-        return inputs, tuple(fixed(v.name, self._declared(v)) for v in outputs)
+        return inputs, tuple(fixed(v.name, self._declared(v), v.kind) for v in outputs)
 
-    def as_values(self, given: Mapping[str, object]) -> dict[str, np.ndarray]:
+    def as_values(self, given: Mapping[str, object]) -> dict[str, Given]:
         """Values of inputs as arrays of their element types. Raises InputError where the model has no such
         input, or one of another type.
         """
-        dtypes = {v.name: v.dtype for v in (*self._raw.inputs, *self._raw.overridable)}
-        for name in given:
-            if name not in dtypes:
-                known = ", ".join(dtypes) or "none"
+        inputs = {v.name: v for v in (*self._raw.inputs, *self._raw.overridable)}
+        arrays: dict[str, Given] = {}
+        for name, value in given.items():
+            if name not in inputs:
+                known = ", ".join(inputs) or "none"
                 raise InputError(f"no input is called '{name}'", hint=f"inputs: {known}")
-        return {name: as_value(name, value, to_numpy(dtypes[name])) for name, value in given.items()}
+            declared = inputs[name]
+            dtype = to_numpy(declared.dtype)
+            count = count_of(TensorSpec(name, (), declared.dtype, declared.kind), value)
+            if count == ABSENT:
+                arrays[name] = None
+            elif is_list(declared.kind):
+                assert isinstance(value, list | tuple)  # or count_of would have raised
+                arrays[name] = [as_value(f"{name}[{n}]", item, dtype) for n, item in enumerate(value)]
+            else:
+                arrays[name] = as_value(name, value, dtype)
+        return arrays
 
     def unsupported(self) -> list[str]:
         """One line for each operator that is not supported: how many nodes use it, and the first by name."""
@@ -123,13 +155,23 @@ class OnnxModel:
         self,
         shapes: Mapping[str, Sequence[int | None]] | None = None,
         dims: Mapping[str, int | Var] | None = None,
-        values: Mapping[str, np.ndarray] | None = None,
+        values: Mapping[str, Given] | None = None,
     ) -> Graph:
+        """The model as a graph: see :meth:`import_for`."""
+        return self.import_for(shapes, dims, values).graph
+
+    def import_for(
+        self,
+        shapes: Mapping[str, Sequence[int | None]] | None = None,
+        dims: Mapping[str, int | Var] | None = None,
+        values: Mapping[str, Given] | None = None,
+    ) -> Imported:
         """The model as a graph.
 
         ``shapes`` fixes the shapes of inputs (None leaves a dimension open), ``dims`` sizes of dimensions by
         name, or gives them ranges. With all of them fixed every shape in the graph is a number. ``values``
-        are the elements of inputs: they stay inputs, which nothing reads.
+        are the elements of inputs: they stay inputs, which nothing reads. Of sequences and optional values
+        they say which tensors there are, and their shapes.
 
         Raises UnsupportedError naming all unsupported operators at once, or the nodes whose shapes depend on
         the inputs' data, SteeringError naming inputs that ``values`` must give, ShapeError for shapes that do
@@ -137,29 +179,58 @@ class OnnxModel:
         definition.
         """
         values = values or {}
-        shapes = {**(shapes or {}), **{name: array.shape for name, array in values.items()}}
+        elements = {
+            v.name: array
+            for v in (*self._raw.inputs, *self._raw.overridable)
+            if v.kind == "tensor" and isinstance(array := values.get(v.name), np.ndarray)
+        }
+        shapes = {**(shapes or {}), **{name: array.shape for name, array in elements.items()}}
         self._check_opsets()
         self._report().raise_if_any(self.location)
         types = self._input_types(shapes)
         bound = bind_dims(types, shapes, dims)
         builder = GraphBuilder(_graph_name(self.location))
         known: dict[str, Value | None] = {}
+        lists = {v.name: v for v in self._raw.inputs if v.kind != "tensor"}
         for name, kind in types.items():
+            if name in lists:
+                known[name] = self._list_input(builder, lists[name], values)
+                continue
             shape = [bound.get(d, d) if isinstance(d, Var) else d for d in kind.shape]
             check_type(TensorType.make(shape, kind.dtype), f"input '{name}'", self.location)
             known[name] = builder.input(name, shape, kind.dtype)
-            if name in values:
-                if values[name].dtype != to_numpy(kind.dtype):
-                    raise InputError(f"the value of input '{name}' is {values[name].dtype}, not {kind.dtype}")
-                check_size(name, values[name].shape, "what the model does", self.location)
-                known[name] = builder.constant(values[name].copy(), name)
+            if name in elements:
+                array = elements[name]
+                if array.dtype != to_numpy(kind.dtype):
+                    raise InputError(f"the value of input '{name}' is {array.dtype}, not {kind.dtype}")
+                check_size(name, array.shape, "what the model does", self.location)
+                known[name] = builder.constant(array.copy(), name)
         Importer(self._raw, builder).add(known)
         builder.origin = Origin()
         results = [self._result(v, known[v.name]) for v in self._raw.outputs]
-        graph = eliminate_dead_code(builder.build(results, [v.name for v in self._raw.outputs]))
+        specs = [TensorSpec(v.name, (), v.dtype, v.kind) for v in self._raw.outputs]
+        counts = [ABSENT if isinstance(v, Absent) else len(tensors_of(v)) for v in results]
+        output_counts = tuple(counts) if any(v.kind != "tensor" for v in self._raw.outputs) else ()
+        names = [spec.name for spec in flat_specs(specs, output_counts)]
+        graph = eliminate_dead_code(builder.build([t for v in results for t in tensors_of(v)], names))
         if all(v.static_shape is not None for v in graph.inputs):
             _require_static(graph, self.location)
-        return graph
+        inputs = [TensorSpec(v.name, (), v.dtype, v.kind) for v in self._raw.inputs]
+        return Imported(graph, counts_of(inputs, values) if lists else (), output_counts)
+
+    def _list_input(self, builder: GraphBuilder, declared: RawValue, values: Mapping[str, Given]) -> Value:
+        """A sequence or an optional value. Raises SteeringError when it is not among ``values``."""
+        name, dtype = declared.name, declared.dtype
+        if name not in values:
+            what = f"which tensors there are in the {declared.kind} '{name}' decides what is compiled"
+            raise SteeringError(what, (name,), location=self.location)
+        given = values[name]
+        if given is None:
+            return absent(dtype, is_list(declared.kind), name)
+        if isinstance(given, np.ndarray):
+            return builder.input(name, given.shape, dtype)
+        items = (builder.input(f"{name}[{n}]", array.shape, dtype) for n, array in enumerate(given))
+        return tensor_list(items, dtype, name)
 
     def _result(self, declared: RawValue, value: Value | None) -> Value:
         """An output. Its declared shape is ignored, because exporters get it wrong; its type must be right.
@@ -167,6 +238,13 @@ class OnnxModel:
         Raises GraphError when it is not.
         """
         assert value is not None  # only formals of functions may be left out
+        listed = value.of_list if isinstance(value, Absent) else isinstance(value, TensorList)
+        optional = declared.kind.startswith("optional")
+        if listed != is_list(declared.kind) or (isinstance(value, Absent) and not optional):
+            raise GraphError(
+                f"output '{declared.name}' is declared as {declared.kind}, but it is {shown(value)}",
+                location=self.location,
+            )
         if declared.dtype not in ("", value.dtype):
             raise GraphError(
                 f"output '{declared.name}' is declared as {declared.dtype}, but it is {value.dtype}",

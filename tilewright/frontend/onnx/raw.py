@@ -19,12 +19,13 @@ class RawValue:
     """A graph input or output as the file declares it.
 
     ``shape`` None means that even the rank is not declared, ``dtype`` '' (outputs only) that the element type
-    is not.
+    is not. ``kind``: one of :data:`tilewright.runtime.special.KINDS`.
     """
 
     name: str
     dtype: str
     shape: tuple[Dim, ...] | None
+    kind: str = "tensor"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,8 +16,9 @@ import numpy as np
 import onnx
 
 from tilewright.config import options
-from tilewright.errors import LimitError, ModelFileError, UnsupportedError
+from tilewright.errors import LimitError, ModelFileError
 from tilewright.frontend.onnx.files import Source, load
+from tilewright.frontend.onnx.lists import kind_of
 from tilewright.frontend.onnx.order import sort_nodes
 from tilewright.frontend.onnx.raw import (
     Dim,
@@ -121,12 +122,11 @@ class _Reader:
         kind = info.type.WhichOneof("value")
         if kind is None and what == "output":
             return RawValue(name, "", None)
+        if kind in ("sequence_type", "optional_type"):
+            kind, tensor = kind_of(info.type, f"'{name}'", self.location)
+            return RawValue(name, dtype_name(tensor.elem_type, f"{what} '{name}'", self.location), (), kind)
         if kind != "tensor_type":
-            declared = (kind or "nothing").removesuffix("_type")
-            raise UnsupportedError(
-                f"'{name}' is declared as {declared}; only tensors are supported as inputs and outputs",
-                location=self.location,
-            )
+            kind_of(info.type, f"'{name}'", self.location)
         tensor = info.type.tensor_type
         undeclared = what == "output" and not tensor.elem_type
         dtype = "" if undeclared else dtype_name(tensor.elem_type, f"{what} '{name}'", self.location)

@@ -19,21 +19,27 @@ Handler: TypeAlias = "Callable[[NodeContext], Value | Sequence[Value | None]]"
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A handler and the definition it covers; ``limits`` says what of it is not supported."""
+    """A handler and the definition it covers; ``limits`` says what of it is not supported, ``lists`` whether
+    the handler takes sequences and optional values.
+    """
 
     op_type: str
     since: int
     handler: Handler
     limits: str = ""
+    lists: bool = False
 
 
 _table: dict[tuple[str, str], dict[int, Entry]] = {}
 
 
-def onnx_op(op_type: str, *versions: int, domain: str = "", limits: str = "") -> Callable[[Handler], Handler]:
+def onnx_op(
+    op_type: str, *versions: int, domain: str = "", limits: str = "", lists: bool = False
+) -> Callable[[Handler], Handler]:
     """Register a handler for the definitions of ``op_type`` that the opsets ``versions`` introduced.
 
-    ``limits`` says in a few words what of them is not supported.
+    ``limits`` says in a few words what of them is not supported, ``lists`` whether operands may be sequences
+    or optional values.
     """
 
     def decorate(handler: Handler) -> Handler:
@@ -41,7 +47,7 @@ def onnx_op(op_type: str, *versions: int, domain: str = "", limits: str = "") ->
         for since in versions:
             if since in known:
                 raise ValueError(f"{op_type}-{since} is registered twice")
-            known[since] = Entry(op_type, since, handler, limits)
+            known[since] = Entry(op_type, since, handler, limits, lists)
         return handler
 
     return decorate

@@ -16,6 +16,7 @@ import onnx
 from onnx import defs
 
 from tilewright.errors import GraphError
+from tilewright.frontend.onnx.lists import Absent, TensorList, shown
 from tilewright.frontend.onnx.ranks import RANKS, problem_of_attribute
 from tilewright.frontend.onnx.raw import RawBody, RawNode
 from tilewright.frontend.onnx.tensors import DTYPES
@@ -140,10 +141,14 @@ def _check_inputs(
             if formal.option == _Option.Single:
                 raise GraphError(f"{node.op_type} needs its input '{formal.name}'", location=where)
             continue
+        if isinstance(value, Absent):
+            continue  # handlers say what they do without it
         kind = _TENSORS[value.dtype]
-        if kind not in formal.types:
+        if isinstance(value, TensorList):
+            kind = f"seq({kind})"
+        if kind not in formal.types and f"optional({kind})" not in formal.types:
             raise GraphError(
-                f"input '{formal.name}' of {node.op_type} cannot be {value.type}", location=where
+                f"input '{formal.name}' of {node.op_type} cannot be {shown(value)}", location=where
             )
         rank = ranks[index] if index < len(ranks) else None
         if rank not in (None, value.rank):

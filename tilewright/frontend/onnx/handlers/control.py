@@ -18,6 +18,7 @@ from tilewright.config import options
 from tilewright.errors import GraphError, ShapeError
 from tilewright.frontend.onnx.bodies import Body, Formal, begin, close
 from tilewright.frontend.onnx.context import NodeContext
+from tilewright.frontend.onnx.lists import Structure
 from tilewright.frontend.onnx.raw import RawBody, RawNode
 from tilewright.frontend.onnx.registry import onnx_op
 from tilewright.graph.builder import GraphBuilder
@@ -35,12 +36,13 @@ from tilewright.ops.control import same_type
 #: Loops are written out up to this many nodes in all.
 MAX_UNROLLED: Final = 32
 
+_IF_LIMITS: Final = "branches that give tensors of equal rank, or a condition that steers"
 _LOOP_LIMITS: Final = "states that keep their shapes, or a known number of iterations"
 _SCAN_LIMITS: Final = "opset 8: batches of known size, sequences of one length"
 
 
 # --------------------------------------------------------------------------------------------------------- If
-@onnx_op("If", 1, 11, 13, 16, 19, 21, 23, 24, 25, limits="branches that give tensors of equal rank")
+@onnx_op("If", 1, 11, 13, 16, 19, 21, 23, 24, 25, limits=_IF_LIMITS, lists=True)
 def if_(ctx: NodeContext) -> Sequence[Value]:
     """One of two branches."""
     branches = [ctx.attr(name) for name in ("then_branch", "else_branch")]
@@ -49,6 +51,8 @@ def if_(ctx: NodeContext) -> Sequence[Value]:
         return ctx.bodies.inline(branches[0 if ctx.scalar(0, "the condition of an If") else 1])
     condition = _one(ctx, ctx.x, "the condition of an If")
     then, otherwise = _branches(ctx, branches)
+    if any(isinstance(v, Structure) for body in (then, otherwise) for v in body.results):
+        ctx.require_data(0, "the condition of an If that gives sequences or optional values")
     if len(then.results) != len(otherwise.results):
         ctx.fail(f"the branches give {len(then.results)} and {len(otherwise.results)} tensors")
     joins = [_Join.of(ctx, a, b) for a, b in zip(then.results, otherwise.results, strict=True)]
@@ -120,6 +124,7 @@ class _Join:
         if then.dtype != otherwise.dtype:
             ctx.fail(f"one branch gives {then.type} where the other gives {otherwise.type}")
         if then.rank != otherwise.rank:
+            ctx.require_known(ctx.x, "its condition")
             ctx.require_known(ctx.x, "the condition of branches whose results differ in rank")
             ctx.unsupported(f"one branch gives {then.type} where the other gives {otherwise.type}")
         pairs = list(zip(then.shape, otherwise.shape, strict=True))
@@ -174,10 +179,12 @@ def _one(ctx: NodeContext, value: Value, what: str) -> Value:
 
 
 # ---------------------------------------------------------------------------------------------- Loop and Scan
-@onnx_op("Loop", 1, 11, 13, 16, 19, 21, 23, 24, 25, limits=_LOOP_LIMITS)
+@onnx_op("Loop", 1, 11, 13, 16, 19, 21, 23, 24, 25, limits=_LOOP_LIMITS, lists=True)
 def loop(ctx: NodeContext) -> Sequence[Value]:
     """A loop with a number of iterations, a condition, or both."""
     body: RawBody = ctx.attr("body")
+    if any(isinstance(v, Structure) for v in ctx.inputs):
+        return _loop_over_lists(ctx, body)
     states = [ctx.value(n) for n in range(2, len(ctx.inputs))]
     if len(body.inputs) != 2 + len(states) or len(body.outputs) < 1 + len(states):
         given = f"{len(body.inputs)} and gives {len(body.outputs)} tensors"
@@ -337,6 +344,22 @@ def _unrolled(ctx: NodeContext, body: RawBody, count: int, states: Sequence[Valu
         ctx.op("concat", *(ctx.reshape(v, (as_expr(1), *v.shape)) for v in column), axis=0) for column in rows
     ]
     return [*states, *stacked]
+
+
+def _loop_over_lists(ctx: NodeContext, body: RawBody) -> Sequence[Value]:
+    """A Loop some of whose states are sequences or optional values, written out."""
+    states = [v for v in ctx.inputs[2:] if v is not None]
+    if len(states) != len(ctx.inputs) - 2 or len(body.inputs) != len(ctx.inputs):
+        ctx.fail(f"the body takes {len(body.inputs)} tensors for {len(states)} states")
+    count = options().max_nodes  # more than can be written out
+    if ctx.has(0):
+        count = min(count, int(ctx.scalar(0, "the number of iterations of a Loop over sequences")))
+    if ctx.has(1) and not ctx.scalar(1, "the condition of a Loop over sequences"):
+        count = 0
+    written = _unrolled(ctx, body, max(count, 0), states)
+    if written is None:
+        ctx.unsupported("a loop over sequences needs a condition and a number of iterations that are known")
+    return written
 
 
 # ------------------------------------------------------------------------------------------------- loop nodes

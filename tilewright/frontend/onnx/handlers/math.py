@@ -38,7 +38,6 @@ _PLAIN: Final[dict[str, tuple[str, tuple[int, ...]]]] = {
     "Exp": ("exp", (1, 6, 13)),
     "Floor": ("floor", (1, 6, 13)),
     "HardSwish": ("hard_swish", (14, 22)),
-    "Identity": ("identity", (1, 13, 14, 16, 19, 21, 23, 24, 25)),
     "IsNaN": ("isnan", (9, 13, 20)),
     "Less": ("less", (7, 9, 13)),
     "LessOrEqual": ("less_equal", (12, 16)),
