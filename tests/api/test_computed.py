@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 import tilewright as tw
@@ -236,3 +239,104 @@ def test_a_limit_of_computed_sizes() -> None:
     with pytest.raises(ShapeError, match="computes a size of 6 where memory is planned for 0 to 5") as error:
         compiled(np.ones((3, 4), np.float32))
     assert "--max-computed" in str(error.value)
+
+
+def behind_rows() -> onnx.ModelProto:
+    """Operators of all kinds on the rows of x whose sum is positive."""
+
+    def node(op: str, given: list[str], made: str, **attrs: object) -> onnx.NodeProto:
+        return helper.make_node(op, given, [made], **attrs)
+
+    nodes = [
+        node("ReduceSum", ["x", "one"], "sums", keepdims=0),
+        node("Greater", ["sums", "none"], "mask"),
+        node("NonZero", ["mask"], "where"),
+        node("Squeeze", ["where", "zero"], "rows"),
+        node("Gather", ["x", "rows"], "r"),
+        node("MatMul", ["r", "w"], "product"),
+        node("Transpose", ["r"], "turned"),
+        node("MatMul", ["turned", "r"], "gram"),
+        node("Softmax", ["r"], "softmax"),
+        node("ReduceSum", ["r", "zero"], "total", keepdims=0),
+        node("MatMul", ["x", "w"], "other"),
+        node("Concat", ["product", "other"], "both", axis=0),
+        node("Relu", ["both"], "joined"),
+        node("Reshape", ["r", "halves"], "h"),
+        node("Transpose", ["h"], "swapped", perm=[2, 0, 1]),
+        node("Slice", ["r", "zero", "two", "zero"], "first_two"),
+        node("Shape", ["r"], "shape"),
+        node("ConstantOfShape", ["shape"], "zeros"),
+        node("Add", ["zeros", "r"], "same"),
+        node("Unsqueeze", ["rows", "one"], "places"),
+        node("Neg", ["r"], "negated"),
+        node("ScatterND", ["x", "places", "negated"], "put_back"),
+        node("Greater", ["r", "none"], "positive"),
+        node("NonZero", ["positive"], "inner"),
+        node("Transpose", ["inner"], "inner_rows"),
+        node("GatherND", ["r", "inner_rows"], "nested"),
+        node("NonZero", ["mask"], "again"),
+        node("Squeeze", ["again", "zero"], "rows_again"),
+        node("Gather", ["x", "rows_again"], "r2"),
+        node("Mul", ["r", "r2"], "squared"),
+        node("CumSum", ["r", "axis"], "running"),
+    ]
+    constants = {
+        "one": np.array([1]),
+        "zero": np.array([0]),
+        "two": np.array([2]),
+        "none": np.float32(0),
+        "halves": np.array([-1, 2, 3]),
+        "axis": np.array(0),
+        "w": sparse((6, 5), 1),
+    }
+    results = ["product", "gram", "softmax", "total", "joined", "swapped", "first_two", "same", "put_back"]
+    results += ["nested", "squared", "running"]
+    kept = {name: np.asarray(data) for name, data in constants.items()}
+    return model(nodes, {"x": (FLOAT, ["n", 6])}, {**dict.fromkeys(results, FLOAT), "shape": INT64}, kept)
+
+
+def test_operators_behind_a_computed_size() -> None:
+    runs = [{"x": sparse((n, 6), 1, n) + shift} for n, shift in ((9, 0), (9, -9), (9, 9), (1, 9), (16, 0.5))]
+    check(
+        behind_rows(), [{"x": run["x"].astype(np.float32)} for run in runs], threads=(2,), dims={"n": (1, 16)}
+    )
+
+
+@pytest.fixture(scope="module")
+def ranged() -> tw.Model:
+    return tw.compile(masked(), threads=2, dims={"a": (0, 8), "b": (1, 9)}, cache=False)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), rows=st.integers(0, 8), columns=st.integers(1, 9))
+def test_any_data_of_any_size(ranged: tw.Model, data: st.DataObject, rows: int, columns: int) -> None:
+    size = rows * columns
+    numbers = data.draw(st.lists(st.sampled_from([0.0, -0.0, 1.5, -2.0]), min_size=size, max_size=size))
+    x = np.array(numbers, np.float32).reshape(rows, columns)
+    where, positive = ranged(x)
+    np.testing.assert_array_equal(where, np.stack(np.nonzero(x)))
+    np.testing.assert_array_equal(positive, np.maximum(x[x != 0], 0))
+
+
+def test_runs_at_the_same_time_have_their_own_sizes(ranged: tw.Model) -> None:
+    xs = [sparse((8, 9), share / 40, share) for share in range(40)]
+
+    def run(n: int) -> bool:
+        x = xs[n % len(xs)]
+        return np.array_equal(ranged(x)[0], np.stack(np.nonzero(x)))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(run, range(400)))
+
+
+def test_results_are_arrays_of_their_own(ranged: tw.Model) -> None:
+    """Contiguous, aligned, readable through DLPack, and not touched by later runs."""
+    x = sparse((5, 7), 0.5)
+    first = ranged(x)
+    kept = [result.copy() for result in first]
+    ranged(sparse((5, 7), 1))
+    for result, copy in zip(first, kept, strict=True):
+        np.testing.assert_array_equal(result, copy)
+        np.testing.assert_array_equal(np.from_dlpack(result), copy)
+        assert result.flags.c_contiguous
+        assert result.ctypes.data % 64 == 0

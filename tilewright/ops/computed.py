@@ -131,8 +131,12 @@ def _positions_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
 
 
 def _positions_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
-    found = np.flatnonzero(np.diff(np.asarray(inputs[0])))
-    return [np.resize(np.append(found, 0), np.asarray(inputs[0]).shape).astype(np.int64)]
+    grows = np.diff(np.asarray(inputs[0])) > 0
+    places = np.zeros(grows.size + 1, np.int64)
+    places[: grows.sum()] = np.flatnonzero(grows)
+    if not grows.all():
+        places[-1] = np.flatnonzero(~grows)[-1]
+    return [places]
 
 
 register(

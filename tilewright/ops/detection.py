@@ -49,8 +49,9 @@ def _rows_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
     found = np.diff(inputs[0]).reshape(rows, size) > 0
     places = np.zeros((rows, size + 1), np.int64)
     for row, there in zip(places, found, strict=True):
-        where = np.flatnonzero(there)
-        row[: where.size] = where
+        row[: there.sum()] = np.flatnonzero(there)
+        if not there.all():
+            row[-1] = np.flatnonzero(~there)[-1]
     return [places, found.sum(1)]
 
 
