@@ -68,14 +68,6 @@ def test_embed_layer_normalization(full: bool) -> None:
     agree(*node("EmbedLayerNormalization", arrays, ("y", "int_mask")))
 
 
-@pytest.mark.parametrize("last", [0, 1])
-def test_group_norm(last: int) -> None:
-    x = floats(2, 5, 3, 8) if last else floats(2, 8, 5, 3)
-    attrs = {"groups": 4, "activation": 1, "channels_last": last}
-    got = run(*node("GroupNorm", {"x": x, "g": floats(8), "b": floats(8)}, **attrs))["y"]
-    assert got.shape == x.shape
-
-
 @pytest.mark.parametrize(
     ("activation", "params"),
     [("Relu", []), ("LeakyRelu", [0.2]), ("Clip", [-0.1, 0.4]), ("HardSigmoid", [0.3, 0.4])],

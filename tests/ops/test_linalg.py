@@ -25,3 +25,12 @@ def test_only_small_square_matrices() -> None:
         type_of("det", [TensorType.make((2, 3), "float32")])
     with pytest.raises(GraphError, match="larger than 32 x 32"):
         type_of("det", [TensorType.make((40, 40), "float32")])
+
+
+@pytest.mark.parametrize("size", [1, 2, 6])
+def test_inverse(size: int) -> None:
+    x = floats(2, 3, size, size) + np.eye(size, dtype=np.float32)
+    check("inverse", [x], rtol=1e-2, atol=1e-2)
+    swapped = np.array([[0.0, 2.0], [1.0, 0.0]])
+    (result,) = check("inverse", [swapped])
+    np.testing.assert_array_equal(result, [[0.0, 1.0], [0.5, 0.0]])

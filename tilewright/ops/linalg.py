@@ -1,4 +1,4 @@
-"""Determinants of small matrices."""
+"""Determinants of small matrices, and inverses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tilewright.graph.graph import TensorType
 from tilewright.graph.opdef import FusionKind, OpContext, OpDef, register
 from tilewright.ir import dtype as dt
 from tilewright.ir import te
-from tilewright.ir.expr import Expr, as_expr, const, select
+from tilewright.ir.expr import Expr, as_expr, const, maximum, minimum, select
 from tilewright.ir.intrinsics import intrinsic
 from tilewright.ir.visit import const_int
 from tilewright.ops.common import Operands, accumulator_dtype, as_dtype, is_half
@@ -89,3 +89,75 @@ def _reference(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
 
 
 register(OpDef("det", FusionKind.opaque, infer=_infer, compute=_compute, reference=_reference))
+
+
+# ---------------------------------------------------------------------------------------------------- inverse
+def _inverse_infer(ctx: OpContext) -> list[TensorType]:
+    x = ctx.input(0)
+    rows, columns = (const_int(d) for d in x.shape[-2:]) if x.rank >= 2 else (None, None)
+    if rows is None or rows != columns or not dt.is_float(x.dtype):
+        ctx.fail("inverse takes square matrices of floats of a known size")
+    return [x]
+
+
+def _inverse_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
+    """Gauss-Jordan elimination with partial pivoting of the matrix and, behind it, the identity: one step a
+    column.
+    """
+    x = inputs[0]
+    batch, size, wide = x.shape[:-2], const_int(x.shape[-1]) or 0, accumulator_dtype(x.dtype)
+    if size == 0:
+        return [te.compute(x.shape, lambda *i: const(0, x.dtype), "inverse")]
+    one, zero = const(1, wide), const(0, wide)
+
+    def begin(*i: Expr) -> Expr:
+        column = minimum(i[-1], size - 1)
+        right = select((i[-1] - size).eq(i[-2]), one, zero)
+        return select(i[-1] < size, x[(*i[:-1], column)].astype(wide), right)
+
+    def step(state: te.Tensor) -> list[te.Tensor]:
+        def height(t: Expr, b: Sequence[Expr], r: Expr) -> Expr:
+            return select(r < t, const(-1, wide), intrinsic("abs", state[(t, *b, r, t)]))
+
+        def largest(t: Expr, *b: Expr) -> Expr:
+            return te.reduce("max", [size], lambda r: height(t, b, r))
+
+        top = te.compute((size, *batch), largest, "largest")
+
+        def first(t: Expr, *b: Expr) -> Expr:
+            def place(r: Expr) -> Expr:
+                return select(height(t, b, r).eq(top[(t, *b)]), r, as_expr(size - 1))
+
+            return te.reduce("min", [size], place)
+
+        row = te.compute((size, *batch), first, "pivot_row")
+
+        def following(t: Expr, *i: Expr) -> Expr:
+            b, r, c = i[:-2], i[-2], i[-1]
+            pivot = minimum(maximum(row[(t, *b)], 0), size - 1)
+            own = select(r.eq(pivot), t, r)  # the row of the step takes the pivot's place
+            scaled = state[(t, *b, pivot, c)] / state[(t, *b, pivot, t)]
+            return select(r.eq(t), scaled, state[(t, *b, own, c)] - state[(t, *b, own, t)] * scaled)
+
+        return [te.compute((size, *batch, size, 2 * size), following, "eliminated")]
+
+    start = te.compute((*batch, size, 2 * size), begin, "augmented")
+    (states,) = te.scan(size, [start], step, ["matrices"])
+
+    def body(*i: Expr) -> Expr:
+        return states[(as_expr(size), *i[:-1], i[-1] + size)].astype(x.dtype)
+
+    return [te.compute(x.shape, body, "inverse")]
+
+
+def _inverse_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
+    x = inputs[0]
+    wide = x.astype(np.float32) if is_half(x.dtype.name) else x
+    return [as_dtype(np.linalg.inv(wide), dt.from_numpy(x.dtype))]
+
+
+register(
+    OpDef(
+        "inverse", FusionKind.opaque, infer=_inverse_infer, compute=_inverse_compute, reference=_inverse_numpy
+    )
+)

@@ -13,6 +13,7 @@ from tilewright.frontend.onnx.handlers.nn import conv, gemm, pool
 from tilewright.frontend.onnx.registry import onnx_op
 from tilewright.graph.graph import Value
 from tilewright.ir.expr import as_expr
+from tilewright.ops.common import dims_attr
 
 DOMAIN: Final = "com.microsoft"
 
@@ -134,7 +135,9 @@ def simplified_layer_normalization(ctx: NodeContext) -> Value:
 def embed_layer_normalization(ctx: NodeContext) -> Sequence[Value | None]:
     """Layer normalisation of the sum of word, position and segment embeddings."""
     ids, words, positions = ctx.value(0), ctx.value(2), ctx.value(3)
-    length = ctx.static_dims(ids, "the ids of an EmbedLayerNormalization")[1]
+    if ids.rank != 2:
+        ctx.fail(f"EmbedLayerNormalization takes ids [B, S], not {ids.type}")
+    (length,) = dims_attr((ids.shape[1],))
     total = ctx.op("gather", words, ids, axis=0)
     if ctx.has(8):
         total = ctx.op("add", total, ctx.op("gather", positions, ctx.value(8), axis=0))
@@ -149,25 +152,12 @@ def embed_layer_normalization(ctx: NodeContext) -> Sequence[Value | None]:
         if ctx.has(7):
             lasts = ctx.op("reduce", ctx.value(7), op="sum", axes=(1,), keepdims=False)
         else:
-            lasts = ctx.op("expand", ctx.constant(0, "int32"), shape=(ctx.static_dims(ids, "the ids")[0],))
+            lasts = ctx.op("expand", ctx.constant(0, "int32"), shape=dims_attr((ids.shape[0],)))
     return [y, lasts, total]
 
 
-@onnx_op("GroupNorm", 1, domain=DOMAIN)
-def group_norm(ctx: NodeContext) -> Value:
-    """Of images with the channels last, followed by silu (``activation`` 1)."""
-    x, groups, last = ctx.x, int(ctx.attr("groups")), bool(ctx.attr("channels_last", 1))
-    if last:
-        x = ctx.op("transpose", x, perm=(0, x.rank - 1, *range(1, x.rank - 1)))
-    epsilon = float(ctx.attr("epsilon", 1e-5))
-    y = ctx.op("group_norm", x, ctx.value(1), ctx.value(2), groups=groups, epsilon=epsilon)
-    if ctx.attr("activation"):
-        y = ctx.op("silu", y, alpha=1.0)
-    return ctx.op("transpose", y, perm=(0, *range(2, x.rank), 1)) if last else y
-
-
 # ------------------------------------------------------------------------------- products and sliding windows
-def _activated(ctx: NodeContext, y: Value, params: Sequence[float]) -> Value:
+def activated(ctx: NodeContext, y: Value, params: Sequence[float]) -> Value:
     """``y`` after the activation that the node names, with its parameters."""
     kind = str(ctx.attr("activation", ""))
     if kind in ("Relu", "Sigmoid", "Tanh", "Softplus", "Softsign"):
@@ -187,7 +177,7 @@ def fused_conv(ctx: NodeContext) -> Value:
     y = conv(ctx)
     assert isinstance(y, Value)
     y = ctx.op("add", y, ctx.value(3)) if ctx.has(3) else y
-    return _activated(ctx, y, tuple(float(p) for p in ctx.attr("activation_params", ())))
+    return activated(ctx, y, tuple(float(p) for p in ctx.attr("activation_params", ())))
 
 
 @onnx_op("FusedGemm", 1, domain=DOMAIN)
@@ -195,7 +185,7 @@ def fused_gemm(ctx: NodeContext) -> Value:
     """Gemm and an activation."""
     y = gemm(ctx)
     assert isinstance(y, Value)
-    return _activated(ctx, y, [float(ctx.attr(f"activation_{n}", 0.0)) for n in ("alpha", "beta")])
+    return activated(ctx, y, [float(ctx.attr(f"activation_{n}", 0.0)) for n in ("alpha", "beta")])
 
 
 @onnx_op("NhwcMaxPool", 1, domain=DOMAIN)
