@@ -6,8 +6,8 @@ import pytest
 from tests.ops.harness import check, floats, type_of
 from tilewright.errors import GraphError
 from tilewright.graph.graph import TensorType
+from tilewright.graph.storage import pack_blocks
 from tilewright.ir.expr import as_expr
-from tilewright.ops.nbits import pack_blocks
 
 rng = np.random.default_rng(0)
 

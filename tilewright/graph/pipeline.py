@@ -21,7 +21,7 @@ from tilewright.graph.narrow import pack_narrow_convolutions
 from tilewright.graph.quantize import use_integers
 from tilewright.graph.regions import map_regions, simplify_regions
 from tilewright.graph.rewrite import eliminate_dead_code, fixpoint
-from tilewright.graph.storage import pack_constants
+from tilewright.graph.storage import multiply_packed, pack_constants
 
 Pass: TypeAlias = Callable[[Graph], Graph]
 
@@ -53,6 +53,7 @@ def canonicalise_views(graph: Graph) -> Graph:
 PASSES: Final[tuple[tuple[str, Pass], ...]] = (
     ("fold_constants", fold_constants),
     ("absorb_parameters", absorb_parameters),
+    ("multiply_packed", multiply_packed),
     ("use_integers", use_integers),
     ("decompose_elementwise", decompose_elementwise),
     ("simplify", simplify),

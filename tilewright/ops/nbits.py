@@ -20,19 +20,6 @@ from tilewright.ops.common import Operands, as_dtype, format_shape
 from tilewright.ops.contract import narrowed, widened
 
 
-def pack_blocks(codes: np.ndarray, bits: int) -> np.ndarray:
-    """Unsigned numbers of ``bits`` bits, uint8[blocks, block, columns], in the operator's layout:
-    uint8[blocks, block * bits / 8, columns].
-    """
-    blocks, block, columns = codes.shape
-    per = 8 // bits
-    parts = codes.reshape(blocks, per, block // per, columns).astype(np.uint8)
-    packed = np.zeros(parts[:, 0].shape, np.uint8)
-    for p in range(per):
-        packed |= parts[:, p] << np.uint8(p * bits)
-    return packed
-
-
 def _infer(ctx: OpContext) -> list[TensorType]:
     a, weights, scale, offset = (ctx.input(n) for n in range(4))
     bits = int(ctx.attr("bits"))

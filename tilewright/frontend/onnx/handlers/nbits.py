@@ -8,8 +8,8 @@ from tilewright.frontend.onnx.context import NodeContext
 from tilewright.frontend.onnx.handlers.microsoft import DOMAIN
 from tilewright.frontend.onnx.registry import onnx_op
 from tilewright.graph.graph import Value
+from tilewright.graph.storage import pack_blocks
 from tilewright.ops.common import product
-from tilewright.ops.nbits import pack_blocks
 
 
 @onnx_op("MatMulNBits", 1, domain=DOMAIN, limits="no g_idx; weights must be known")
