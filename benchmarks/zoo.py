@@ -47,7 +47,7 @@ class ZooModel:
         wheel: where it comes from.
         member: its path in the wheel.
         what: what it does.
-        shapes: input shapes that it is checked and timed with.
+        shapes: input shapes that it is checked and timed with; none where random inputs mean nothing to it.
     """
 
     key: str
@@ -75,6 +75,9 @@ OPENNSFW = Wheel(
 )
 BASIC_PITCH = Wheel(
     "basic-pitch", "0.4.0", "Apache-2.0", "738adb503aae7fdfc7d1e1511aa0ce35052315f260a19531ef4c356708425db0"
+)
+SILERO = Wheel(
+    "silero-vad", "6.2.3", "MIT", "7b7f5436cfcb02fae583a05b512ea96467fd449fe54cb49a5e4f06c51a1e43b8"
 )
 
 _OCR = "rapidocr_onnxruntime/models/"
@@ -124,6 +127,8 @@ MODELS: dict[str, ZooModel] = {
             "note transcription from audio",
             ({"serving_default_input_2:0": (1, 43844, 1)},),
         ),
+        # Of its inputs a sampling rate decides branches: benchmarks/streaming.py checks and times it.
+        ZooModel("vad", SILERO, "silero_vad/data/silero_vad.onnx", "voice activity, step by step", ()),
     )
 }
 
