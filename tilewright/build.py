@@ -24,6 +24,7 @@ from tilewright.errors import CompileError
 from tilewright.graph.alternatives import Pick, default_pick
 from tilewright.graph.graph import Graph
 from tilewright.graph.pipeline import optimise
+from tilewright.graph.quantize import multiplied_type
 from tilewright.graph.requirements import Requirement, requirements
 from tilewright.ir.printer import to_text, workload_key
 from tilewright.ir.stmt import Buffer, PrimFunc
@@ -130,6 +131,7 @@ def build_variant(
         threads=threads,
         pick=options.pick,
         disabled=disabled,
+        operands=multiplied_type(target),
     )
     say("graph", 1, 1)
     return build_optimised(optimised, target, threads, binding, weights, options, requirements(graph))

@@ -12,8 +12,9 @@ from tilewright.graph import Graph, Value, check_types, verify
 from tilewright.graph.interpret import interpret
 from tilewright.graph.partition import partition
 from tilewright.graph.pipeline import optimise
-from tilewright.graph.quantize import use_integers
+from tilewright.graph.quantize import multiplied_type, use_integers
 from tilewright.ir import dtype as dt
+from tilewright.target import Target
 
 
 class Quantizer(Maker):
@@ -163,6 +164,23 @@ def test_numbers_of_16_bits_stay_floats() -> None:
     after = optimise(graph)
     agree(graph, after)
     assert floats_in_products(after)
+
+
+def test_products_have_the_operands_that_the_target_multiplies() -> None:
+    kinds = {
+        "x86-64-v4-dot": "uint8", "x86-64-v3": "int16", "x86-64-v4": "int16", "aarch64-dot": "uint8",
+        "aarch64": "uint8",
+    }  # fmt: skip
+    m = Quantizer()
+    y = m.op("conv", m.both(m.x(1, 5, 6, 4)), m.weights(16, 5, 3, 3), m.weights(16), pads=(1,) * 4)
+    graph = m.done(m.q(y, 0.1034, 128), m.q(m.op("matmul", m.both(m.x(3, 7, name="a")), m.weights(7, 5))))
+    for name, kind in kinds.items():
+        assert multiplied_type(Target.parse(name)) == kind
+    for kind in ("uint8", "int8", "int16"):
+        after = optimise(graph, operands=kind)
+        agree(graph, after)
+        products = [n for n in after.nodes if n.op in ("conv", "matmul")]
+        assert {v.dtype for n in products for v in n.inputs[:1] if v is not None} == {kind}
 
 
 def test_graphs_without_integers_are_left_alone() -> None:

@@ -63,8 +63,9 @@ def test_products_of_bytes(data: st.DataObject) -> None:
     batch = data.draw(st.sampled_from([(), (2,)]))
     p = data.draw(st.sampled_from([None, of(a), of(a, m, 1), of(a, *batch, m, 1)]))
     q = data.draw(st.sampled_from([None, of(b), of(b, n), of(b, 1, n)]))
-    known = data.draw(st.sets(st.integers(0, 3)))
-    check("matmul_integer", [of(a, *batch, m, k), of(b, k, n), p, q], consts=tuple(known), rtol=0)
+    known = tuple(data.draw(st.sets(st.integers(0, 3))))
+    kind = data.draw(st.sampled_from(["uint8", "int8", "int16"]))
+    check("matmul_integer", [of(a, *batch, m, k), of(b, k, n), p, q], consts=known, rtol=0, operands=kind)
 
 
 @settings(max_examples=25, deadline=None)
@@ -82,6 +83,7 @@ def test_convolutions_of_bytes(data: st.DataObject) -> None:
         [of(a, 2, groups * ci, 5, 6), of(b, groups * co, ci, 3, 2), p, q, bias],
         consts=tuple(known),
         rtol=0,
+        operands=data.draw(st.sampled_from(["uint8", "int8", "int16"])),
         groups=groups,
         pads=(1, 0, 2, 1),
         strides=(data.draw(st.integers(1, 2)), 1),

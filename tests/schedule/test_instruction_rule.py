@@ -24,6 +24,7 @@ from tilewright.target import Target
 X86, VEX, ARM = (Target.parse(t) for t in ("x86-64-v4-dot", "x86-64-v3-dot", "aarch64-dot"))
 BF16, BYTES = ("bfloat16", "bfloat16", "float32"), ("uint8", "int8", "int32")
 SIGNED = ("int8", "int8", "int32")
+WORDS = ("int16", "int16", "int32")
 
 
 def intrinsics_of(func: PrimFunc) -> set[str]:
@@ -48,6 +49,8 @@ def checked(func: PrimFunc, target: Target) -> set[str]:
         (X86, BYTES, "x86.vpdpbusd"),
         (VEX, BYTES, "x86.vpdpbusd"),
         (VEX, SIGNED, "x86.vpdpbssd"),
+        (Target.parse("x86-64-v3"), WORDS, "x86.vpmaddwd"),
+        (Target.parse("x86-64-v4"), WORDS, "x86.vpmaddwd.16"),
         (ARM, BF16, "arm.bfdot"),
         (ARM, BYTES, "arm.usdot"),
         (ARM, SIGNED, "arm.sdot"),

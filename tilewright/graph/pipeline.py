@@ -80,18 +80,24 @@ def optimise(
     threads: int = 1,
     pick: Pick = default_pick,
     disabled: Collection[str] = (),
+    operands: str = "uint8",
 ) -> Graph:
     """Run :data:`PASSES` but those named in ``skip``, then the same on all graphs that nodes run. ``dump``
     sees the graph after every pass by name; ``check`` verifies it there; the graph will run on ``threads``
-    threads. ``pick`` chooses between alternatives but those of ``disabled`` options.
+    threads. ``pick`` chooses between alternatives but those of ``disabled`` options; ``operands`` is what the
+    target multiplies integers as (``quantize.multiplied_type``).
 
     Raises GraphError when a pass left a graph that breaks the rules (with ``check``).
     """
     choose = partial(choose_alternatives, pick=pick, threads=threads, disabled=disabled)
+    chosen: dict[Pass, Pass] = {
+        choose_alternatives: choose,
+        use_integers: partial(use_integers, operands=operands),
+    }
     for name, step in PASSES:
         if name in skip:
             continue
-        graph = choose(graph) if step is choose_alternatives else step(graph)
+        graph = chosen.get(step, step)(graph)
         if check:
             verify(graph)
             check_types(graph)
@@ -100,7 +106,7 @@ def optimise(
 
     def inner(where: str, region: Graph) -> Graph:
         said = None if dump is None else lambda name, after: dump(f"{where}_{name}", after)
-        return optimise(region, said, check, skip, threads, pick, disabled)
+        return optimise(region, said, check, skip, threads, pick, disabled, operands)
 
     return eliminate_dead_code(simplify_regions(map_regions(graph, inner)))
 

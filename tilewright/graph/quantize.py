@@ -10,6 +10,7 @@ passes leave integers where they are:
 * ``multiply_integers``: products and convolutions of two dequantized operands become products of integers
   (``ops.integer``), whose sums are scaled once. The sums are exact; float sums are not.
 * ``merge_scales``: between sums and ``quantize`` stands one factor for each channel.
+* ``choose_operands``: as bytes or wider integers, whatever the target multiplies.
 * ``fold_dequantized``: weights of what stays float become floats.
 
 Elementwise operators stay what they are: kernels of them read and write integers, and convert in registers.
@@ -30,6 +31,8 @@ from tilewright.graph.interpret import run_reference
 from tilewright.graph.movement import Replaced, viewed
 from tilewright.graph.rewrite import Rewriter, fixpoint, rewrite
 from tilewright.ir import dtype as dt
+from tilewright.ir.tensor_intrinsics import parameters, tensor_intrinsics
+from tilewright.target import Target
 
 #: Operators that move elements of their first operand, and nothing else; other operands steer them.
 _MOVEMENT: Final = frozenset(
@@ -46,13 +49,43 @@ _MAX_SUM: Final = 2**31 - 1
 _SAME_SCALE: Final = 1e-5
 
 
-def use_integers(graph: Graph) -> Graph:
-    """All passes of this module, in order; a graph without quantized values is returned as it is."""
+def use_integers(graph: Graph, operands: str = "uint8") -> Graph:
+    """All passes of this module, in order; a graph without quantized values is returned as it is.
+    ``operands`` is what the target multiplies (:func:`multiplied_type`)."""
     if not any(n.op in ("quantize", "dequantize", "matmul_integer", "conv_integer") for n in graph.nodes):
         return graph
     graph = fixpoint(graph, (fold_constants, absorb_parameters, keep_integers))
     graph = fold_constants(fold_dequantized(multiply_integers(graph)))
-    return merge_scales(graph)
+    return choose_operands(merge_scales(graph), operands)
+
+
+def multiplied_type(target: Target) -> str:
+    """The type of data that an instruction of ``target`` multiplies with weights of 8 (``int16``: 16) bits:
+    ``uint8``, ``int8`` or ``int16``, in this order; ``uint8`` where there is none."""
+    found = set()
+    for intrinsic in tensor_intrinsics():
+        if all(map(target.has, intrinsic.requires)):
+            shapes = [len(p.shape) for p in parameters(intrinsic)]
+            kinds = tuple(p.dtype for p in parameters(intrinsic))
+            if shapes == [1, 2, 1] and kinds[1:] == ("int16" if kinds[0] == "int16" else "int8", "int32"):
+                found.add(kinds[0])
+    return next((kind for kind in ("uint8", "int8", "int16") if kind in found), "uint8")
+
+
+def choose_operands(graph: Graph, operands: str) -> Graph:
+    """Products of bytes get the operands that the target multiplies. Convolutions in groups stay with bytes:
+    no instruction serves them."""
+    if operands == "uint8":
+        return graph
+
+    def visit(rw: Rewriter, node: Node) -> Replaced:
+        if node.op not in ("matmul_integer", "conv_integer") or node.attrs.get("operands") is not None:
+            return None
+        if node.attrs.get("groups", 1) != 1:
+            return None
+        return rw.emit_like(node, node.op, node.inputs, {**node.attrs, "operands": operands})
+
+    return rewrite(graph, visit)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,8 @@ Convolutions take any number of spatial dimensions. With ``channels_last`` data 
 weights are ``[*K, CI / groups, CO]``, else data is ``[N, C, *spatial]`` and weights ``[CO, CI / groups,
 *K]``. A fourth operand of one element stands for what is in the padding (default 0).
 
-With ``to="int32"`` the operands are bytes, signed or not, and sums are kept and returned in 32 bits.
+With ``to="int32"`` the operands are bytes, signed or not, or 16-bit integers, and sums are kept and
+returned in 32 bits.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ def _result_dtype(ctx: OpContext, a: TensorType, b: TensorType) -> str | None:
     to = ctx.attr("to", None)
     if to is None:
         return a.dtype if a.dtype == b.dtype else None
-    return "int32" if to == "int32" and {a.dtype, b.dtype} <= {"int8", "uint8"} else None
+    fits = {a.dtype, b.dtype} <= {"int8", "uint8"} or a.dtype == b.dtype == "int16"
+    return "int32" if to == "int32" and fits else None
 
 
 def accumulator(ctx: OpContext) -> str:

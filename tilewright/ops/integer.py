@@ -1,7 +1,8 @@
 """Contractions of bytes that count from zero points: exact sums in 32 bits.
 
-``matmul_integer`` is ``(a - a_zero) @ (b - b_zero)``, ``conv_integer`` the same of a convolution. Machines
-multiply unsigned bytes with signed ones, so that is what both become; the zero points move out of the sums:
+``matmul_integer`` is ``(a - a_zero) @ (b - b_zero)``, ``conv_integer`` the same of a convolution. The
+attribute ``operands`` says what the target multiplies: ``uint8`` (the default) or ``int8`` data with signed
+weights, or ``int16``, where the zero points are subtracted beforehand. Of bytes they move out of the sums:
 
     sum (a - p) (b - q)  =  sum a b  -  p sum b  -  q sum (a - p)
 
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tilewright.graph.graph import TensorType, Value
+from tilewright.graph.graph import Attr, TensorType, Value
 from tilewright.graph.opdef import FusionKind, OpContext, OpDef, get_op, make_context, register
 from tilewright.graph.shapes import known
 from tilewright.ops.common import Operands, broadcast_shapes, is_one
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 def _as_contraction(ctx: OpContext, op: str, operands: int) -> OpContext:
     """The context of the contraction ``op`` of the same bytes, with sums in 32 bits."""
     types = [*ctx.inputs[:2], *([ctx.inputs[4]] if operands == 3 and ctx.has_input(4) else [])]
-    return make_context(get_op(op), types, {**ctx.attrs, "to": "int32"}, node=ctx.node, where=ctx.where)
+    return make_context(get_op(op), types, _conv_attrs(ctx), node=ctx.node, where=ctx.where)
 
 
 def _check_zero_points(ctx: OpContext) -> None:
@@ -50,7 +51,8 @@ def _at(inputs: Sequence[Value | None], index: int) -> Value | None:
 
 
 class _Bytes:
-    """An operand as bytes of a given signedness and the number (int32) that stands for 0 in them.
+    """An operand as bytes of a given signedness (or as 16-bit integers) and the number (int32) that stands
+    for 0 in them.
 
     Attributes:
         value: the bytes.
@@ -66,6 +68,9 @@ class _Bytes:
         offset = None if zero is None else builder.const(zero)
         self.builder = builder
         self.fill: Value | None = zero
+        if dtype == "int16":
+            self._set_words(value, zero, data, offset)
+            return
         if fold and data is not None and (zero is None or offset is not None):
             shifted = _int32(data, offset)
             if shifted.min(initial=0) >= -128 and shifted.max(initial=0) <= 127:
@@ -87,6 +92,20 @@ class _Bytes:
         self.value, self.data = value, data
         self._set_zero(zero, offset, shift, dtype)
 
+    def _set_words(
+        self, value: Value, zero: Value | None, data: np.ndarray | None, offset: np.ndarray | None
+    ) -> None:
+        """The differences from the zero point, which 16 bits hold."""
+        builder = self.builder
+        self.zero, self.fill, self.data = None, None, None
+        if data is not None and (zero is None or offset is not None):
+            self.data = _int32(data, offset).astype(np.int16)
+            self.value = builder.constant(self.data, value.name)
+            return
+        self.value = builder.op("cast", value, to="int16")
+        if zero is not None and (offset is None or offset.any()):
+            self.value = builder.op("sub", self.value, builder.op("cast", zero, to="int16"))
+
     def _set_zero(self, zero: Value | None, known: np.ndarray | None, shift: int, dtype: str) -> None:
         builder = self.builder
         if zero is None or known is not None:
@@ -107,6 +126,12 @@ class _Bytes:
             return self.builder.constant(np.asarray(sums), "sums")
         wide = self.builder.op("cast", self.value, to="int32")
         return self.builder.op("reduce", wide, op="sum", axes=axes, keepdims=True)
+
+
+def _operands(ctx: OpContext) -> tuple[str, str]:
+    """The types in which data and weights are multiplied."""
+    data = str(ctx.attr("operands", "uint8"))
+    return data, "int16" if data == "int16" else "int8"
 
 
 def _product(builder: GraphBuilder, a: Value, b: Value) -> Value:
@@ -134,8 +159,9 @@ def _matmul_decompose(builder: GraphBuilder, ctx: OpContext, inputs: Sequence[Va
     a_value, b_value = inputs[0], inputs[1]
     assert a_value is not None
     assert b_value is not None
-    a = _Bytes(builder, a_value, _at(inputs, 2), "uint8")
-    b = _Bytes(builder, b_value, _at(inputs, 3), "int8", fold=True)
+    first, second = _operands(ctx)
+    a = _Bytes(builder, a_value, _at(inputs, 2), first)
+    b = _Bytes(builder, b_value, _at(inputs, 3), second, fold=True)
     y = builder.op("matmul", a.value, b.value, to="int32")
     if a.zero is not None:
         y = builder.op("sub", y, _product(builder, a.zero, b.total((b.value.rank - 2,))))
@@ -180,9 +206,10 @@ def _conv_decompose(builder: GraphBuilder, ctx: OpContext, inputs: Sequence[Valu
     assert x_value is not None
     assert w_value is not None
     rank = w_value.rank
-    x = _Bytes(builder, x_value, _single(builder, _at(inputs, 2)), "uint8")
-    w = _Bytes(builder, w_value, _aligned(builder, _at(inputs, 3), rank), "int8", fold=True)
-    attrs = {**ctx.attrs, "to": "int32"}
+    first, second = _operands(ctx)
+    x = _Bytes(builder, x_value, _single(builder, _at(inputs, 2)), first)
+    w = _Bytes(builder, w_value, _aligned(builder, _at(inputs, 3), rank), second, fold=True)
+    attrs = _conv_attrs(ctx)
     late: list[Value] = []
     if x.zero is not None:
         sums = _product(builder, x.zero, w.total(tuple(range(1, rank))))
@@ -198,6 +225,11 @@ def _conv_decompose(builder: GraphBuilder, ctx: OpContext, inputs: Sequence[Valu
     for term in late:
         y = builder.op("sub", y, term)
     return [y]
+
+
+def _conv_attrs(ctx: OpContext) -> dict[str, Attr]:
+    """The attributes of the convolution of bytes."""
+    return {**{name: value for name, value in ctx.attrs.items() if name != "operands"}, "to": "int32"}
 
 
 def _single(builder: GraphBuilder, zero: Value | None) -> Value | None:
@@ -229,7 +261,7 @@ def _windows_total(builder: GraphBuilder, ctx: OpContext, x: _Bytes, w: Value) -
     co, per_group, *kernel = known(w.dims())
     groups = int(ctx.attr("groups", 1))
     ones = builder.constant(np.ones((groups, per_group, *kernel), np.int8), "ones")
-    attrs = {**ctx.attrs, "to": "int32"}
+    attrs = _conv_attrs(ctx)
     (total,) = builder.emit("conv", [x.value, ones, None, x.fill], attrs)
     if x.zero is not None:
         taps = builder.constant(np.array(per_group * int(np.prod(kernel)), np.int32), "taps")

@@ -5,6 +5,11 @@ from __future__ import annotations
 from tilewright.backend.llvm.tensors import Implementation, Operand, implements
 
 _BITS = {16: 512, 8: 256, 4: 128}
+_WORDS = {
+    16: "llvm.x86.avx512.pmaddw.d.512",
+    8: "llvm.x86.avx2.pmadd.wd",
+    4: "llvm.x86.sse2.pmadd.wd",
+}
 
 
 def register_all() -> None:
@@ -17,6 +22,8 @@ def register_all() -> None:
         implements(f"x86.vdpbf16ps.{lanes}")(_dot(f"llvm.x86.avx512bf16.dpbf16ps.{bits}", lanes, *pairs))
         implements(f"x86.vpdpbusd.{lanes}")(_dot(by_quad, lanes, *quads))
         implements(f"x86.vpdpbusd.s8.{lanes}")(_flipped_dot(by_quad, lanes, *quads))
+        words = f"<{lanes} x i32>", f"<{2 * lanes} x i16>"
+        implements(f"x86.vpmaddwd.{lanes}")(_product_of_words(_WORDS[lanes], lanes, *words))
         if lanes < 16:
             implements(f"x86.vpdpbssd.{lanes}")(_dot(f"llvm.x86.avx2.vpdpbssd.{bits}", lanes, *quads))
     for name in ("sdot", "udot", "usdot"):
@@ -52,6 +59,16 @@ def _dot(name: str, lanes: int, wide: str, narrow: str) -> Implementation:
         if shared_last:
             operands = operands[1], operands[0]
         c.write(c.call(name, wide, (wide, c.vector(wide)), *operands), wide)
+
+    return emit
+
+
+def _product_of_words(name: str, lanes: int, wide: str, narrow: str) -> Implementation:
+    """An instruction that sums products of pairs, and an addition."""
+
+    def emit(a: Operand, b: Operand, c: Operand) -> None:
+        sums = c.call(name, wide, (narrow, a.broadcast(narrow, lanes)), (narrow, b.vector(narrow)))
+        c.write(c.ops.inst(f"add {wide} {c.vector(wide)}, {sums}"), wide)
 
     return emit
 

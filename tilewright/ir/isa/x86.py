@@ -12,6 +12,9 @@
     which 128 times the sum of the other operand is to be subtracted (``offset_operand``).
 ``x86.vpdpbssd.N``
     AVX_VNNI_INT8: both operands signed.
+``x86.vpmaddwd.N``
+    A pair of 16-bit integers times N pairs, summed exactly in int32, which plain additions accumulate: what
+    there is before VNNI.
 
 N is 16, 8 or 4: vectors of 512, 256 or 128 bits.
 """
@@ -43,6 +46,8 @@ def register_all() -> None:
         register(f"x86.vdpbf16ps.{lanes}", pairs, _OPERANDS, ("x86_64", "avx512bf16", evex))
         register(f"x86.vpdpbusd.{lanes}", quads, _OPERANDS, ("x86_64", *bytes_))
         register(f"x86.vpdpbusd.s8.{lanes}", _flipped(lanes), _OPERANDS, ("x86_64", *bytes_))
+        words = broadcast_dot("int16", "int16", "int32", lanes, 2)
+        register(f"x86.vpmaddwd.{lanes}", words, _OPERANDS, ("x86_64", "avx512bw" if lanes == 16 else "avx2"))
         if lanes < 16:
             text = broadcast_dot("int8", "int8", "int32", lanes, 4)
             register(f"x86.vpdpbssd.{lanes}", text, _OPERANDS, ("x86_64", "avxvnniint8"))
