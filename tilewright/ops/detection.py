@@ -126,18 +126,15 @@ def _best_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
         real = real & (zero < area[a]) & (zero < area[b])
         return real & (limit[(0,) * limit.ndim] < common / select(zero < union, union, one))
 
-    def step(state: te.Tensor, taken: te.Tensor) -> list[te.Tensor]:
-        worst, none = const(-float("inf"), dtype), const(_NONE, "int32")
+    worst, none = const(-float("inf"), dtype), const(_NONE, "int32")
 
-        def value(t: Expr, r: Expr, lane: Expr) -> Expr:
-            def term(v: Expr) -> Expr:
-                return select(state[t, r, v, lane], score[r, v, lane], worst)
+    def best_of(open_: Callable[[Expr], Expr], r: Expr, lane: Expr) -> Expr:
+        """The highest score in a lane, of the candidates that ``open_`` tells by their vector."""
+        return te.reduce("max", [vectors], lambda v: select(open_(v), score[r, v, lane], worst))
 
-            return te.reduce("max", [vectors], term)
-
-        by_lane = te.compute((steps, rows, LANES), value, "best_by_lane")
+    def step(state: te.Tensor, lanes: te.Tensor, taken: te.Tensor) -> list[te.Tensor]:
         best = te.compute(
-            (steps, rows), lambda t, r: te.reduce("max", [LANES], lambda lane: by_lane[t, r, lane]), "best"
+            (steps, rows), lambda t, r: te.reduce("max", [LANES], lambda lane: lanes[t, r, lane]), "best"
         )
 
         def place(t: Expr, r: Expr, lane: Expr) -> Expr:
@@ -147,11 +144,9 @@ def _best_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
 
             return te.reduce("min", [vectors], term)
 
-        places_by_lane = te.compute((steps, rows, LANES), place, "place_by_lane")
+        by_lane = te.compute((steps, rows, LANES), place, "place_by_lane")
         chosen = te.compute(
-            (steps, rows),
-            lambda t, r: te.reduce("min", [LANES], lambda lane: places_by_lane[t, r, lane]),
-            "chosen",
+            (steps, rows), lambda t, r: te.reduce("min", [LANES], lambda lane: by_lane[t, r, lane]), "chosen"
         )
         found = te.compute(
             (steps, rows), lambda t, r: select(chosen[t, r] < none, chosen[t, r], 0).astype(dt.INDEX), "found"
@@ -162,18 +157,30 @@ def _best_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
             best_one = (r, found[t, r] // LANES, found[t, r] % LANES)
             return select(overlap(best_one, (r, v, lane)), const(False, "bool"), other)
 
+        still = te.compute((steps, rows, vectors, LANES), stays, "still_left")
         return [
-            te.compute((steps, rows, vectors, LANES), stays, "still_left"),
+            still,
+            te.compute(
+                (steps, rows, LANES),
+                lambda t, r, lane: best_of(lambda v: still[t, r, v, lane], r, lane),
+                "next_best",
+            ),
             te.compute(
                 (steps, rows), lambda t, r: select(chosen[t, r] < none, places[r, found[t, r]], -1), "box"
             ),
         ]
 
+    left_over = te.compute(
+        (rows, vectors, LANES), lambda r, v, lane: v * LANES + lane < counts[r], "all_left"
+    )
     starts = [
-        te.compute((rows, vectors, LANES), lambda r, v, lane: v * LANES + lane < counts[r], "all_left"),
+        left_over,
+        te.compute(
+            (rows, LANES), lambda r, lane: best_of(lambda v: left_over[r, v, lane], r, lane), "first_best"
+        ),
         te.compute((rows,), lambda r: as_expr(-1), "none_taken"),
     ]
-    _, taken = te.scan(steps, starts, step, ["left_over", "taken"])
+    taken = te.scan(steps, starts, step, ["left_over", "best_by_lane", "taken"])[-1]
     return [te.compute((rows, steps), lambda r, t: taken[t + 1, r], "best_boxes")]
 
 
