@@ -53,3 +53,37 @@ def test_folding_overflows_without_a_word() -> None:
     weights = [constant("x", [2**30, -(2**30), 0], "int32"), constant("s", 1e38, "float32")]
     found = run(model([node], [], ["y"], weights), {})
     assert found["y"].tolist() == [np.inf, -np.inf, 0]
+
+
+@pytest.mark.parametrize(
+    ("op", "domain", "shapes", "extra"),
+    [
+        ("Attention", "", ([1, 2, 3, 4], [1, 2], [1, 2, 3, 4]), {}),
+        ("Attention", "", ([1, 2, 3, 4], [1, 2, 3, 4], [2]), {}),
+        ("FlexAttention", "ai.onnx.preview", ([4], [1, 2, 3, 4], [1, 2, 3, 4]), {}),
+        ("FlexAttention", "ai.onnx.preview", ([1, 2, 3, 4], [1, 2, 3, 4], []), {"scale": 1.0}),
+    ],
+)
+def test_heads_of_other_ranks(
+    op: str, domain: str, shapes: tuple[list[int], ...], extra: dict[str, float]
+) -> None:
+    node = helper.make_node(op, ["q", "k", "v"], ["y"], domain=domain, **extra)
+    inputs = [value(name, shape) for name, shape in zip("qkv", shapes, strict=True)]
+    with pytest.raises(GraphError, match=r"an attention takes heads of rank 4, not float32\["):
+        import_onnx(model([node], inputs, ["y"], opset=24, domains={"ai.onnx.preview": 1}))
+
+
+def test_a_mask_of_integers_that_is_too_short() -> None:
+    node = helper.make_node("Attention", ["q", "q", "q", "m"], ["y"])
+    inputs = [value("q", [1, 2, 3, 4]), value("m", [3, 2], TensorProto.INT64)]
+    with pytest.raises(GraphError, match="-inf is no number of type int64"):
+        import_onnx(model([node], inputs, ["y"], opset=24))
+
+
+def test_resized_to_nothing() -> None:
+    node = helper.make_node("Resize", ["x", "", "scales"], ["y"], mode="linear")
+    scales = constant("scales", [1, 1, 1, 0.01], "float32")
+    found = run(
+        model([node], [value("x", [1, 1, 3, 3])], ["y"], [scales]), {"x": np.ones((1, 1, 3, 3), "f4")}
+    )
+    assert found["y"].shape == (1, 1, 3, 0)

@@ -164,6 +164,8 @@ def _coordinate(
     formulas).
     """
     zero, half = Fraction(0), Fraction(1, 2)
+    if not out:
+        return zero, zero  # there is no position
     if kind == "align_corners":
         return (Fraction(size - 1, out - 1), zero) if out > 1 else (zero, zero)
     if kind == "asymmetric":

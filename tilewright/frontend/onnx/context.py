@@ -191,8 +191,11 @@ class NodeContext:
         )
 
     def constant(self, data: Any, dtype: str) -> Value:
-        """A constant of one of our dtypes."""
-        return self.builder.constant(np.asarray(data, dtype=dt.to_numpy(dtype)))
+        """A constant of one of our dtypes. Raises GraphError for a number that the type does not have."""
+        try:
+            return self.builder.constant(np.asarray(data, dtype=dt.to_numpy(dtype)))
+        except (OverflowError, ValueError):
+            self.fail(f"{data} is no number of type {dtype}")
 
     def like(self, number: float, value: Value) -> Value:
         """A scalar constant of the dtype of ``value``."""

@@ -30,6 +30,13 @@ def fixed_dim(ctx: NodeContext, x: Value, axis: int, what: str) -> int:
     return ctx.unsupported(f"{what} must be known, not {x.type}") if size is None else size
 
 
+def require_heads(ctx: NodeContext, *tensors: Value) -> None:
+    """Raise GraphError for a tensor that is not ``[B, N, S, H]``."""
+    for x in tensors:
+        if x.rank != 4:
+            ctx.fail(f"an attention takes heads of rank 4, not {x.type}")
+
+
 def split_heads(ctx: NodeContext, x: Value, count: int) -> Value:
     """``[B, S, N * H]`` as ``[B, N, S, H]``."""
     if x.rank != 3:
@@ -118,8 +125,7 @@ def _grouped(ctx: NodeContext, x: Value, heads: Expr) -> tuple[Value, int]:
 
 def scores(ctx: NodeContext, q: Value, k: Value, scale: float, softcap: float = 0.0) -> Value:
     """``q @ k^T * scale``, ``[B, N, S, T]``; ``softcap`` bounds it by a tangens."""
-    if q.rank != 4 or k.rank != 4:
-        ctx.fail(f"an attention takes heads of rank 4, not {q.type} and {k.type}")
+    require_heads(ctx, q, k)
     scaled, _ = _grouped(ctx, ctx.op("mul", q, ctx.like(scale, q)), k.shape[1])
     product = ctx.op("matmul", scaled, ctx.op("transpose", k, perm=(0, 1, 3, 2)))
     result = ctx.reshape(product, [*q.shape[:3], k.shape[2]])
@@ -131,6 +137,7 @@ def scores(ctx: NodeContext, q: Value, k: Value, scale: float, softcap: float = 
 
 def weighted(ctx: NodeContext, weights: Value, v: Value) -> Value:
     """``weights @ v``, ``[B, N, S, V]``."""
+    require_heads(ctx, weights, v)
     rows, _ = _grouped(ctx, weights, v.shape[1])
     return ctx.reshape(ctx.op("matmul", rows, v), [*weights.shape[:3], v.shape[3]])
 
@@ -160,6 +167,7 @@ def attention(ctx: NodeContext) -> Sequence[Value | None]:
     if flat:
         counts = [int(ctx.attr(n)) for n in ("q_num_heads", "kv_num_heads")]
         q, k, v = (split_heads(ctx, x, n) for x, n in zip((q, k, v), (*counts, counts[1]), strict=True))
+    require_heads(ctx, q, k, v, *(ctx.value(n) for n in (4, 5) if ctx.has(n)))
     if ctx.has(4) != ctx.has(5) or (ctx.has(4) and ctx.has(6)):
         ctx.fail("past keys and values come together, and without nonpad_kv_seqlen")
     before: Expr | Value = as_expr(0)
@@ -199,6 +207,8 @@ def _given_mask(ctx: NodeContext, keys: Expr) -> tuple[Value | None, Value | Non
     if mask is None:
         return None, None
     boolean = mask.dtype == "bool"
+    if not mask.rank:
+        ctx.fail("the mask of an attention is a scalar")
     if mask.shape[-1] is not keys:
         missing = dims_attr((keys - mask.shape[-1],))
         fill = ctx.constant(False, "bool") if boolean else ctx.like(-math.inf, mask)
@@ -249,6 +259,7 @@ def flex_attention(ctx: NodeContext) -> Value:
     inner = default if number is None else dtype_name(int(number), "softmax_precision", ctx.where)
     if not dt.is_float(inner):
         ctx.fail(f"softmax_precision {inner} is no type of floats")
+    require_heads(ctx, q, k, v)
     given = float(ctx.attr("scale", math.nan))
     x = scores(ctx, q, k, scale_of(ctx, q) if math.isnan(given) else given)
     x = _modified(ctx, "score_mod", x if x.dtype == inner else ctx.op("cast", x, to=inner))
