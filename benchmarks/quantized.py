@@ -15,7 +15,8 @@ import json
 import logging
 import os
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -81,7 +82,7 @@ def _quantize(source: Path, target: Path, form: str, data: str, weights: str, ch
     logging.getLogger().setLevel(logging.ERROR)  # it advises to run its own preprocessing at every call
     name = onnx.load(source, load_external_data=False).graph.input[0].name
 
-    class Reader(q.CalibrationDataReader):  # type: ignore[misc]
+    class Reader(q.CalibrationDataReader):
         def __init__(self) -> None:
             self.left = images(8, seed=0)
 
@@ -104,13 +105,13 @@ def measure(forms: Sequence[str], threads: int, runs: int) -> list[dict[str, Any
     """One record a form: seconds (median and least) of both engines and the largest difference of results
     to the float model's."""
     (image,) = images(1, seed=1)
-    calls: dict[tuple[str, str], Callable[[], dict[str, np.ndarray]]] = {}
+    calls: dict[tuple[str, str], Callable[[], Mapping[str, Any]]] = {}
     for form in forms:
         path = variant(form)
         name = onnx.load(path).graph.input[0].name
         model = tw.compile(path, shapes={name: image.shape}, threads=threads)
         peer = open_peer("onnxruntime", path.read_bytes(), {name: image}, threads)
-        calls[form, "tilewright"] = lambda model=model, name=name: model.run({name: image})
+        calls[form, "tilewright"] = partial(model.run, {name: image})
         calls[form, "onnxruntime"] = peer.run
     results = {key: np.concatenate([v.reshape(-1) for v in call().values()]) for key, call in calls.items()}
     rounds = time_in_turns(list(calls.values()), runs)
