@@ -164,6 +164,14 @@ def sample_inputs(
     }
 
 
+def typed(array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    """``array``, with its type again if it comes from a file: NumPy writes arrays of ml_dtypes as bytes
+    without a name (``|V1``).
+    """
+    nameless = array.dtype.kind == "V" and array.dtype.names is None
+    return array.view(dtype) if nameless and array.dtype.itemsize == dtype.itemsize else array
+
+
 def _sample(
     generator: np.random.Generator, dtype: np.dtype[Any], shape: tuple[int, ...], bound: int | None
 ) -> np.ndarray:
@@ -188,8 +196,8 @@ def complete_inputs(
         InputError: a given name is no input, or its dtype is not the input's.
         ShapeError: as :func:`resolve_shapes`, with the shapes of the given arrays taken as given.
     """
-    given = dict(given or {})
     by_name = {spec.name: spec for spec in specs}
+    given = {n: typed(a, by_name[n].dtype) if n in by_name else a for n, a in (given or {}).items()}
     for name, array in given.items():
         if name not in by_name:
             raise InputError(

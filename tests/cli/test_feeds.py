@@ -114,3 +114,18 @@ def test_initializers_are_not_inputs(tmp_path):
     outputs, weights = {"y": (TensorProto.FLOAT, [2])}, {"w": np.ones(2, np.float32)}
     model = read(save(tmp_path / "m.onnx", [node], inputs, outputs, weights))
     assert [spec.name for spec in model_inputs(model)] == ["x"]
+
+
+def test_files_of_small_types_have_the_type_that_the_model_wants(tmp_path):
+    import ml_dtypes
+
+    data = np.arange(6).astype(ml_dtypes.uint4)
+    np.save(tmp_path / "x.npy", data)
+    loaded = np.load(tmp_path / "x.npy")
+    assert loaded.dtype.kind == "V"
+    specs = [InputSpec("x", (6,), np.dtype(ml_dtypes.uint4))]
+    given = complete_inputs(specs, {"x": loaded})["x"]
+    assert given.dtype == ml_dtypes.uint4
+    assert given.tolist() == data.tolist()
+    with pytest.raises(InputError, match="the model wants float32"):
+        complete_inputs([InputSpec("x", (6,), np.dtype(np.float32))], {"x": loaded})

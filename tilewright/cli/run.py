@@ -10,6 +10,7 @@ import typer
 
 from tilewright.cli import common
 from tilewright.errors import InputError, OptionError
+from tilewright.feeds import typed
 
 NAME = "run"
 
@@ -34,7 +35,8 @@ def main(
             model, say, target=target, threads=threads, shapes={name: a.shape for name, a in inputs.items()}
         )
         say("running", 0, 0)
-        outputs = compiled.run(inputs)
+        types = {spec.name: np.dtype(spec.dtype) for spec in compiled.inputs}
+        outputs = compiled.run({n: typed(a, types[n]) if n in types else a for n, a in inputs.items()})
     files = _save(outputs, output_dir) if output_dir is not None else {}
     rows = [_summary(name, array) for name, array in outputs.items()]
     if json:
