@@ -111,6 +111,14 @@ class Model:
             self._specialise(missing)
         return self._executable(*inputs)
 
+    def prepare(self, inputs: Mapping[str, Any]) -> None:
+        """Compile for the sizes and values of these inputs, as a run does where it has to. Raises as
+        :meth:`run`."""
+        try:
+            self._executable.variant_for(inputs)
+        except MissingVariantError as missing:
+            self._specialise(missing)
+
     def profile(self, inputs: Mapping[str, Any], runs: int = 20) -> Profile:
         """Median time of every kernel over ``runs`` runs, with the model's nodes that each computes. Raises
         as :meth:`run`."""
@@ -147,7 +155,7 @@ class Model:
             open_parts += [f"inputs that steer ({', '.join(steering)})"] if steering else []
             raise ShapeError(
                 f"the model has {' and '.join(open_parts)} and nothing is compiled for any of them yet",
-                hint="give compile the shapes and values, or run the model once with those to be saved",
+                hint="give compile the shapes and values (--shape, --input), or run the model once with them",
             )
         self.artifact.save(path)
 
@@ -321,7 +329,7 @@ def compile(
     kept = None if key is None or store is None else _kept_artifact(store, key)
     if kept is not None:
         return Model(Executable(kept, foreign=True))
-    given = [values] if isinstance(values, Mapping) else list(values or ())
+    given = [] if not values else [values] if isinstance(values, Mapping) else list(values)
     compiler = _Compiler(open_model(source, shapes, dims, given), chosen, count, build)
     artifact = compiler.empty()
     if given:

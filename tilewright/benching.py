@@ -24,7 +24,7 @@ from tilewright import __version__, api
 from tilewright.build import Progress
 from tilewright.compare import Difference, compare
 from tilewright.errors import OptionError
-from tilewright.feeds import complete_inputs, integer_bounds, model_inputs
+from tilewright.feeds import complete_inputs, integer_bounds, model_inputs, require_steering
 from tilewright.frontend.onnx.reader import Source, read
 from tilewright.peers import open_peer, parse_peers, parsed, specialized
 from tilewright.target import Target
@@ -188,6 +188,8 @@ def bench(
     say("compiling", 0, 0)
     start = time.perf_counter()
     model = api.compile(source, target=target, threads=threads, shapes=concrete, progress=progress)
+    require_steering(model.steering, inputs or ())
+    model.prepare(feeds)
     load = time.perf_counter() - start
     artifact_load, artifact_bytes = _artifact(model)
 

@@ -13,7 +13,7 @@ from tilewright.build import Progress
 from tilewright.compare import Difference, compare
 from tilewright.dims import Dims, Shapes
 from tilewright.errors import CheckFailed
-from tilewright.feeds import complete_inputs, integer_bounds, model_inputs
+from tilewright.feeds import complete_inputs, integer_bounds, model_inputs, require_steering
 from tilewright.frontend.onnx.reader import Source, read
 from tilewright.peers import open_peer, parsed, specialized
 from tilewright.runtime.plan import Range
@@ -122,7 +122,8 @@ def check(
 
     Args:
         shapes: for inputs with open dimensions; a batch that is left open is 1.
-        inputs: data for some or all inputs; the others are sampled (:mod:`tilewright.feeds`) with ``seed``.
+        inputs: data for some or all inputs; the others are sampled (:mod:`tilewright.feeds`) with ``seed``,
+            but for those that steer.
         rtol, atol: tolerances; the defaults and the rule are those of :mod:`tilewright.compare`.
         locate: on a difference, look for the node where it starts (some more compilations).
         progress: called with (step, done, total); a total of 0 is unknown.
@@ -135,12 +136,13 @@ def check(
     raw = read(source)
     feeds = complete_inputs(model_inputs(raw), inputs, shapes, seed, integer_bounds(raw))
     concrete = {name: tuple(array.shape) for name, array in feeds.items()}
-    say("running onnxruntime", 0, 0)
     proto = parsed(source)
     peer = open_peer("onnxruntime", specialized(proto, feeds), feeds)
-    expected = peer.run()
     say("compiling", 0, 0)
     model = api.compile(source, target=target, threads=threads, shapes=concrete, progress=progress)
+    require_steering(model.steering, inputs or ())
+    say("running onnxruntime", 0, 0)
+    expected = peer.run()
     say("running the compiled model", 0, 0)
     got = model.run(feeds)
     outputs = tuple(compare(name, got[name], expected[name], rtol, atol) for name in expected)

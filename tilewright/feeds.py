@@ -8,17 +8,19 @@ seeded and depend on the dtype alone, except that integers which select rows of 
 - integers: uniform over ``0 .. bound - 1``. ``bound`` is the smallest size of what the values index in the
   graph (``Gather``, ``GatherElements``, ``OneHot``), followed through operators that only move or cast data,
   and 256 where nothing is indexed (127 is the last value for int8).
+
+Inputs that steer (docs/steering.md) are not sampled.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from tilewright.errors import InputError, ModelFileError, ShapeError
+from tilewright.errors import InputError, ModelFileError, ShapeError, UnsupportedError
 from tilewright.frontend.onnx.raw import RawModel
 from tilewright.ir import dtype as dtypes
 
@@ -56,14 +58,34 @@ def model_inputs(model: RawModel) -> list[InputSpec]:
 
     Raises:
         ModelFileError: an input has no declared rank.
+        UnsupportedError: an input is a sequence or optional.
     """
     specs: list[InputSpec] = []
     for value in model.inputs:
+        if value.kind != "tensor":
+            raise UnsupportedError(
+                f"input '{value.name}' is declared as {value.kind}; only tensors can be read from files or "
+                "sampled",
+                location=model.location,
+                hint="run the model in Python: tilewright.compile",
+            )
         if value.shape is None:
             raise ModelFileError(f"input '{value.name}' declares no rank", location=model.location)
         shape = tuple("?" if dim is None else dim for dim in value.shape)
         specs.append(InputSpec(value.name, shape, dtypes.to_numpy(value.dtype)))
     return specs
+
+
+def require_steering(steering: Iterable[str], given: Container[str]) -> None:
+    """Raise InputError unless the values of all inputs that steer (:attr:`tilewright.Model.steering`) are
+    among those that the user has ``given``: random axes and shapes mean nothing.
+    """
+    for name in steering:
+        if name not in given:
+            raise InputError(
+                f"the value of input '{name}' decides what is compiled, so that it cannot be sampled",
+                hint=f"--input {name}=FILE.npy",
+            )
 
 
 def resolve_shapes(

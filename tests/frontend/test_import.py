@@ -409,11 +409,11 @@ def test_inputs_that_decide_shapes_are_named() -> None:
     expand = helper.make_node("Expand", ["x", "to"], ["e"], name="grow")
     nodes = [expand, helper.make_node("Relu", ["e"], ["y"])]
     proto = model(nodes, [value("x", [1, 3]), value("to", [2], INT64)], ["y"])
-    with pytest.raises(SteeringError, match="its shape comes from the input 'to'") as caught:
+    with pytest.raises(SteeringError, match="its shape, decided by the input 'to', must be known") as caught:
         import_onnx(proto)
     assert caught.value.names == ("to",)
     assert "'grow'" in str(caught.value)
-    assert caught.value.hint == "give the value: values={'to': …}"
+    assert caught.value.hint == "give the value: values={'to': …}, or --input to=FILE.npy"
     graph = import_onnx(proto, values={"to": np.array([4, 3])})
     assert graph.outputs[0].dims() == (4, 3)
     assert [v.name for v in graph.inputs] == ["x", "to"]

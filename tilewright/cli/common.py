@@ -49,6 +49,14 @@ InputOption = Annotated[
     list[str] | None,
     typer.Option("--input", help="NAME=FILE.npy: the data of one input.", show_default=False),
 ]
+ValueOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        help="NAME=FILE.npy: the value of an input that decides what is compiled, such as axes.",
+        show_default=False,
+    ),
+]
 TargetOption = Annotated[str, typer.Option("--target", help="What to compile for: native or a preset.")]
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, help="Threads to run on; all cores when left out.")
@@ -274,8 +282,9 @@ def open_model(
     target: str,
     threads: int | None,
     shapes: Mapping[str, Sequence[int]] | None = None,
+    values: Mapping[str, np.ndarray] | None = None,
 ) -> Model:
-    """Load an artifact, or compile an ONNX model."""
+    """Load an artifact, or compile an ONNX model, for ``values`` of inputs that steer."""
     from tilewright import api
 
     if is_artifact(path):
@@ -284,7 +293,7 @@ def open_model(
         say("loading", 0, 0)
         return api.load(path, threads=threads)
     say("compiling", 0, 0)
-    return api.compile(path, target=target, threads=threads, shapes=shapes, progress=say)
+    return api.compile(path, target=target, threads=threads, shapes=shapes, values=values, progress=say)
 
 
 def open_with_inputs(
@@ -304,12 +313,15 @@ def open_with_inputs(
     arrays, shapes = read_inputs(input), parse_shapes(shape)
     if is_artifact(path):
         model = open_model(path, say, target=target, threads=threads)
+        feeds.require_steering(model.steering, arrays)
         specs = [feeds.InputSpec(spec.name, tuple(spec.shape), np.dtype(spec.dtype)) for spec in model.inputs]
         return model, feeds.complete_inputs(specs, arrays, shapes, seed)
     raw = read(path)
     inputs = feeds.complete_inputs(feeds.model_inputs(raw), arrays, shapes, seed, feeds.integer_bounds(raw))
     concrete = {name: array.shape for name, array in inputs.items()}
-    return open_model(path, say, target=target, threads=threads, shapes=concrete), inputs
+    model = open_model(path, say, target=target, threads=threads, shapes=concrete)
+    feeds.require_steering(model.steering, arrays)
+    return model, inputs
 
 
 def milliseconds(seconds: float) -> str:

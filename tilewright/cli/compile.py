@@ -23,6 +23,7 @@ def main(
     threads: common.ThreadsOption = None,
     shape: common.ShapeOption = None,
     dim: common.DimOption = None,
+    input: common.ValueOption = None,
     dump: Annotated[
         Path | None, typer.Option("--dump", help="Folder to which every stage of the compilation is written.")
     ] = None,
@@ -36,17 +37,25 @@ def main(
         raise OptionError(f"the artifact's name is '{output.name}'", hint="artifacts end in .tw")
     if not output.parent.is_dir():
         raise OptionError(f"the folder {output.parent} does not exist")
-    dims = common.parse_dims(dim)
+    dims, values = common.parse_dims(dim), common.read_inputs(input)
     shapes: Shapes
     if dims:
         shapes = common.parse_open_shapes(shape)
     else:
-        shapes = common.complete_shapes(model, common.parse_shapes(shape))
+        given = {name: array.shape for name, array in values.items()}
+        shapes = common.complete_shapes(model, {**given, **common.parse_shapes(shape)})
     start = time.perf_counter()
     with common.progress() as say:
         say("compiling", 0, 0)
         compiled = api.compile(
-            model, target=target, threads=threads, shapes=shapes, dims=dims, dump=dump, progress=say
+            model,
+            target=target,
+            threads=threads,
+            shapes=shapes,
+            dims=dims,
+            values=values,
+            dump=dump,
+            progress=say,
         )
         say("writing", 0, 0)
         compiled.save(output)

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 
 from tilewright.cli import common
@@ -24,6 +25,7 @@ _KERNEL = re.compile(
 def main(
     model: common.AnyModelArgument,
     shape: common.ShapeOption = None,
+    input: common.ValueOption = None,
     target: common.TargetOption = "native",
     stage: Annotated[
         str | None,
@@ -43,13 +45,11 @@ def main(
             raise OptionError(
                 "an artifact holds no programs", hint="inspect the ONNX model that it was made from"
             )
-        _stages(model, shape, target, stage, kernel)
+        _stages(model, shape, input, target, stage, kernel)
         return
     with common.progress() as say:
-        shapes = common.parse_shapes(shape)
-        if not common.is_artifact(model):
-            shapes = common.complete_shapes(model, shapes)
-        compiled = common.open_model(model, say, target=target, threads=None, shapes=shapes)
+        shapes, values = _given(model, shape, input)
+        compiled = common.open_model(model, say, target=target, threads=None, shapes=shapes, values=values)
     artifact = compiled.artifact
     calls = [call for variant in artifact.variants for call in variant.kernels if (kernel or "") in call.name]
     if json:
@@ -58,14 +58,18 @@ def main(
                 "target": dataclasses.asdict(artifact.target),
                 "inputs": [dataclasses.asdict(spec) for spec in compiled.inputs],
                 "outputs": [dataclasses.asdict(spec) for spec in compiled.outputs],
+                "steering": list(compiled.steering),
                 "arena_bytes": [variant.arena_bytes for variant in artifact.variants],
                 "weight_bytes": artifact.weights.nbytes,
                 "kernels": [call.to_json() for call in calls],
             }
         )
         return
-    values = [("input", spec) for spec in compiled.inputs] + [("output", spec) for spec in compiled.outputs]
-    rows = [[kind, spec.name, spec.dtype, list(spec.shape)] for kind, spec in values]
+    sides = [("input", spec) for spec in compiled.inputs] + [("output", spec) for spec in compiled.outputs]
+    rows = [
+        [kind, spec.name, spec.dtype, list(spec.shape) if spec.kind == "tensor" else spec.kind]
+        for kind, spec in sides
+    ]
     common.table(
         f"{model.name} for {artifact.target.name}", ["", "name", "dtype", "shape"], rows, text=range(4)
     )
@@ -84,20 +88,44 @@ def main(
         ],
         text=range(2),
     )
+    for name in compiled.steering:
+        found = [list(v.values[name]) for v in artifact.variants if name in v.values]
+        shown = ", ".join(map(str, found)) or "nothing yet: give a value with --input"
+        common.console().print(f"input {name} steers; compiled for {shown}", markup=False)
     arena = max((variant.arena_bytes for variant in artifact.variants), default=0)
     common.console().print(
         f"weights {common.megabytes(artifact.weights.nbytes)} MiB, scratch {common.megabytes(arena)} MiB"
     )
 
 
-def _stages(model: Path, shape: list[str] | None, target: str, stage: str, kernel: str | None) -> None:
+def _given(
+    model: Path, shape: list[str] | None, input: list[str] | None
+) -> tuple[dict[str, tuple[int, ...]], dict[str, np.ndarray]]:
+    """All shapes, and the values of inputs that steer. Raises OptionError for values beside an artifact."""
+    shapes, values = common.parse_shapes(shape), common.read_inputs(input)
+    if not common.is_artifact(model):
+        given = {name: array.shape for name, array in values.items()}
+        return common.complete_shapes(model, {**given, **shapes}), values
+    if values:
+        raise OptionError("an artifact is compiled already", hint="leave out --input")
+    return shapes, {}
+
+
+def _stages(
+    model: Path,
+    shape: list[str] | None,
+    input: list[str] | None,
+    target: str,
+    stage: str,
+    kernel: str | None,
+) -> None:
     """Compile with a dump into a temporary folder and print the files of one stage."""
     from tilewright import api
 
-    shapes = common.complete_shapes(model, common.parse_shapes(shape))
+    shapes, values = _given(model, shape, input)
     with tempfile.TemporaryDirectory(prefix="tilewright-inspect-") as folder:
         with common.progress() as say:
-            api.compile(model, target=target, shapes=shapes, dump=folder, progress=say)
+            api.compile(model, target=target, shapes=shapes, values=values, dump=folder, progress=say)
         graphs: dict[str, Path] = {}
         kernels: dict[str, list[tuple[str, Path]]] = {}
         for path in sorted(Path(folder).iterdir()):

@@ -27,7 +27,8 @@ class SteeringError(UnsupportedError):
 
     def __init__(self, message: str, names: tuple[str, ...], *, location: str) -> None:
         shown = ", ".join(f"{name!r}: …" for name in names)
-        super().__init__(message, location=location, hint=f"give the value: values={{{shown}}}")
+        hint = f"give the value: values={{{shown}}}, or --input {names[0]}=FILE.npy"
+        super().__init__(message, location=location, hint=hint)
         self.names = names
 
 
@@ -63,7 +64,7 @@ class Steering:
             names = tuple(source.name for source in found)
             listed = ", ".join(f"'{name}'" for name in names)
             some = "the input" if len(names) == 1 else "the inputs"
-            raise SteeringError(f"{what} comes from {some} {listed}", names, location=where)
+            raise SteeringError(f"{what}, decided by {some} {listed}, must be known", names, location=where)
 
     def _sources(self, builder: GraphBuilder, value: Value) -> list[Value]:
         found: dict[Value, None] = {}
@@ -89,8 +90,8 @@ def check_size(name: str, shape: tuple[int, ...], what: str, where: str | None) 
     count, most = prod(shape), options().max_steering
     if count > most:
         raise LimitError(
-            f"{what} comes from the input '{name}' of {count} elements; models are compiled for each value "
-            f"of inputs of at most {most}",
+            f"{what}, decided by the input '{name}' of {count} elements, must be known; models are compiled "
+            f"for each value of inputs of at most {most}",
             location=where,
             hint="--max-steering raises the limit",
         )
