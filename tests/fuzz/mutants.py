@@ -79,12 +79,6 @@ DEPENDENCES = _family(
     ),
     ("covered from any start", "schedule.dependence:covers", "if not (starts and stops):", "if not stops:"),
     (
-        "any sum determines its digits",
-        "ir.itermap:_digits",
-        "if not env.prove(span < size):",
-        "if False:",
-    ),
-    (
         "every variable is determined",
         "ir.itermap:determined_vars",
         "return {v for v in variables if v in known}",
@@ -344,11 +338,28 @@ INSTRUCTIONS = _family(
 #: Bugs that hardly any program shows, with a seed of one that does.
 RARE = (
     Mutant(
-        "any remainder determines all digits",
-        "ir.itermap:_remainder_follows",
-        "if rest == 0 and simplify(x // lower % e.b) is e:",
-        "if rest == 0:",
-        seed=9004510,
+        "any sum determines its digits",
+        "ir.itermap:_digits",
+        "if not env.prove(span < size):",
+        "if False:",
+        seed=185,
+        kinds=ODD,
+    ),
+    Mutant(
+        "kinds are not checked again",
+        "schedule.dependence:recheck_kinds",
+        'if loop.kind not in ("serial", "unrolled"):',
+        "if False:",
+        seed=163,
+        kinds=ODD,
+    ),
+    Mutant(
+        "moved sums may repeat",
+        "schedule.compute_location:_moved",
+        "_require_once(moved_tree, moved)",
+        "pass",
+        seed=209,
+        kinds=ODD,
     ),
     Mutant(
         "repeated sums start once",
