@@ -27,7 +27,7 @@ def non_zero(ctx: NodeContext) -> Value:
     return ctx.op("unravel", flat, shape=dims_attr(shape))
 
 
-@onnx_op("Compress", 9, 11)
+@onnx_op("Compress", 9, 11, 28)
 def compress(ctx: NodeContext) -> Value:
     """The slices along ``axis``, by default the elements, for which the condition holds."""
     x = ctx.x
