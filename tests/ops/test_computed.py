@@ -107,6 +107,29 @@ def test_ranks_of_rows(dtype: str, rows: int, columns: int) -> None:
         assert [tuple(r) for r in x[order]] == sorted(map(tuple, x))
 
 
+@pytest.mark.parametrize(
+    "dtype", ["float32", "float64", "float16", "bfloat16", "int64", "int32", "int8", "uint16"]
+)
+@pytest.mark.parametrize("size", [1, 2, 50])
+def test_order_of_numbers(dtype: str, size: int) -> None:
+    x = ints(size, low=-9, high=9) if not dtype.startswith("u") else ints(size, low=0, high=70)
+    x = (x * (257 if dtype in ("int32", "int64") else 1)).astype(np.dtype(dtype))
+    if "float" in dtype:
+        x[floats(size) > 1.5] = np.nan
+        x[floats(size) > 1.5] = -0.0
+        x[floats(size) > 1.5] = -np.inf
+    check("sort_order", [x])
+
+
+def test_order_of_the_largest_numbers() -> None:
+    for dtype in ("int32", "int64"):
+        limits = np.iinfo(dtype)
+        check("sort_order", [np.array([limits.max, -1, limits.min, 0, limits.max, 1], dtype)])
+    check("sort_order", [np.array([np.inf, -3e38, 3e38, -np.inf, 1e-45, -1e-45, 0], np.float32)])
+    with pytest.raises(GraphError, match="sort_order takes a vector of numbers"):
+        check("sort_order", [np.zeros(3, np.uint64)])
+
+
 def test_ranks_need_rows_of_numbers() -> None:
     for x in (floats(3), np.zeros((2, 2), bool)):
         with pytest.raises(GraphError, match=r"rows \[N, M\] of numbers are needed"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -11,9 +11,15 @@ from tilewright.graph.graph import TensorType, Value
 from tilewright.graph.opdef import FusionKind, OpContext, OpDef, register
 from tilewright.ir import dtype as dt
 from tilewright.ir import te
-from tilewright.ir.expr import FALSE, Expr, as_expr, call, const, maximum, minimum, select
+from tilewright.ir.expr import FALSE, Expr, as_expr, binop, call, const, maximum, minimum, select
+from tilewright.ir.intrinsics import bitcast
+from tilewright.ir.simplify import simplify
+from tilewright.ir.visit import const_int
 from tilewright.ops.common import Operands, dims_attr, widen
 from tilewright.ops.computed import computed_size
+
+#: Values of a byte.
+BUCKETS: Final = 256
 
 
 # -------------------------------------------------------------------------------------------------- row_ranks
@@ -87,6 +93,91 @@ def _ranks_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
 
 register(
     OpDef("row_ranks", FusionKind.opaque, infer=_ranks_infer, compute=_ranks_compute, reference=_ranks_numpy)
+)
+
+
+# ------------------------------------------------------------------------------------------------- sort_order
+def _order_infer(ctx: OpContext) -> list[TensorType]:
+    x = ctx.input(0)
+    if x.rank != 1 or not _has_digits(x.dtype):
+        ctx.fail(f"sort_order takes a vector of numbers, not {x}")
+    return [TensorType(x.shape, "int64")]
+
+
+def _has_digits(dtype: str) -> bool:
+    """Whether numbers of a type have keys of int64."""
+    return dtype != "uint64" and (dt.is_int(dtype) or dtype in ("float16", "bfloat16", "float32", "float64"))
+
+
+def _key(value: Expr) -> tuple[Expr, int, bool]:
+    """A number as an int64 that is ordered as it is, its bytes that count, and whether it has a sign. All NaN
+    are one number, the largest; so are both zeros."""
+    if not dt.is_float(value.dtype):
+        return value.astype(dt.INDEX), dt.nbytes(value.dtype), value.dtype.startswith("int")
+    value = widen(value)
+    bits = "int64" if value.dtype == "float64" else "int32"
+    largest = 2 ** (dt.bits(bits) - 1) - 1
+    word = bitcast(bits, value)
+    # Of negative numbers, a larger magnitude comes first.
+    word = select(word < 0, binop("xor", word, const(largest, bits)), word)
+    word = select(value.eq(const(0, value.dtype)), const(0, bits), word)
+    return select(_is_nan(value), const(largest, bits), word).astype(dt.INDEX), dt.nbytes(bits), True
+
+
+def _order_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
+    """Positions in the order of their elements; equal ones stay in order, and NaN comes last.
+
+    A radix sort: for each byte of the keys, from the lowest on, elements go behind each other into one bucket
+    for each value of it. The buckets' cursors lie in front of the result.
+    """
+    (x,) = inputs
+    (size,) = x.shape
+    keys = te.compute((size,), lambda i: _key(x[i])[0], "keys")
+    _, count, signed = _key(x[0])
+    order = te.compute((size,), lambda i: i, "as_they_stand")
+    for digit in range(count):
+        order = _by_digit(keys, order, digit, 128 if signed and digit == count - 1 else 0)
+    return [te.compute((size,), lambda i: order[i], "sort_order")]
+
+
+def _by_digit(keys: te.Tensor, order: te.Tensor, digit: int, shift: int) -> te.Tensor:
+    """``order``, sorted by one byte of the keys; the highest byte of signed ones is shifted."""
+    (size,) = order.shape
+
+    def bucket(i: Expr) -> Expr:
+        high = keys[order[i]] // 256**digit
+        return high + shift if shift else high % BUCKETS
+
+    buckets = te.compute((size,), bucket, "bucket")
+    none = te.compute((BUCKETS,), lambda b: as_expr(0), "in_bucket")
+    counts = te.update(none, [(size, "reduce")], lambda s, i: ((buckets[i],), s[buckets[i]] + 1))
+
+    def before(b: Expr) -> Expr:
+        return te.reduce("sum", [BUCKETS], lambda c: select(c < b, counts[c], 0))
+
+    starts = te.compute((BUCKETS,), before, "bucket_start")
+    cursors = te.compute(
+        (simplify(size + BUCKETS),),
+        lambda i: select(i < BUCKETS, starts[minimum(i, BUCKETS - 1)] + BUCKETS, 0),
+        "cursors_and_order",
+    )
+
+    def write(state: te.Tensor, i: Expr, phase: Expr) -> tuple[tuple[Expr], Expr]:
+        cursor = state[buckets[i]]
+        return (select(phase.eq(0), cursor, buckets[i]),), select(phase.eq(0), order[i], cursor + 1)
+
+    placed = te.update(cursors, [(size, "reduce"), (2, "reduce")], write)
+    return te.compute((size,), lambda i: placed[i + BUCKETS], "order")
+
+
+def _order_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
+    (x,) = inputs
+    wide = x.astype(np.float32) if dt.is_float(dt.from_numpy(x.dtype)) and x.dtype.itemsize < 4 else x
+    return [np.argsort(wide, kind="stable").astype(np.int64)]
+
+
+register(
+    OpDef("sort_order", FusionKind.opaque, infer=_order_infer, compute=_order_compute, reference=_order_numpy)
 )
 
 
@@ -178,8 +269,12 @@ def distinct_rows(builder: GraphBuilder, x: Value, in_order: bool, name: str) ->
         return builder.op("slice", values, starts=(1,), ends=(behind,), axes=(0,))
 
     numbers = builder.op("range", start=(0,), limit=(size,), delta=(1,), dtype="int64")
-    ranks = builder.op("row_ranks", x)
-    order = builder.op("scatter_elements", numbers, ranks, numbers, axis=0)
+    if const_int(x.shape[1]) == 1 and _has_digits(x.dtype):
+        order = builder.op("sort_order", builder.op("reshape", x, shape=(size,)))
+        ranks = builder.op("scatter_elements", numbers, order, numbers, axis=0)
+    else:
+        ranks = builder.op("row_ranks", x)
+        order = builder.op("scatter_elements", numbers, ranks, numbers, axis=0)
     changes = builder.op("row_changes", along(x, order))
     counts = builder.op("running_count", changes)
     last = builder.op("slice", counts, starts=(size,), ends=dims_attr((rows + 1,)), axes=(0,))
