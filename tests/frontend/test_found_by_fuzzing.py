@@ -87,3 +87,20 @@ def test_resized_to_nothing() -> None:
         model([node], [value("x", [1, 1, 3, 3])], ["y"], [scales]), {"x": np.ones((1, 1, 3, 3), "f4")}
     )
     assert found["y"].shape == (1, 1, 3, 0)
+
+
+def test_rotated_heads_of_rank_3() -> None:
+    node = helper.make_node("RotaryEmbedding", ["x", "c", "c"], ["y"], rotary_embedding_dim=4)
+    inputs = [value("x", [1, 2, 8]), value("c", [1, 2])]
+    with pytest.raises(GraphError):
+        import_onnx(model([node], inputs, ["y"], opset=23))
+
+
+def test_a_scan_over_a_scalar() -> None:
+    body = helper.make_graph(
+        [helper.make_node("Add", ["s", "e"], ["t"])],
+        "body", [value("s", []), value("e", [])], [value("t", [])],
+    )  # fmt: skip
+    node = helper.make_node("Scan", ["x", "x"], ["y"], body=body, num_scan_inputs=1)
+    with pytest.raises(GraphError, match="it walks over arrays, and one of them is a scalar"):
+        import_onnx(model([node], [value("x", [])], ["y"]))

@@ -26,6 +26,8 @@ _LAST: Final = 3
 # -------------------------------------------------------------------------------------------------- arranging
 def fixed_dim(ctx: NodeContext, x: Value, axis: int, what: str) -> int:
     """A dimension that must be a number. Raises UnsupportedError naming ``what`` where it is open."""
+    if axis >= x.rank:
+        ctx.fail(f"{what} is dimension {axis}, and {x.type} has no such dimension")
     size = const_int(x.shape[axis])
     return ctx.unsupported(f"{what} must be known, not {x.type}") if size is None else size
 

@@ -18,6 +18,7 @@ from tilewright.config import options
 from tilewright.errors import GraphError, ShapeError
 from tilewright.frontend.onnx.bodies import Body, Formal, begin, close
 from tilewright.frontend.onnx.context import NodeContext
+from tilewright.frontend.onnx.growth import Growth
 from tilewright.frontend.onnx.lists import Structure
 from tilewright.frontend.onnx.raw import RawBody, RawNode
 from tilewright.frontend.onnx.registry import onnx_op
@@ -25,7 +26,7 @@ from tilewright.graph.builder import GraphBuilder
 from tilewright.graph.graph import Attr, TensorType, Value
 from tilewright.graph.rewrite import dims_in
 from tilewright.graph.shapes import as_dim
-from tilewright.ir.expr import Expr, as_expr, maximum, minimum
+from tilewright.ir.expr import FALSE, Expr, as_expr, maximum, minimum
 from tilewright.ir.simplify import simplify
 from tilewright.ir.sizes import largest_size
 from tilewright.ir.visit import const_int, substitute_expr
@@ -37,7 +38,7 @@ from tilewright.ops.control import same_type
 MAX_UNROLLED: Final = 32
 
 _IF_LIMITS: Final = "branches that give tensors of equal rank, or a condition that steers"
-_LOOP_LIMITS: Final = "states that keep their shapes, or a known number of iterations"
+_LOOP_LIMITS: Final = "states that keep their rank, or a known number of iterations"
 _SCAN_LIMITS: Final = "opset 8: batches of known size, sequences of one length"
 
 
@@ -124,7 +125,6 @@ class _Join:
         if then.dtype != otherwise.dtype:
             ctx.fail(f"one branch gives {then.type} where the other gives {otherwise.type}")
         if then.rank != otherwise.rank:
-            ctx.require_known(ctx.x, "its condition")
             ctx.require_known(ctx.x, "the condition of branches whose results differ in rank")
             ctx.unsupported(f"one branch gives {then.type} where the other gives {otherwise.type}")
         pairs = list(zip(then.shape, otherwise.shape, strict=True))
@@ -213,7 +213,7 @@ def loop(ctx: NodeContext) -> Sequence[Value]:
             written = _unrolled(ctx, body, count, states)
             if written is not None:
                 return written
-        made.refuse_growth(inner.results[1:])
+        return made.growing(body, inner.results[1:])
     return made.finish(inner)
 
 
@@ -234,6 +234,8 @@ def _scan(ctx: NodeContext, states: Sequence[Value | None], arrays: Sequence[Val
     rows = len(body.outputs) - len(first)
     if len(first) + len(given) != len(body.inputs) or rows < 0 or not given:
         ctx.fail(f"the body takes {len(body.inputs)} and gives {len(body.outputs)} tensors")
+    if not all(v.rank for v in given):
+        ctx.fail("it walks over arrays, and one of them is a scalar")
     old = ctx.since < 9
     axes = _per(ctx, "scan_input_axes", len(given))
     backwards = _per(ctx, "directions" if old else "scan_input_directions", len(given))
@@ -385,17 +387,20 @@ class _Loop:
         self.ctx = ctx
         self.trip, self.going = trip, going
         self.states, self.arrays, self.backwards = list(states), list(arrays), list(backwards)
+        self.grown: tuple[bool, ...] = ()
 
     @property
     def limit(self) -> int | None:
         """The largest number of iterations that is known when the model is compiled."""
         return largest_size(self.trip) if isinstance(self.trip, Expr) else None
 
-    def begin(self, body: RawBody, with_condition: bool) -> Body:
-        """Import the body. ``with_condition``: it takes the iteration's number and a condition first."""
+    def begin(self, body: RawBody, with_condition: bool, states: Sequence[Formal] | None = None) -> Body:
+        """Import the body. ``with_condition``: it takes the iteration's number and a condition first.
+        ``states`` are what it takes for states, if not what the first ones are.
+        """
         number = TensorType((), "int64")
         rows = [TensorType(v.shape[1:], v.dtype) for v in self.arrays]
-        formals: list[Formal] = [*(v.type for v in self.states), *rows]
+        formals: list[Formal] = [*((v.type for v in self.states) if states is None else states), *rows]
         self.index: Expr | None = None
         if not with_condition:
             body = dataclasses.replace(body, inputs=("", *body.inputs))
@@ -419,15 +424,24 @@ class _Loop:
                 self.ctx.fail(f"a state begins as {state.type} and goes on as {result.type}")
             if not same_type(state.type, result.type):
                 return False
-            if any(a is not b for a, b in zip(state.shape, result.shape, strict=True)):
+            pairs = [(a, b) for a, b in zip(state.shape, result.shape, strict=True) if a is not b]
+            if any(simplify(a.eq(b)) is FALSE for a, b in pairs):
+                return False
+            if pairs:
                 results[n] = body.builder.op("reshape", result, shape=dims_attr(state.shape))
         body.give(results)
         return True
 
+    def growing(self, body: RawBody, results: Sequence[Value]) -> list[Value]:
+        """The node's results. States change their shapes, as ``results`` differ from the first ones."""
+        growth = Growth(self.ctx, self.states, self.limit)
+        inner = growth.settle(lambda states: self.begin(body, True, states), results)
+        growth.give(inner)
+        self.states, self.grown = growth.begin(), growth.flags
+        return growth.finish(self.finish(inner))
+
     def refuse_growth(self, results: Sequence[Value]) -> None:
         """Raise UnsupportedError for the first state that changes its shape."""
-        if isinstance(self.trip, Value):
-            self.ctx.require_known(self.trip, "the number of iterations, in which a state changes its shape,")
         for state, result in zip(self.states, results, strict=False):
             if state.shape != result.shape:
                 self.ctx.unsupported(f"a state changes its shape from {state.type} to {result.type}")
@@ -460,6 +474,7 @@ class _Loop:
             body=graph,
             states=len(self.states),
             scanned=tuple(self.backwards),
+            grown=self.grown if any(self.grown) else None,
             stacked=tuple(stacked_backwards or (False,) * len(rows)),
             conditional=conditional,
             trip=dims_attr((trip,))[0] if isinstance(trip, Expr) else None,
