@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections import Counter
 from typing import Final
 
@@ -112,7 +113,7 @@ def _types(domain: str, name: str) -> str:
         return "floats" if domain == "com.microsoft" else ""
     schema = defs.get_schema(name, MAX_OPSET, domain)
     formal = (schema.inputs or schema.outputs)[0]
-    allowed = {str(t).removeprefix("tensor(").removesuffix(")") for t in formal.types} & _TYPES
+    allowed = {re.sub(r"(optional|seq|tensor)\(|\)", "", str(t)) for t in formal.types} & _TYPES
     words = []
     for group, names in _GROUPS:
         if allowed >= set(names):

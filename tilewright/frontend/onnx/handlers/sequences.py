@@ -50,14 +50,14 @@ def identity(ctx: NodeContext) -> Sequence[Value | None]:
 
 @onnx_op("SequenceEmpty", 11)
 def sequence_empty(ctx: NodeContext) -> Sequence[Value]:
-    """A sequence of no tensors."""
+    """Without tensors."""
     what = "the elements of a SequenceEmpty"
     return [tensor_list((), dtype_name(int(ctx.attr("dtype", onnx.TensorProto.FLOAT)), what, ctx.where))]
 
 
 @onnx_op("SequenceConstruct", 11)
 def sequence_construct(ctx: NodeContext) -> Sequence[Value]:
-    """A sequence of the inputs."""
+    """The inputs, in their order."""
     return [tensor_list((ctx.value(n) for n in range(len(ctx.inputs))), ctx.x.dtype)]
 
 
