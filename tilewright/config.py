@@ -56,6 +56,18 @@ def _default_cache_dir() -> Path:
     return platformdirs.user_cache_path("tilewright")
 
 
+def _parse_address(text: str) -> str:
+    if not text.strip():
+        raise ValueError("expected a path or the URL of a database")
+    return text
+
+
+def _default_store() -> str:
+    import platformdirs
+
+    return str(platformdirs.user_data_path("tilewright") / "records.sqlite")
+
+
 def _default_jobs() -> int:
     try:
         return len(os.sched_getaffinity(0))
@@ -87,6 +99,7 @@ class Options:
             limits it, such as the length of a range.
         max_steering: elements of an input for each of whose values a model may be compiled.
         max_variants: values of such inputs whose code one model keeps at a time.
+        store: where measurements are kept: a path, or the URL of a database.
         debug: show Python tracebacks for expected errors, verify the program after every pass.
     """
 
@@ -214,6 +227,16 @@ class Options:
             _parse_count,
             "Values of such inputs whose code one model keeps at a time.",
             "64",
+        ),
+    )
+    store: str = dataclasses.field(
+        default_factory=_default_store,
+        metadata=_source(
+            "--store",
+            "TILEWRIGHT_STORE",
+            _parse_address,
+            "Path or database URL of the measurement store.",
+            "records.sqlite in the user's data folder",
         ),
     )
     debug: bool = dataclasses.field(

@@ -112,6 +112,10 @@ class CacheError(TilewrightError):
     """The on-disk cache cannot be read or written (full disk, permissions)."""
 
 
+class StoreError(TilewrightError):
+    """The measurement store cannot be opened, read or written, or a file of records is not one."""
+
+
 class ArtifactError(TilewrightError):
     """An artifact is truncated, corrupt, of an unknown version, or for another target."""
 

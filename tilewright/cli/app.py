@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from tilewright import __version__, config
-from tilewright.cli import bench, check, compile, doctor, inspect, ops, profile
+from tilewright.cli import bench, check, compile, doctor, inspect, ops, profile, records
 from tilewright.cli import run as run_command
 from tilewright.cli.common import error_console
 from tilewright.errors import TilewrightError
@@ -63,6 +63,10 @@ app = typer.Typer(
 )
 for command in (compile, run_command, check, bench, profile, inspect, doctor, ops):
     app.command(command.NAME)(_interruptible(command.main))
+group = typer.Typer(help=records.HELP, no_args_is_help=True, rich_markup_mode=None)
+for name, function in records.COMMANDS.items():
+    group.command(name)(_interruptible(function))
+app.add_typer(group, name=records.NAME)
 
 
 @app.callback()
@@ -78,6 +82,9 @@ def _options(
     max_nodes: Annotated[str | None, _flag("max_nodes")] = None,
     max_nesting: Annotated[str | None, _flag("max_nesting")] = None,
     max_computed: Annotated[str | None, _flag("max_computed")] = None,
+    max_steering: Annotated[str | None, _flag("max_steering")] = None,
+    max_variants: Annotated[str | None, _flag("max_variants")] = None,
+    store: Annotated[str | None, _flag("store")] = None,
     debug: Annotated[bool, _flag("debug")] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)
@@ -89,7 +96,8 @@ def _options(
     changes |= {"fast_conv": False if no_fast_conv else None, "follow_links": True if follow_links else None}
     changes |= {"max_tensor_bytes": max_tensor_bytes, "max_nodes": max_nodes, "max_nesting": max_nesting}
     changes |= {"max_fold_bytes": max_fold_bytes, "max_fold_work": max_fold_work}
-    changes |= {"max_computed": max_computed}
+    changes |= {"max_computed": max_computed, "max_steering": max_steering, "max_variants": max_variants}
+    changes |= {"store": store}
     config.use(config.Options.from_environment(**changes))
 
 

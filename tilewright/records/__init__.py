@@ -1,0 +1,29 @@
+"""The measurement store: what was run, on which machine, and every time that was seen.
+
+A record says how long one schedule of one workload took on one device, or how it failed. Records live in a
+database (SQLite by default, PostgreSQL by URL), travel as lines of JSON, and are never pickled.
+"""
+
+from tilewright.records.exchange import Imported, export_records, import_records
+from tilewright.records.inspect import Problem, Statistics, statistics, verify
+from tilewright.records.record import ROLES, STATUSES, Device, Epoch, Record, Sample, Workload
+from tilewright.records.store import Store, open_store
+
+__all__ = [
+    "ROLES",
+    "STATUSES",
+    "Device",
+    "Epoch",
+    "Imported",
+    "Problem",
+    "Record",
+    "Sample",
+    "Statistics",
+    "Store",
+    "Workload",
+    "export_records",
+    "import_records",
+    "open_store",
+    "statistics",
+    "verify",
+]
