@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 import tilewright as tw
 from tests.api.control_programs import Maker, feeds
 from tilewright import config
-from tilewright.errors import GraphError, LimitError, ShapeError
+from tilewright.errors import GraphError, LimitError, ShapeError, UnsupportedError
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 node = helper.make_node
@@ -253,20 +253,60 @@ def test_loops_of_few_iterations_are_written_out_and_constant_ones_folded() -> N
     assert [k.name for k in check(proto(3, True), [{}]).artifact.kernels()] == ["copy_output_0"]
 
 
-def test_states_that_grow_need_a_known_number_of_iterations() -> None:
+def growing(*extra: onnx.NodeProto, result: str = "t") -> onnx.ModelProto:
+    """x, and x again for each iteration; what comes behind."""
     inner = body(
-        [node("Identity", ["g"], ["o"]), node("Concat", ["s", "s"], ["t"], axis=0)],
-        {"i": (INT64, []), "g": (BOOL, []), "s": (FLOAT, ["d"])},
-        ["o", "t"],
+        [node("Identity", ["g"], ["o"]), node("Concat", ["s", "x"], ["t"], axis=0), *extra],
+        {"i": (INT64, []), "g": (BOOL, []), "s": (FLOAT, ["d", 2])},
+        ["o", result],
     )
-    loop = node("Loop", ["n", "", "x"], ["y"], body=inner)
-    # A small input of the model that decides it: code for each of its values.
-    proto = model([loop], {"x": (FLOAT, [3]), "n": (INT64, [])}, {"y": FLOAT})
-    check(proto, [{"x": X, "n": n} for n in (0, 3)])
-    count = [node("ReduceSum", ["x"], ["total"], keepdims=0), node("Cast", ["total"], ["n"], to=INT64)]
-    proto = model([*count, loop], {"x": (FLOAT, [3000])}, {"y": FLOAT})
-    with pytest.raises(LimitError, match="number of iterations, in which a state changes its shape"):
-        tw.compile(proto, cache=False)
+    nodes = [node("Loop", ["n", "", "x"], ["y"], body=inner, name="grow"), node("Shape", ["y"], ["size"])]
+    return model(nodes, {"x": (FLOAT, [3, 2]), "n": (INT64, [])}, {"y": FLOAT, "size": INT64})
+
+
+def test_states_may_grow(tmp_path: Path) -> None:
+    x = np.arange(6, dtype=np.float32).reshape(3, 2)
+    with config.overriding(max_computed=18):
+        compiled = check(growing(), [{"x": x, "n": n} for n in (0, 1, 2, 5)])
+    assert len(compiled.artifact.variants) == 1
+    compiled.save(tmp_path / "grown.tw")
+    assert tw.load(tmp_path / "grown.tw").run({"x": x, "n": np.array(4)})["y"].shape == (15, 2)
+    with pytest.raises(ShapeError, match="computes a size of 21 where memory is planned for 0 to 18"):
+        compiled.run({"x": x, "n": np.array(6)})
+
+
+def test_decoders_append_until_they_are_done() -> None:
+    """The next token is the best one behind the last; 0 ends the text."""
+    inner = body(
+        [
+            node("Slice", ["s", "last", "end", "one"], ["token"]),
+            node("Gather", ["table", "token"], ["scores"]),
+            node("ArgMax", ["scores"], ["best"], axis=-1, keepdims=0),
+            node("Concat", ["s", "best"], ["t"], axis=1),
+            node("ReduceMin", ["best"], ["least"], keepdims=0),
+            node("Greater", ["least", "zero"], ["o"]),
+        ],
+        {"i": (INT64, []), "g": (BOOL, []), "s": (INT64, [1, "length"])},
+        ["o", "t"],
+        {"last": np.array([-1]), "end": np.array([1 << 40]), "one": np.array([1]), "zero": np.array(0)},
+    )
+    table = np.random.default_rng(4).standard_normal((9, 9)).astype(np.float32)
+    proto = model(
+        [node("Loop", ["n", "", "s0"], ["text"], body=inner)],
+        {"s0": (INT64, [1, "length"]), "n": (INT64, [])},
+        {"text": INT64},
+        {"table": table},
+    )
+    with config.overriding(max_computed=100):
+        runs = [{"s0": [[3] * k], "n": n} for k in (1, 2, 4) for n in (0, 1, 5, 40)]
+        compiled = check(proto, runs, dims={"length": (1, 8)})
+    assert len(compiled.artifact.variants) == 1
+
+
+def test_states_keep_their_rank() -> None:
+    stacked = [node("Unsqueeze", ["t", "axis"], ["u"]), node("Constant", [], ["axis"], value_ints=[0])]
+    with pytest.raises(UnsupportedError, match="a state changes its shape"):
+        tw.compile(growing(*stacked[::-1], result="u"), cache=False)
 
 
 def test_slices_at_the_iteration() -> None:

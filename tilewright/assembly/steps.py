@@ -278,9 +278,12 @@ class _Assembler:
         outputs = self._operands(program, node.outputs)
         scratch = base + self._inside(program.regions[node].values())
         spare, handed = scratch + LOOP_SCRATCH, []
+        given = program.regions[node]["body"].graph.outputs[int(bool(attrs["conditional"])) :]
         for n, value in enumerate(_states(node)):
-            amount, size = sizes.amount(_bytes(value.dims(), value))
-            handed.append(State(inputs[n], outputs[n], spare, amount, size))
+            first = node.inputs[2 + n]
+            assert first is not None
+            handed_on, begun = (sizes.amount(_bytes(v.dims(), v)) for v in (given[n], first))
+            handed.append(State(inputs[n], outputs[n], spare, *handed_on, *begun))
             spare += _aligned(nbytes(value))
 
         index, counted, most = attrs.get("index"), bool(attrs.get("counted")), attrs.get("most")

@@ -141,7 +141,7 @@ def _without_invariants(rw: Rewriter, node: Node, states: int) -> Sequence[Value
         rw.emit(
             node.op,
             operands,
-            {**node.attrs, "body": fresh, "states": len(changing)},
+            {**node.attrs, "body": fresh, "states": len(changing), **_flags(node, changing)},
             name=node.name,
             origin=node.origin,
             output_names=[f"{name}.changing" for name in wished],
@@ -149,6 +149,12 @@ def _without_invariants(rw: Rewriter, node: Node, states: int) -> Sequence[Value
     )
     found = [first[n] if n in same else next(results) for n in range(len(node.outputs))]
     return _present(found)
+
+
+def _flags(node: Node, changing: Sequence[int]) -> dict[str, Attr]:
+    """Which states grow, of those that are left."""
+    flags = node.attrs.get("grown")
+    return {"grown": tuple(flags[n] for n in changing)} if isinstance(flags, tuple) else {}
 
 
 def _without(items: tuple, places: Sequence[int]) -> tuple:  # type: ignore[type-arg]

@@ -19,7 +19,8 @@ stands for the iteration's number in the attributes of the body's nodes.
 
 Where the number of iterations is not known when the model is compiled (``counted``), it is the last result
 (int64[]), and what is stacked has room for ``most`` rows, of which the first are set. A run that needs more
-stops with an error.
+stops with an error. Where ``grown`` holds a true value the body takes a vector for that state that has room
+for more elements than the first state has, or than the body gives: its first elements are set.
 
 ``stop``: ends the run with the error ``message`` of the node ``where``. It stands in branches that contradict
 themselves for the sizes that the model is compiled for: only a run that takes one is wrong. Its results are
@@ -135,6 +136,11 @@ def _loop_parts(ctx: OpContext) -> tuple[int, int, int]:
     return states, scanned, scanned + len(ctx.attr("scanned"))
 
 
+def _grown(ctx: OpContext) -> tuple[bool, ...]:
+    flags = ctx.attr("grown", ())
+    return tuple(map(bool, flags)) or (False,) * int(ctx.attr("states"))
+
+
 def _loop_infer(ctx: OpContext) -> list[TensorType]:
     body, conditional = _region(ctx, "body"), bool(ctx.attr("conditional"))
     first, walked, same = _loop_parts(ctx)
@@ -142,6 +148,9 @@ def _loop_infer(ctx: OpContext) -> list[TensorType]:
         if ctx.has_input(index) and ctx.input(index) != kind:
             ctx.fail("the number of iterations must be one int64, and the condition one bool")
     states = [ctx.input(n) for n in range(first, walked)]
+    for n, (kind, inside, grown) in enumerate(zip(states, body.inputs[1:], _grown(ctx), strict=False)):
+        if grown and kind.rank == inside.rank == 1:
+            states[n] = TensorType(inside.shape, kind.dtype)
     rows = []
     for n in range(walked, same):
         kind = ctx.input(n)
@@ -180,6 +189,8 @@ def _loop_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
     first, walked, same = _loop_parts(ctx)
     trip, most = inputs[0] if ctx.has_input(0) else ctx.attr("trip", None), ctx.attr("most", None)
     states = [np.asarray(x) for x in inputs[first:walked]]
+    rooms = [const_int(v.shape[0]) if g else None for v, g in zip(body.inputs[1:], _grown(ctx), strict=False)]
+    states = [s if room is None else _filled(s, room) for s, room in zip(states, rooms, strict=True)]
     arrays = [np.asarray(x) for x in inputs[walked:same]]
     others = [np.asarray(x) for x in inputs[same:]]
     given = body.outputs[int(conditional) + len(states) :]
@@ -194,7 +205,7 @@ def _loop_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
         results = _call(_at(body, ctx.attr("index", None), done), [number, *states, *now, *others])
         if conditional:
             going = bool(results.pop(0))
-        states = results[: len(states)]
+        states = [s if r is None else _filled(s, r) for s, r in zip(results, rooms, strict=False)]
         for column, row in zip(rows, results[len(states) :], strict=True):
             column.append(row)
         done += 1

@@ -89,15 +89,18 @@ class State:
         first: its value before the first iteration.
         last: where the last value belongs.
         spare: byte offset in the arena of memory for another one.
-        nbytes: its size.
+        nbytes: the size of what an iteration gives.
         size: position among the variant's ``sizes`` of the number of bytes; None: it is ``nbytes``.
+        first_nbytes, first_size: the same of ``first``.
     """
 
     first: Operand
     last: Operand
     spare: int
     nbytes: int
-    size: int | None = None
+    size: int | None
+    first_nbytes: int
+    first_size: int | None
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dictionary."""
@@ -107,7 +110,15 @@ class State:
     def from_json(data: Any) -> State:
         """Inverse of :meth:`to_json`."""
         first, last = (Operand.from_json(data[key]) for key in ("first", "last"))
-        return State(first, last, whole(data["spare"]), whole(data["nbytes"]), _optional(data.get("size")))
+        return State(
+            first,
+            last,
+            whole(data["spare"]),
+            whole(data["nbytes"]),
+            _optional(data["size"]),
+            whole(data["first_nbytes"]),
+            _optional(data["first_size"]),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,7 +197,8 @@ class Loop:
     @property
     def sizes(self) -> tuple[int, ...]:
         """Positions among the variant's ``sizes`` that it refers to."""
-        sizes = (*(s.size for s in self.states), *(r.size for r in (*self.scanned, *self.stacked)))
+        states = (size for s in self.states for size in (s.size, s.first_size))
+        sizes = (*states, *(r.size for r in (*self.scanned, *self.stacked)))
         found = (self.trip_size, *sizes)
         return tuple(n for n in found if n is not None)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from tilewright.runtime.control import GOING, Branch, Loop, Region, Rows, State, Stop
+from tilewright.runtime.control import GOING, Branch, Loop, Region, Stop
 from tilewright.runtime.plan import STATUS_BITS, STOPPED, TOO_LARGE, KernelCall
 from tilewright.runtime.records import Operand, Space
 
@@ -95,7 +95,7 @@ class _Loop:
             for n, row in enumerate(rows):
                 text, address = address_of(row.operand, f"%{kind}{n}.at")
                 lines += [*text, f"  %{kind}{n} = getelementptr i8, ptr {address}, i64 0"]
-                lines += _bytes(f"%{kind}{n}.bytes", row)
+                lines += _bytes(f"%{kind}{n}.bytes", row.nbytes, row.size)
         lines += self._trip()
         if loop.going is None:
             return [*lines, "  br label %head"]
@@ -190,6 +190,7 @@ class _Loop:
         for n in range(len(loop.states)):
             found = ", ".join(f"[ %state{n}{suffix}, {block} ]" for block, _, suffix in ways)
             lines.append(f"  %state{n}.end = phi ptr {found}")
+        lines.append("  %never = icmp eq i64 %count, 0")
         for n, state in enumerate(loop.states):
             name = f"%state{n}"
             moved = f"ptr {name}.last, ptr {name}.end, i64 {name}.bytes, i1 false"
@@ -197,7 +198,9 @@ class _Loop:
                 f"  {name}.there = icmp eq ptr {name}.end, {name}.last",
                 f"  br i1 {name}.there, label %kept{n}, label %move{n}",
                 f"move{n}:",
-                *_bytes(f"{name}.bytes", state),
+                *_bytes(f"{name}.given", state.nbytes, state.size),
+                *_bytes(f"{name}.begun", state.first_nbytes, state.first_size),
+                f"  {name}.bytes = select i1 %never, i64 {name}.begun, i64 {name}.given",
                 f"  call void @llvm.memcpy.p0.p0.i64({moved})",
                 f"  br label %kept{n}",
                 f"kept{n}:",
@@ -208,11 +211,11 @@ class _Loop:
         return [*lines, "  ret i32 0"]
 
 
-def _bytes(name: str, record: Rows | State) -> list[str]:
-    """The size of a row or a state."""
-    if record.size is None:
-        return [f"  {name} = add i64 {record.nbytes}, 0"]
-    return [f"  {name} = call i64 @size{record.size}(ptr %dims)"]
+def _bytes(name: str, nbytes: int, size: int | None) -> list[str]:
+    """A number of bytes that is fixed, or that a function computes."""
+    if size is None:
+        return [f"  {name} = add i64 {nbytes}, 0"]
+    return [f"  {name} = call i64 @size{size}(ptr %dims)"]
 
 
 def stop(cond: str, name: str, number: int, status: int) -> list[str]:
