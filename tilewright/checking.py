@@ -164,6 +164,7 @@ def check_sizes(
     dims: Dims,
     shapes: Shapes | None = None,
     sizes: Sequence[Mapping[str, int]] = (),
+    inputs: Mapping[str, np.ndarray] | None = None,
     seed: int = 0,
     rtol: float | None = None,
     atol: float | None = None,
@@ -176,12 +177,14 @@ def check_sizes(
     Args:
         dims, shapes: as for :func:`tilewright.compile`.
         sizes: which sizes to check, by dimension; by default the smallest, the largest, and two between.
+        inputs: data of inputs that are the same at all sizes, such as those that steer.
 
     Raises as :func:`check`.
     """
     say = progress or (lambda step, done, total: None)
     say("compiling", 0, 0)
     model = api.compile(source, target=target, threads=threads, shapes=shapes, dims=dims, progress=progress)
+    require_steering(model.steering, inputs or ())
     ranges = model.artifact.signature.dims
     names = [spec.name for spec in model.outputs]
     raw, proto = read(source), parsed(source)
@@ -189,7 +192,7 @@ def check_sizes(
     for number, at in enumerate(sizes or sample_sizes(ranges)):
         say("checking sizes", number, len(sizes) or 4)
         concrete = {s.name: tuple(at[d] if isinstance(d, str) else d for d in s.shape) for s in model.inputs}
-        feeds = complete_inputs(model_inputs(raw), None, concrete, seed, integer_bounds(raw))
+        feeds = complete_inputs(model_inputs(raw), inputs, concrete, seed, integer_bounds(raw))
         peer = open_peer("onnxruntime", specialized(proto, feeds), feeds)
         expected, got = peer.run(), model.run(feeds)
         outputs = tuple(compare(name, got[name], expected[name], rtol, atol) for name in names)

@@ -56,6 +56,16 @@ def test_values_are_needed(cli, sums, given, tmp_path):
     assert "give a value with --input" in cli("inspect", sums, *shape).out
 
 
+def test_check_of_several_sizes(cli, tmp_path, given):
+    node = helper.make_node("ReduceSum", ["x", "axes"], ["y"], keepdims=0)
+    proto = model([node], [value("x", ["n", 3]), value("axes", [1], INT64)], [value("y", None, FLOAT)])
+    onnx.save(proto, tmp_path / "open.onnx")
+    assert "ok: 4 outputs agree" in cli("check", tmp_path / "open.onnx", "--dim", "n=1..9", *given).out
+    result = cli("check", tmp_path / "open.onnx", "--dim", "n=1..9")
+    assert result.code == 2
+    assert "the value of input 'axes' decides what is compiled" in result.err
+
+
 def test_values_that_do_not_fit(cli, sums, given, tmp_path):
     result = cli("compile", sums, "-o", tmp_path / "none.tw", *given, "--input", f"x={tmp_path / 'x.npy'}")
     assert result.code == 2

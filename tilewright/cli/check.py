@@ -48,6 +48,7 @@ def main(
                 model,
                 dims=common.parse_dims(dim),
                 shapes=common.parse_open_shapes(shape),
+                inputs=common.read_inputs(input),
                 seed=seed,
                 rtol=rtol,
                 atol=atol,
