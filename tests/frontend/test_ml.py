@@ -108,6 +108,21 @@ def test_linear_models(transform: str, classes: int) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------ trees
+@pytest.mark.parametrize("kernel", ["LINEAR", "POLY", "RBF", "SIGMOID"])
+@pytest.mark.parametrize("one", [0, 1])
+def test_support_vectors(kernel: str, one: int) -> None:
+    attrs: dict[str, Any] = {
+        "kernel_type": kernel, "kernel_params": [0.3, 0.5, 3.0], "coefficients": floats(6).tolist(),
+        "support_vectors": floats(24).tolist(), "n_supports": 6, "rho": [0.1], "one_class": one,
+    }  # fmt: skip
+    agree("SVMRegressor", floats(9, 4), **attrs)
+
+
+def test_support_vectors_that_are_a_linear_function() -> None:
+    attrs = {"kernel_type": "LINEAR", "kernel_params": [0.0, 0.0, 3.0], "rho": [0.1], "n_supports": 0}
+    agree("SVMRegressor", floats(9, 4), coefficients=floats(4).tolist(), **attrs)
+
+
 MODES = ["BRANCH_LEQ", "BRANCH_LT", "BRANCH_GTE", "BRANCH_GT", "BRANCH_EQ", "BRANCH_NEQ"]
 
 

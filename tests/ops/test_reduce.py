@@ -132,3 +132,11 @@ def test_cumprod(exclusive: bool, reverse: bool, dtype: str) -> None:
         check("cumprod", [x], axis=axis % 3, exclusive=exclusive, reverse=reverse, rtol=2e-3)
     check("cumprod", [floats(0, 3)], axis=0, exclusive=exclusive, reverse=reverse)
     check("cumprod", [floats(1, 3)], axis=0, exclusive=exclusive, reverse=reverse)
+
+
+def test_means_of_integers_lose_their_fraction() -> None:
+    x = np.array([[-1, -1, 0], [-7, 1, 0], [5, 3, 0], [-3, -3, -3]], np.int32)
+    (result,) = check("reduce", [x], op="mean", axes=(1,), keepdims=False)
+    np.testing.assert_array_equal(result, [0, -2, 2, -3])
+    (result,) = check("reduce", [np.abs(x).astype(np.uint8)], op="mean", axes=(1,), keepdims=False)
+    np.testing.assert_array_equal(result, [0, 2, 2, 3])

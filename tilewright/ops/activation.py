@@ -53,11 +53,11 @@ def _leaky_relu_numpy(x: np.ndarray, attrs: Attrs) -> np.ndarray:
 
 
 def _thresholded_relu(x: Expr, attrs: Attrs) -> Expr:
-    return select(x <= attrs["alpha"], const(0, x.dtype), x)
+    return select(attrs["alpha"] < x, x, const(0, x.dtype))  # NaN is not above it
 
 
 def _thresholded_relu_numpy(x: np.ndarray, attrs: Attrs) -> np.ndarray:
-    return np.where(x <= attrs["alpha"], x.dtype.type(0), x)
+    return np.where(x > attrs["alpha"], x, x.dtype.type(0))
 
 
 def _elu(x: Expr, attrs: Attrs) -> Expr:

@@ -130,6 +130,13 @@ def reduction_dtype(op: str, dtype: str) -> str:
     return dtype if op in ("max", "min") else accumulator_dtype(dtype)
 
 
+def _truncated(total: Expr, count: Expr) -> Expr:
+    """The quotient of integers without its fraction."""
+    if not dt.is_signed(total.dtype):
+        return total // count
+    return select(total < 0, -(-total // count), total // count)
+
+
 def finish_reduce(ctx: OpContext, total: te.Tensor, x: te.Tensor) -> te.Tensor:
     """The result of a reduce operator from the reduction of ``x`` in :func:`reduction_dtype`."""
     wide, dtype = total.dtype, x.dtype
@@ -138,7 +145,7 @@ def finish_reduce(ctx: OpContext, total: te.Tensor, x: te.Tensor) -> te.Tensor:
         if dt.is_float(wide):
             inverse = const(1.0, wide) / count.astype(wide)
             return te.compute(total.shape, lambda *i: (total[i] * inverse).astype(dtype), "scale")
-        return te.compute(total.shape, lambda *i: total[i] // count.astype(wide), "scale")
+        return te.compute(total.shape, lambda *i: _truncated(total[i], count.astype(wide)), "scale")
     if wide == dtype:
         return total
     if dtype == "bool":
@@ -158,7 +165,9 @@ def _reduce_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
             return [np.asarray((np.any if op == "max" else np.all)(wide, axis=axes, keepdims=keepdims))]
         if op == "mean" and np.issubdtype(wide.dtype, np.integer):
             count = int(np.prod([x.shape[a] for a in axes]))
-            return [np.asarray(np.sum(wide, axis=axes, keepdims=keepdims, dtype=wide.dtype) // count)]
+            total = np.sum(wide, axis=axes, keepdims=keepdims, dtype=wide.dtype)
+            quotient = total // count
+            return [np.asarray(quotient + ((total < 0) & (quotient * count != total)).astype(wide.dtype))]
         result = _NUMPY[op](wide, axis=axes, keepdims=keepdims, dtype=wide.dtype)
     return [as_dtype(result, x.dtype.name)]
 

@@ -1,4 +1,4 @@
-"""Operators of ai.onnx.ml that prepare features, and linear models."""
+"""Operators of ai.onnx.ml that prepare features, linear models, support vectors."""
 
 from __future__ import annotations
 
@@ -260,3 +260,38 @@ def linear_classifier(ctx: NodeContext) -> Sequence[Value]:
         scores = ctx.op("sigmoid", scores)
     other = ctx.op("sub", ctx.like(1, scores), scores)
     return [pick_label(ctx, labels, positive), ctx.op("concat", other, scores, axis=1)]
+
+
+# -------------------------------------------------------------------------------------------- support vectors
+@onnx_op("SVMRegressor", 1, domain=DOMAIN)
+def svm_regressor(ctx: NodeContext) -> Value:
+    """Weighted kernels of the samples and the support vectors; without these, one linear function."""
+    x = as_float(ctx, rows(ctx, ctx.x))
+    weights, rho, count = numbers(ctx, "coefficients"), numbers(ctx, "rho"), int(ctx.attr("n_supports", 0))
+    vectors = numbers(ctx, "support_vectors")
+    if rho.size < 1 or (count and (vectors.size % count or weights.size != count)):
+        ctx.fail(f"{vectors.size} numbers and {weights.size} coefficients are not {count} support vectors")
+    values = _kernel(ctx, x, vectors.reshape(count, -1)) if count else x
+    score = ctx.op("matmul", values, ctx.constant(weights[:, None], "float32"))
+    score = ctx.op("add", score, ctx.constant(rho[:1], "float32"))
+    if ctx.attr("one_class", 0):
+        positive = ctx.op("less", ctx.like(0, score), score)
+        score = ctx.op("where", positive, ctx.like(1, score), ctx.like(-1, score))
+    return transformed(ctx, score, str(ctx.attr("post_transform", "NONE")))
+
+
+def _kernel(ctx: NodeContext, x: Value, vectors: np.ndarray) -> Value:
+    """Similarities ``[N, M]`` of samples and support vectors."""
+    kind = str(ctx.attr("kernel_type", "LINEAR"))
+    gamma, offset, degree = (*numbers(ctx, "kernel_params").tolist(), 0.0, 0.0, 0.0)[:3]
+    if kind == "RBF":
+        apart = ctx.op("sub", ctx.reshape(x, [x.shape[0], 1, x.shape[1]]), ctx.constant(vectors, "float32"))
+        squares = ctx.op("reduce", ctx.op("mul", apart, apart), op="sum", axes=(2,), keepdims=False)
+        return ctx.op("exp", ctx.op("mul", squares, ctx.like(-gamma, x)))
+    dots = ctx.op("matmul", x, ctx.constant(np.ascontiguousarray(vectors.T), "float32"))
+    if kind == "LINEAR":
+        return dots
+    scaled = ctx.op("add", ctx.op("mul", dots, ctx.like(gamma, x)), ctx.like(offset, x))
+    if kind == "POLY":
+        return ctx.op("pow", scaled, ctx.like(degree, x))
+    return ctx.op("tanh", scaled) if kind == "SIGMOID" else ctx.fail(f"there is no kernel '{kind}'")

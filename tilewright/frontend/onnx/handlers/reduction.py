@@ -8,28 +8,30 @@ from typing import Final
 from tilewright.frontend.onnx.context import NodeContext, product
 from tilewright.frontend.onnx.registry import onnx_op
 from tilewright.graph.graph import Value
+from tilewright.ir import dtype as dt
 from tilewright.ir.visit import const_int
 
 
-def _axes(ctx: NodeContext, first_with_input: int) -> tuple[int, ...] | None:
-    """The reduced axes; None when nothing is to be reduced."""
+def _axes(ctx: NodeContext, first_with_input: int) -> tuple[int, ...]:
+    """The reduced axes, perhaps none: then only what stands around the reduction is done."""
     rank = ctx.x.rank
     if ctx.since < first_with_input:
         return ctx.check_axes(ctx.attr("axes", ()) or range(rank), rank)
     axes = ctx.ints(1, "the axes of a reduction")
     if not axes:
-        return None if ctx.attr("noop_with_empty_axes", 0) else tuple(range(rank))
+        return () if ctx.attr("noop_with_empty_axes", 0) else tuple(range(rank))
     return ctx.check_axes(axes, rank)
 
 
 def reduce(ctx: NodeContext, x: Value, op: str, axes: Sequence[int], keepdims: bool) -> Value:
-    """``op`` (sum mean max min prod) over ``axes``."""
+    """``op`` (sum mean max min prod) over ``axes``; ``x`` itself where there are none."""
+    if not axes:
+        return ctx.op("identity", x)
     return ctx.op("reduce", x, op=op, axes=tuple(axes), keepdims=keepdims)
 
 
-def _log_sum_exp(ctx: NodeContext, axes: tuple[int, ...], keepdims: bool) -> Value:
+def _log_sum_exp(ctx: NodeContext, x: Value, axes: tuple[int, ...], keepdims: bool) -> Value:
     """log(sum(exp(x - top))) + top, where an infinite top must not turn into Inf - Inf."""
-    x = ctx.x
     top = reduce(ctx, x, "max", axes, True)
     infinite = ctx.op("isinf", top)
     shift = ctx.op("where", infinite, ctx.like(0, x), top)
@@ -40,9 +42,12 @@ def _log_sum_exp(ctx: NodeContext, axes: tuple[int, ...], keepdims: bool) -> Val
     return ctx.reshape(result, [d for n, d in enumerate(result.shape) if n not in axes])
 
 
-def _composed(name: str) -> Callable[[NodeContext, tuple[int, ...], bool], Value]:
-    def handler(ctx: NodeContext, axes: tuple[int, ...], keepdims: bool) -> Value:
-        x = ctx.x
+#: The operands are the node, its (first) input, the axes, and whether they stay as dimensions of size 1.
+_Kind = Callable[[NodeContext, Value, tuple[int, ...], bool], Value]
+
+
+def _composed(name: str) -> _Kind:
+    def handler(ctx: NodeContext, x: Value, axes: tuple[int, ...], keepdims: bool) -> Value:
         if name in ("l2", "square"):
             x = ctx.op("mul", x, x)
         elif name == "l1":
@@ -55,17 +60,28 @@ def _composed(name: str) -> Callable[[NodeContext, tuple[int, ...], bool], Value
     return handler
 
 
-def _direct(op: str) -> Callable[[NodeContext, tuple[int, ...], bool], Value]:
-    return lambda ctx, axes, keepdims: reduce(ctx, ctx.x, op, axes, keepdims)
+def _of_floats(kind: _Kind) -> _Kind:
+    """Integers are floats in between, and cut off at the end."""
+
+    def handler(ctx: NodeContext, x: Value, axes: tuple[int, ...], keepdims: bool) -> Value:
+        if dt.is_float(x.dtype):
+            return kind(ctx, x, axes, keepdims)
+        result = kind(ctx, ctx.op("cast", x, to="float64"), axes, keepdims)
+        return ctx.op("cast", result, to=x.dtype)
+
+    return handler
 
 
-_Kind = Callable[[NodeContext, tuple[int, ...], bool], Value]
+def _direct(op: str) -> _Kind:
+    return lambda ctx, x, axes, keepdims: reduce(ctx, x, op, axes, keepdims)
+
+
 #: ONNX operator -> (meaning, versions, first version with the axes as an input).
 _REDUCTIONS: Final[dict[str, tuple[_Kind, tuple[int, ...], int]]] = {
     "ReduceL1": (_composed("l1"), (1, 11, 13, 18), 18),
-    "ReduceL2": (_composed("l2"), (1, 11, 13, 18), 18),
-    "ReduceLogSum": (_composed("log"), (1, 11, 13, 18, 28), 18),
-    "ReduceLogSumExp": (_log_sum_exp, (1, 11, 13, 18, 28), 18),
+    "ReduceL2": (_of_floats(_composed("l2")), (1, 11, 13, 18), 18),
+    "ReduceLogSum": (_of_floats(_composed("log")), (1, 11, 13, 18, 28), 18),
+    "ReduceLogSumExp": (_of_floats(_log_sum_exp), (1, 11, 13, 18, 28), 18),
     "ReduceMax": (_direct("max"), (1, 11, 12, 13, 18, 20), 18),
     "ReduceMean": (_direct("mean"), (1, 11, 13, 18), 18),
     "ReduceMin": (_direct("min"), (1, 11, 12, 13, 18, 20), 18),
@@ -78,9 +94,7 @@ _REDUCTIONS: Final[dict[str, tuple[_Kind, tuple[int, ...], int]]] = {
 def _reduction(kind: _Kind, first_with_input: int) -> Callable[[NodeContext], Value]:
     def handler(ctx: NodeContext) -> Value:
         axes = _axes(ctx, first_with_input)
-        if axes is None:
-            return ctx.op("identity", ctx.x)
-        return kind(ctx, axes, bool(ctx.attr("keepdims", 1)))
+        return kind(ctx, ctx.x, axes, bool(ctx.attr("keepdims", 1)))
 
     return handler
 
