@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.frontend.random_nodes import MAKERS, Case, batch, difference, draw, findings, merged
+from tests.frontend.random_nodes.compare import batch, difference, findings, merged
+from tests.frontend.random_nodes.makers import MAKERS, Case, draw
 
 
 @pytest.mark.parametrize(("first", "opset"), [(0, 13), (5000, 18), (9000, 21)])
