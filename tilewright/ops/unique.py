@@ -96,59 +96,77 @@ register(
 )
 
 
-# ------------------------------------------------------------------------------------------------- sort_order
-def _order_infer(ctx: OpContext) -> list[TensorType]:
-    x = ctx.input(0)
-    if x.rank != 1 or not _has_digits(x.dtype):
-        ctx.fail(f"sort_order takes a vector of numbers, not {x}")
-    return [TensorType(x.shape, "int64")]
-
-
-def _has_digits(dtype: str) -> bool:
+# -------------------------------------------------------------------------------------------------- sort_keys
+def _has_keys(dtype: str) -> bool:
     """Whether numbers of a type have keys of int64."""
     return dtype != "uint64" and (dt.is_int(dtype) or dtype in ("float16", "bfloat16", "float32", "float64"))
 
 
-def _key(value: Expr) -> tuple[Expr, int, bool]:
-    """A number as an int64 that is ordered as it is, its bytes that count, and whether it has a sign. All NaN
-    are one number, the largest; so are both zeros."""
-    if not dt.is_float(value.dtype):
-        return value.astype(dt.INDEX), dt.nbytes(value.dtype), value.dtype.startswith("int")
-    value = widen(value)
-    bits = "int64" if value.dtype == "float64" else "int32"
-    largest = 2 ** (dt.bits(bits) - 1) - 1
-    word = bitcast(bits, value)
-    # Of negative numbers, a larger magnitude comes first.
-    word = select(word < 0, binop("xor", word, const(largest, bits)), word)
-    word = select(value.eq(const(0, value.dtype)), const(0, bits), word)
-    return select(_is_nan(value), const(largest, bits), word).astype(dt.INDEX), dt.nbytes(bits), True
+def _key_bytes(dtype: str) -> int:
+    """How many bytes of a key count."""
+    return max(dt.nbytes(dtype), 4) if dt.is_float(dtype) else dt.nbytes(dtype)
 
 
-def _order_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
-    """Positions in the order of their elements; equal ones stay in order, and NaN comes last.
+def _keys_infer(ctx: OpContext) -> list[TensorType]:
+    x = ctx.input(0)
+    if x.rank != 1 or not _has_keys(x.dtype):
+        ctx.fail(f"sort_keys takes a vector of numbers, not {x}")
+    return [TensorType(x.shape, "int64")]
 
-    A radix sort: for each byte of the keys, from the lowest on, elements go behind each other into one bucket
-    for each value of it. The buckets' cursors lie in front of the result.
-    """
+
+def _key(value: Expr) -> Expr:
+    """A number as an int64 whose bytes, taken without a sign, are ordered as numbers are. All NaN are one
+    number, the largest; so are both zeros."""
+    if dt.is_float(value.dtype):
+        value = widen(value)
+        bits = "int64" if value.dtype == "float64" else "int32"
+        largest = 2 ** (dt.bits(bits) - 1) - 1
+        word = bitcast(bits, value)
+        # Of negative numbers, a larger magnitude comes first.
+        word = select(word < 0, binop("xor", word, const(largest, bits)), word)
+        word = select(value.eq(const(0, value.dtype)), const(0, bits), word)
+        value = select(_is_nan(value), const(largest, bits), word)
+    if not value.dtype.startswith("int"):
+        return value.astype(dt.INDEX)
+    if value.dtype == "int64":
+        return binop("xor", value, const(-(2**63), "int64"))
+    return value.astype(dt.INDEX) + 2 ** (dt.bits(value.dtype) - 1)
+
+
+def _keys_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
     (x,) = inputs
-    (size,) = x.shape
-    keys = te.compute((size,), lambda i: _key(x[i])[0], "keys")
-    _, count, signed = _key(x[0])
-    order = te.compute((size,), lambda i: i, "as_they_stand")
-    for digit in range(count):
-        order = _by_digit(keys, order, digit, 128 if signed and digit == count - 1 else 0)
-    return [te.compute((size,), lambda i: order[i], "sort_order")]
+    return [te.compute(x.shape, lambda i: _key(x[i]), "sort_keys")]
 
 
-def _by_digit(keys: te.Tensor, order: te.Tensor, digit: int, shift: int) -> te.Tensor:
-    """``order``, sorted by one byte of the keys; the highest byte of signed ones is shifted."""
-    (size,) = order.shape
+def _keys_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
+    (x,) = inputs
+    if dt.is_float(dt.from_numpy(x.dtype)):
+        wide = x if x.dtype.itemsize > 4 else x.astype(np.float32)
+        word = wide.view(f"int{8 * wide.itemsize}")
+        largest = np.iinfo(word.dtype).max
+        x = np.where(wide == 0, 0, np.where(word < 0, word ^ largest, word))
+        x = np.where(np.isnan(wide), largest, x).astype(word.dtype)
+    if x.dtype.kind == "u":
+        return [x.astype(np.int64)]
+    lowest = np.iinfo(x.dtype).min
+    return [x ^ lowest if x.dtype == np.int64 else x.astype(np.int64) - lowest]
 
-    def bucket(i: Expr) -> Expr:
-        high = keys[order[i]] // 256**digit
-        return high + shift if shift else high % BUCKETS
 
-    buckets = te.compute((size,), bucket, "bucket")
+register(
+    OpDef("sort_keys", FusionKind.injective, infer=_keys_infer, compute=_keys_compute, reference=_keys_numpy)
+)
+
+
+# ------------------------------------------------------------------------------------------------- byte_order
+def _byte_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
+    """``order``, sorted by the lowest byte of the keys that it names, and the keys without that byte.
+
+    Elements go behind each other into one bucket for each value of the byte. The buckets' cursors lie in
+    front of the result.
+    """
+    keys, order = inputs
+    (size,) = keys.shape
+    buckets = te.compute((size,), lambda i: keys[order[i]] % BUCKETS, "bucket")
     none = te.compute((BUCKETS,), lambda b: as_expr(0), "in_bucket")
     counts = te.update(none, [(size, "reduce")], lambda s, i: ((buckets[i],), s[buckets[i]] + 1))
 
@@ -167,18 +185,37 @@ def _by_digit(keys: te.Tensor, order: te.Tensor, digit: int, shift: int) -> te.T
         return (select(phase.eq(0), cursor, buckets[i]),), select(phase.eq(0), order[i], cursor + 1)
 
     placed = te.update(cursors, [(size, "reduce"), (2, "reduce")], write)
-    return te.compute((size,), lambda i: placed[i + BUCKETS], "order")
+    return [
+        te.compute((size,), lambda i: placed[i + BUCKETS], "byte_order"),
+        te.compute((size,), lambda i: keys[i] // BUCKETS, "shorter_keys"),
+    ]
 
 
-def _order_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
-    (x,) = inputs
-    wide = x.astype(np.float32) if dt.is_float(dt.from_numpy(x.dtype)) and x.dtype.itemsize < 4 else x
-    return [np.argsort(wide, kind="stable").astype(np.int64)]
+def _byte_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
+    keys, order = inputs
+    return [order[np.argsort(keys[order] % BUCKETS, kind="stable")], keys // BUCKETS]
 
 
 register(
-    OpDef("sort_order", FusionKind.opaque, infer=_order_infer, compute=_order_compute, reference=_order_numpy)
+    OpDef(
+        "byte_order",
+        FusionKind.opaque,
+        infer=lambda ctx: [ctx.input(1), ctx.input(0)],
+        compute=_byte_compute,
+        reference=_byte_numpy,
+    )
 )
+
+
+def sorted_order(builder: GraphBuilder, x: Value) -> Value:
+    """Positions of the elements of a vector in their order, int64; equal ones stay in order, and NaN comes
+    last. A radix sort: by each byte of the keys, from the lowest on."""
+    (size,) = dims_attr(x.shape)
+    keys = builder.op("sort_keys", x)
+    order = builder.op("range", start=(0,), limit=(size,), delta=(1,), dtype="int64")
+    for _ in range(_key_bytes(x.dtype)):
+        order, keys = builder.emit("byte_order", [keys, order])
+    return order
 
 
 # ------------------------------------------------------------------------------------------------ row_changes
@@ -269,8 +306,8 @@ def distinct_rows(builder: GraphBuilder, x: Value, in_order: bool, name: str) ->
         return builder.op("slice", values, starts=(1,), ends=(behind,), axes=(0,))
 
     numbers = builder.op("range", start=(0,), limit=(size,), delta=(1,), dtype="int64")
-    if const_int(x.shape[1]) == 1 and _has_digits(x.dtype):
-        order = builder.op("sort_order", builder.op("reshape", x, shape=(size,)))
+    if const_int(x.shape[1]) == 1 and _has_keys(x.dtype):
+        order = sorted_order(builder, builder.op("reshape", x, shape=(size,)))
         ranks = builder.op("scatter_elements", numbers, order, numbers, axis=0)
     else:
         ranks = builder.op("row_ranks", x)
