@@ -303,7 +303,6 @@ THREADS = _family(
 
 PIPELINES = _family(
     ("small", "threads"),
-    ("pipelines unchecked", "schedule.pipeline:_Checker._check_buffer", "if not before:", "if False:"),
     (
         "one copy too few for the stages",
         "lower.pipeline:_Pipeline._copies_of",
@@ -352,6 +351,14 @@ RARE = (
         "if False:",
         seed=163,
         kinds=ODD,
+    ),
+    Mutant(
+        "pipelines unchecked",
+        "schedule.pipeline:_Checker._check_buffer",
+        "if not before:",
+        "if False:",
+        seed=209,
+        kinds=("small", "threads"),
     ),
     Mutant(
         "moved sums may repeat",

@@ -133,16 +133,18 @@ def _finding(kind: str, error: BaseException, message: str) -> Outcome:
 
 @contextlib.contextmanager
 def _time_limit(seconds: int) -> Iterator[None]:
+    """Processor time, which other processes on the machine do not shorten."""
+
     def stop(*_: object) -> None:
         raise TooLong
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def compare_with_peer(model: bytes, outcome: Outcome) -> Outcome | None:
