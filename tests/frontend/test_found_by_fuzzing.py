@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from tests.frontend.models import agree, constant, model, run, value
+from tests.frontend.models import INT64, agree, constant, model, run, value
 from tilewright.errors import GraphError
 from tilewright.frontend.onnx import import_onnx
 
@@ -104,3 +104,13 @@ def test_a_scan_over_a_scalar() -> None:
     node = helper.make_node("Scan", ["x", "x"], ["y"], body=body, num_scan_inputs=1)
     with pytest.raises(GraphError, match="it walks over arrays, and one of them is a scalar"):
         import_onnx(model([node], [value("x", [])], ["y"]))
+
+
+def test_attentions_that_lack_numbers() -> None:
+    flat = [value("q", [1, 3, 8])]
+    with pytest.raises(GraphError, match="side by side need q_num_heads and kv_num_heads"):
+        import_onnx(model([helper.make_node("Attention", ["q", "q", "q"], ["y"])], flat, ["y"], opset=24))
+    node = helper.make_node("Attention", ["q", "q", "q", "", "", "", "n"], ["y"])
+    inputs = [value("q", [1, 2, 3, 4]), value("n", [], INT64)]
+    with pytest.raises(GraphError, match="nonpad_kv_seqlen has one number for each element of the batch"):
+        import_onnx(model([node], inputs, ["y"], opset=24))

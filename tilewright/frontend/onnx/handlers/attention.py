@@ -167,7 +167,9 @@ def attention(ctx: NodeContext) -> Sequence[Value | None]:
     q, k, v = (ctx.value(n) for n in range(3))
     flat = q.rank == 3
     if flat:
-        counts = [int(ctx.attr(n)) for n in ("q_num_heads", "kv_num_heads")]
+        counts = [int(ctx.attr(n, 0)) for n in ("q_num_heads", "kv_num_heads")]
+        if min(counts) < 1:
+            ctx.fail("heads that lie side by side need q_num_heads and kv_num_heads")
         q, k, v = (split_heads(ctx, x, n) for x, n in zip((q, k, v), (*counts, counts[1]), strict=True))
     require_heads(ctx, q, k, v, *(ctx.value(n) for n in (4, 5) if ctx.has(n)))
     if ctx.has(4) != ctx.has(5) or (ctx.has(4) and ctx.has(6)):
@@ -180,6 +182,8 @@ def attention(ctx: NodeContext) -> Sequence[Value | None]:
     seen: Value | None = None
     if ctx.has(6):
         filled = ctx.op("cast", ctx.value(6), to="int64")
+        if filled.rank != 1:
+            ctx.fail(f"nonpad_kv_seqlen has one number for each element of the batch, not {filled.type}")
         limit = ctx.reshape(filled, [filled.shape[0], 1, 1, 1])
         seen = ctx.op("less", key_places(ctx, keys), limit)
         before = ctx.op("sub", filled, places(ctx, steps, steps + 1, [1]))
