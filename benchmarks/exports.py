@@ -1,7 +1,9 @@
 """Models exported from PyTorch with open sizes, by both of its exporters, which emit quite different graphs.
 
     python -m benchmarks.exports                       list the models
-    python -m benchmarks.exports bert llama            export them (needs torch, onnxscript; timm, transformers)
+    python -m benchmarks.exports bert llama            export them
+
+Needs torch, onnxscript, timm, torchvision, and transformers.
 
 The weights are random and seeded; widths are those of the published models, and where a model is a stack of
 equal layers only some of them are kept, since the others add nothing but time. Files go to ``exports`` in the
@@ -54,7 +56,9 @@ def path_of(key: str, exporter: str) -> Path:
     """The path of an exported model. Raises ExportError when it is not there yet."""
     path = options().cache_dir / "exports" / f"{key}-{exporter}.onnx"
     if not path.exists():
-        raise ExportError(f"no {path.name}: run `python -m benchmarks.exports {key}` where torch is installed")
+        raise ExportError(
+            f"no {path.name}: run `python -m benchmarks.exports {key}` where torch is installed"
+        )
     return path
 
 
@@ -138,9 +142,7 @@ def _llama() -> tuple[Any, dict[str, Any]]:
 
     from benchmarks.torch_models import Decoder
 
-    model = Decoder(
-        vocabulary=8000, width=512, heads=8, layers=4, hidden=1408, groups=2, rotary=True
-    )
+    model = Decoder(vocabulary=8000, width=512, heads=8, layers=4, hidden=1408, groups=2, rotary=True)
     past = torch.randn(4, 2, 2, 2, 7, 64)
     return model, {"ids": torch.randint(0, 1000, (2, 5)), "past": past}
 
@@ -189,7 +191,13 @@ MODELS: dict[str, Export] = {
         Export("mobilenet", "MobileNet-v3 large (timm)", _timm("mobilenetv3_large_100"), _IMAGE, ("y",)),
         Export("efficientnet", "EfficientNet-b0 (timm)", _timm("efficientnet_b0"), _IMAGE, ("y",)),
         Export("convnext", "ConvNeXt-tiny (timm)", _timm("convnext_tiny"), _IMAGE, ("y",)),
-        Export("vit", "ViT-B/16 (timm), 4 of 12 layers", _timm("vit_base_patch16_224", depth=4), _BATCH, ("y",)),
+        Export(
+            "vit",
+            "ViT-B/16, 4 of 12 layers (timm)",
+            _timm("vit_base_patch16_224", depth=4),
+            _BATCH,
+            ("y",),
+        ),
         Export("swin", "Swin-T (timm)", _timm("swin_tiny_patch4_window7_224"), _BATCH, ("y",)),
         Export("unet", "U-Net, 32 to 256 channels", _unet, _IMAGE, ("y",)),
         Export("lstm", "two bidirectional LSTM layers", _lstm, {"ids": {0: "batch", 1: "seq"}}, ("y",)),
@@ -200,7 +208,13 @@ MODELS: dict[str, Export] = {
             {"ids": {0: "batch", 1: "seq"}, "mask": {0: "batch", 1: "seq"}},
             ("hidden", "pooled"),
         ),
-        Export("gpt2", "GPT-2 small with key-value cache, 3 of 12 layers", _gpt2, _DECODER, ("logits", "present")),
+        Export(
+            "gpt2",
+            "GPT-2 small with key-value cache, 3 of 12 layers",
+            _gpt2,
+            _DECODER,
+            ("logits", "present"),
+        ),
         Export(
             "llama",
             "decoder with RMSNorm, rotary positions, grouped queries, key-value cache",

@@ -4,9 +4,9 @@
     python -m benchmarks.sweeps rec bert-dynamo    these (--list shows all)
     python -m benchmarks.sweeps rec --time         beside kernels compiled for each size, and onnxruntime
 
-A model is compiled once with ranges for its open dimensions and compared with onnxruntime at each size, outputs
-by ``tilewright.compare`` (or, where :attr:`Sweep.judge` says so, what the task makes of them). Exports of torch
-models (:mod:`benchmarks.exports`) have to be there already.
+A model is compiled once with ranges for its open dimensions and compared with onnxruntime at each size,
+outputs by ``tilewright.compare`` (or, where :attr:`Sweep.judge` says so, what the task makes of them).
+Exports of torch models (:mod:`benchmarks.exports`) have to be there already.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from tilewright.dims import DimLike, Shapes
 from tilewright.errors import TilewrightError
 from tilewright.feeds import complete_inputs, integer_bounds, model_inputs
 from tilewright.frontend.onnx.reader import read
+from tilewright.graph.builder import GraphBuilder
 from tilewright.peers import open_peer
 
 Sizes = dict[str, int]
@@ -119,7 +120,10 @@ ZOO: tuple[Sweep, ...] = (
     _zoo(
         "det",
         {"x": (1, 3, "h", "w")},
-        {"h": tw.Dim(32, 960, multiple_of=32, typical=640), "w": tw.Dim(32, 1280, multiple_of=32, typical=640)},
+        {
+            "h": tw.Dim(32, 960, multiple_of=32, typical=640),
+            "w": tw.Dim(32, 1280, multiple_of=32, typical=640),
+        },
         _PAGES,
         grid(h=(640,), w=(640,)) + grid(h=(512,), w=(352,)),
     ),
@@ -249,7 +253,11 @@ _IMAGE: dict[str, DimLike] = {
     "h": tw.Dim(64, 384, typical=224),
     "w": tw.Dim(64, 384, typical=224),
 }
-_IMAGES = ({"batch": 1, "h": 224, "w": 224}, {"batch": 2, "h": 97, "w": 131}, {"batch": 1, "h": 320, "w": 384})
+_IMAGES = (
+    {"batch": 1, "h": 224, "w": 224},
+    {"batch": 2, "h": 97, "w": 131},
+    {"batch": 1, "h": 320, "w": 384},
+)
 _TEXT: dict[str, DimLike] = {"batch": (1, 8), "seq": tw.Dim(1, 256, typical=128)}
 _TEXTS = ({"batch": 1, "seq": 128}, {"batch": 3, "seq": 37}, {"batch": 1, "seq": 1}, {"batch": 8, "seq": 256})
 _CACHE: dict[str, DimLike] = {
@@ -305,6 +313,12 @@ class Timing:
     fixed: float
     peer: float
     compile_fixed: float
+
+
+def warm_up() -> None:
+    """Start the processes that compile, so that the first model's time is not theirs."""
+    b = GraphBuilder("warm")
+    tw.compile(b.build([b.op("relu", b.input("x", (64, 64), "float32"))], ["y"]), cache=False)
 
 
 class Compiled:
@@ -370,7 +384,8 @@ class Compiled:
                 call()
                 if number >= 2:
                     found.append(time.perf_counter() - begin)
-        return Timing(sizes, *(statistics.median(found) for found in times), seconds)
+        ranged, alone, theirs = (statistics.median(found) for found in times)
+        return Timing(sizes, ranged, alone, theirs, seconds)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -390,6 +405,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         keys = [sweep.key for sweep in export_sweeps()]
     if unknown := [key for key in keys if key not in known]:
         parser.error(f"unknown: {', '.join(unknown)}; --list shows all")
+    warm_up()
     rows: list[list[str]] = []
     bad = 0
     for key in keys:

@@ -139,7 +139,7 @@ class SpeechEncoder(nn.Module):
 
 
 class SpeechDecoder(nn.Module):
-    """Whisper's decoder: causal self-attention over ``ids[b,s]``, attention to ``audio[b,positions,width]``."""
+    """Whisper's decoder: causal over ``ids[b,s]``, with attention to ``audio[b,positions,width]``."""
 
     def __init__(self, vocabulary: int, width: int, heads: int, layers: int) -> None:
         super().__init__()

@@ -80,7 +80,12 @@ SILERO = Wheel(
     "silero-vad", "6.2.3", "MIT", "7b7f5436cfcb02fae583a05b512ea96467fd449fe54cb49a5e4f06c51a1e43b8"
 )
 
+DDDDOCR = Wheel("ddddocr", "1.6.1", "MIT", "c7c70f4ae2d0335440ae8b272eea48c9f6888ecef46785fe2311f0c97a133935")
+
 _OCR = "rapidocr_onnxruntime/models/"
+
+#: One window of 512 samples after the 64 last of the window before it, and the state between windows.
+_VAD: tuple[dict[str, tuple[int, ...]], ...] = ({"input": (1, 576), "state": (2, 1, 128)},)
 
 MODELS: dict[str, ZooModel] = {
     model.key: model
@@ -126,6 +131,37 @@ MODELS: dict[str, ZooModel] = {
             "basic_pitch/saved_models/icassp_2022/nmp.onnx",
             "note transcription from audio",
             ({"serving_default_input_2:0": (1, 43844, 1)},),
+        ),
+        ZooModel(
+            "captcha",
+            DDDDOCR,
+            "ddddocr/common.onnx",
+            "text recognition, convolutions and LSTM",
+            ({"input1": (1, 1, 64, 160)},),
+        ),
+        ZooModel(
+            "captcha_int8",
+            DDDDOCR,
+            "ddddocr/common_old.onnx",
+            "the same, quantized dynamically",
+            ({"input1": (1, 1, 64, 160)},),
+        ),
+        ZooModel(
+            "captcha_det",
+            DDDDOCR,
+            "ddddocr/common_det.onnx",
+            "object detection, YOLOX-like",
+            ({"images": (1, 3, 416, 416)},),
+        ),
+        *(
+            ZooModel(key, SILERO, f"silero_vad/data/{name}.onnx", f"voice activity, {what}", shapes)
+            for key, name, what, shapes in (
+                ("vad_op15", "silero_vad_16k_op15", "16 kHz", ()),
+                ("vad_half", "silero_vad_half", "16 kHz, without its rate as input", _VAD),
+                ("vad_ifless", "silero_vad_op18_ifless", "two rates, opset 18", ()),
+                ("vad_fixed", "silero_vad_openvino_16k", "of one window", _VAD),
+                ("vad_sequence", "silero_vad_16k_sequence", "of whole recordings", ({"input": (100, 576)},)),
+            )
         ),
         # Of its inputs a sampling rate decides branches: benchmarks/streaming.py checks and times it.
         ZooModel("vad", SILERO, "silero_vad/data/silero_vad.onnx", "voice activity, step by step", ()),
