@@ -9,9 +9,9 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import tilewright.ops  # noqa: F401 - registers the operators
 from tilewright.backend import get_backend
@@ -36,6 +36,9 @@ from tilewright.target import Target
 Values: TypeAlias = "Mapping[str, Any] | Sequence[Mapping[str, Any]]"
 
 _log = logging.getLogger("tilewright")
+_T = TypeVar("_T")
+#: Compilations for one run, at most.
+_ATTEMPTS = 8
 
 
 class Model:
@@ -96,37 +99,22 @@ class Model:
             ShapeError: the model was loaded from an artifact that was not compiled for these sizes, or for
                 these values of inputs that steer.
         """
-        try:
-            return self._executable.run(inputs)
-        except MissingVariantError as missing:
-            self._specialise(missing)
-        return self._executable.run(inputs)
+        return self._with_variant(lambda: self._executable.run(inputs))
 
     def __call__(self, *inputs: Any) -> list[Any]:
         """Run with the inputs in the order of :attr:`inputs`; returns the outputs in their order. Raises as
         :meth:`run`."""
-        try:
-            return self._executable(*inputs)
-        except MissingVariantError as missing:
-            self._specialise(missing)
-        return self._executable(*inputs)
+        return self._with_variant(lambda: self._executable(*inputs))
 
     def prepare(self, inputs: Mapping[str, Any]) -> None:
         """Compile for the sizes and values of these inputs, as a run does where it has to. Raises as
         :meth:`run`."""
-        try:
-            self._executable.variant_for(inputs)
-        except MissingVariantError as missing:
-            self._specialise(missing)
+        self._with_variant(lambda: self._executable.variant_for(inputs))
 
     def profile(self, inputs: Mapping[str, Any], runs: int = 20) -> Profile:
         """Median time of every kernel over ``runs`` runs, with the model's nodes that each computes. Raises
         as :meth:`run`."""
-        try:
-            return self._executable.profile(inputs, runs)
-        except MissingVariantError as missing:
-            self._specialise(missing)
-        return self._executable.profile(inputs, runs)
+        return self._with_variant(lambda: self._executable.profile(inputs, runs))
 
     def explain(self) -> str:
         """Per kernel: the model's nodes, the work, and the schedule's origin, as text."""
@@ -168,6 +156,17 @@ class Model:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _with_variant(self, call: Callable[[], _T]) -> _T:
+        """The result of ``call``, after compiling what it needs. Other threads may have it dropped again
+        before it runs, so it is tried several times.
+        """
+        for _ in range(_ATTEMPTS):
+            try:
+                return call()
+            except MissingVariantError as missing:
+                self._specialise(missing)
+        return call()
 
     def _specialise(self, missing: MissingVariantError) -> None:
         if self._compiler is None:

@@ -57,6 +57,8 @@ class Wrong:
         data = copy.SerializeToString()
 
         class Model:
+            steering = ()
+
             def run(self, inputs):
                 return open_peer("onnxruntime", data, inputs).run()
 

@@ -31,7 +31,7 @@ from tilewright.runtime.variants import BoundVariant, LoadedVariant, Shapes
 _KEPT_BINDINGS = 1024
 
 #: Shapes, and where variants are for lists or values, those too.
-_Key: TypeAlias = "Shapes | tuple[tuple[int, ...], Shapes, tuple[bytes, ...]]"
+_Key: TypeAlias = "Shapes | tuple[tuple[int, ...], Shapes, tuple[int, ...], tuple[bytes, ...]]"
 
 
 class MissingVariantError(ShapeError):
@@ -260,10 +260,11 @@ class Executable:
     def _find(self, arrays: Sequence[np.ndarray], counts: tuple[int, ...]) -> BoundVariant:
         shapes = tuple([array.shape for array in arrays])
         key: _Key = shapes
-        special = bool(counts or self._steering)
+        steering = self._steering  # part of the key: other threads may add variants at any time
+        special = bool(counts or steering)
         if special:
-            elements = tuple(arrays[n].tobytes() for n in self._steering if n < len(arrays))
-            key = (counts, shapes, elements)
+            elements = tuple(arrays[n].tobytes() for n in steering if n < len(arrays))
+            key = (counts, shapes, steering, elements)
         bound = self._bound.get(key)
         if bound is None:
             bound = self._bind(arrays, counts, shapes)
