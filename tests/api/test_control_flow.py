@@ -394,6 +394,26 @@ def test_scans_over_sequences_of_any_length(axis: int, backwards: int) -> None:
     assert got["ys"].size == 0
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_scans_of_batches(batch: int) -> None:
+    """Opset 8: a batch in front of everything, one scan for each of its elements."""
+    inner = body(
+        [node("Add", ["s", "row"], ["t"]), node("Mul", ["t", "two"], ["out"])],
+        {"s": (FLOAT, [2]), "row": (FLOAT, [2])},
+        [],
+        {"two": np.float32(2)},
+    )
+    inner.output.extend(helper.make_tensor_value_info(n, FLOAT, [2]) for n in ("t", "out"))
+    scan = node("Scan", ["", "s0", "x"], ["last", "ys"], body=inner, num_scan_inputs=1, directions=[1])
+    inputs: Inputs = {"s0": (FLOAT, [batch, 2]), "x": (FLOAT, [batch, "t", 2])}
+    rng = np.random.default_rng(0)
+    runs = [
+        {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+        for shapes in ({"s0": (batch, 2), "x": (batch, t, 2)} for t in (1, 4))
+    ]
+    check(model([scan], inputs, {"last": FLOAT, "ys": FLOAT}, opset=8), runs, dims={"t": (1, 5)})
+
+
 # ----------------------------------------------------------------------------------------- everything at once
 def test_a_loop_in_a_branch_in_a_loop_reads_what_stands_two_levels_around() -> None:
     innermost = body(

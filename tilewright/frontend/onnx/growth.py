@@ -8,6 +8,7 @@ it keeps the others.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from tilewright.config import options
 from tilewright.frontend.onnx.bodies import Body, Formal, Grown
@@ -15,11 +16,22 @@ from tilewright.frontend.onnx.context import NodeContext
 from tilewright.graph.builder import GraphBuilder
 from tilewright.graph.graph import Value
 from tilewright.graph.shapes import as_dim, count
+from tilewright.ir import dtype as dt
 from tilewright.ir.expr import Expr, as_expr
 from tilewright.ir.simplify import simplify
 from tilewright.ir.sizes import largest_size
 from tilewright.ir.visit import const_int
 from tilewright.ops.common import dims_attr
+
+#: What a loop of unknown length gives has room for up to this many bytes, but for so many rows at least.
+PLANNED_BYTES: Final = 1 << 30
+PLANNED_ROWS: Final = 1024
+
+
+def rows_planned(shape: Sequence[Expr], dtype: str) -> int:
+    """How many rows of this shape memory is planned for where nothing else limits their number."""
+    nbytes = largest_size(count((*map(as_dim, shape), dt.nbytes(dtype))))
+    return min(options().max_computed, max(PLANNED_BYTES // max(nbytes or 1, 1), PLANNED_ROWS))
 
 
 class Growth:
@@ -73,7 +85,8 @@ class Growth:
         shape = list(first.shape) if kind is None else list(kind.shape)
         changed = [None if a is not b else s for a, b, s in zip(before, result.shape, shape, strict=True)]
         if None in changed:
-            most = (options().max_computed,) * changed.count(None)
+            rest = [size for size in changed if size is not None]
+            most = (rows_planned(rest, first.dtype),) * changed.count(None)
             self.kinds[n] = Grown(tuple(changed), most, first.dtype)
 
     def _fits(self, states: Sequence[Value], shapes: Sequence[Sequence[Expr]]) -> bool:
@@ -92,13 +105,13 @@ class Growth:
             if kind is None or self.limit is None:
                 bounded.append(kind)
                 continue
-            most = []
+            most: list[int] = []
             for axis, size in enumerate(kind.shape):
                 if size is None:
                     by = const_int(simplify(state.shape[axis] - shape[axis]))
                     begun = largest_size(first.shape[axis])
                     known = None if by is None or begun is None else begun + max(by, 0) * self.limit
-                    most.append(options().max_computed if known is None else known)
+                    most.append(kind.most[len(most)] if known is None else known)
             bounded.append(Grown(kind.shape, tuple(most), kind.dtype))
         return bounded
 

@@ -18,7 +18,7 @@ from tilewright.config import options
 from tilewright.errors import GraphError, ShapeError
 from tilewright.frontend.onnx.bodies import Body, Formal, begin, close
 from tilewright.frontend.onnx.context import NodeContext
-from tilewright.frontend.onnx.growth import Growth
+from tilewright.frontend.onnx.growth import Growth, rows_planned
 from tilewright.frontend.onnx.lists import Structure
 from tilewright.frontend.onnx.raw import RawBody, RawNode
 from tilewright.frontend.onnx.registry import onnx_op
@@ -466,7 +466,11 @@ class _Loop:
         (graph,), captured = close((body,))
         counted = bool(rows) and (conditional or self.going is not None or not isinstance(trip, Expr))
         limit = largest_size(trip) if isinstance(trip, Expr) else None
-        most = options().max_computed if limit is None else limit
+        if limit is None:
+            limits = [rows_planned(v.shape, v.dtype) for v in rows]
+            most = min([options().max_computed, *limits])
+        else:
+            most = limit
         index = self.index if any(self.index in dims_in(node) for node in graph.nodes) else None
         outputs = ctx.emit(
             "loop",
