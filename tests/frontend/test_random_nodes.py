@@ -9,7 +9,7 @@ from tests.frontend.random_nodes.compare import batch, difference, findings, mer
 from tests.frontend.random_nodes.makers import MAKERS, Case, draw
 
 
-@pytest.mark.parametrize(("first", "opset"), [(0, 13), (5000, 18), (9000, 21)])
+@pytest.mark.parametrize(("first", "opset"), [(0, 13), (9000, 21)])
 def test_random_nodes(first: int, opset: int) -> None:
     assert not findings(batch(first, 30, opset))
 
