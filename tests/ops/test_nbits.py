@@ -4,10 +4,18 @@ import numpy as np
 import pytest
 
 from tests.ops.harness import check, floats, type_of
+from tests.schedule.tensor_programs import assert_equal
 from tilewright.errors import GraphError
 from tilewright.graph.graph import TensorType
+from tilewright.graph.opdef import OpContext, get_op
 from tilewright.graph.storage import pack_blocks
+from tilewright.ir import te
+from tilewright.ir.collapse import collapse_dims
 from tilewright.ir.expr import as_expr
+from tilewright.ir.stmt import For
+from tilewright.ir.visit import const_int, walk_stmt
+from tilewright.schedule.default import default_schedule
+from tilewright.target import Target
 
 rng = np.random.default_rng(0)
 
@@ -49,3 +57,17 @@ def test_what_does_not_fit(
     types = [tensor(*a), tensor("uint8", 1, 16, 6), tensor(*scale), tensor("float32", 1, 6)]
     with pytest.raises(GraphError, match=message):
         type_of("matmul_nbits", types, bits=bits)
+
+
+@pytest.mark.parametrize("rows", [1, 9])
+def test_the_default_schedule_takes_all_parts_of_a_vector_at_once(rows: int) -> None:
+    types = [tensor("float32", rows, 32), tensor("uint8", 2, 8, 40), *[tensor("float32", 2, 40)] * 2]
+    tensors = [te.placeholder(t.shape, t.dtype, f"x{n}") for n, t in enumerate(types)]
+    opdef = get_op("matmul_nbits")
+    assert opdef.compute is not None
+    outputs = opdef.compute(OpContext({"bits": 4}, tuple(types), (None,) * 4), tensors)
+    func = collapse_dims(te.primfunc("product", tensors, list(outputs), tensors[1:]))
+    sch = default_schedule(func, Target.parse("x86-64-v4"))
+    loops = [(s.kind, const_int(s.extent)) for s in walk_stmt(sch.func.body) if isinstance(s, For)]
+    assert ("unrolled", 2) in loops
+    assert_equal(func, sch.func)

@@ -14,7 +14,7 @@ import numpy as np
 from tilewright.graph.graph import TensorType
 from tilewright.graph.opdef import FusionKind, OpContext, OpDef, register
 from tilewright.ir import te
-from tilewright.ir.expr import Expr, binop, const
+from tilewright.ir.expr import Expr, binop
 from tilewright.ir.visit import const_int
 from tilewright.ops.common import Operands, as_dtype, format_shape
 from tilewright.ops.contract import narrowed, widened
@@ -45,20 +45,14 @@ def _compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
     wide = widened(a)
 
     def body(m: Expr, n: Expr) -> Expr:
-        def term(b: Expr, j: Expr) -> Expr:
+        def term(b: Expr, j: Expr, p: Expr) -> Expr:
             word = weights[b, j, n].astype("int32")
-            total: Expr | None = None
-            for p in range(per):
-                code = binop("shr", word, const(p * bits, "int32")) if p else word
-                if p < per - 1:
-                    code = code & (1 << bits) - 1
-                weight = code.astype("float32") * scale[b, n] - offset[b, n]
-                product = wide[m, (b * per + p) * held + j] * weight
-                total = product if total is None else total + product
-            assert total is not None
-            return total
+            code = word if per == 1 else binop("shr", word, (p * bits).astype("int32")) & (1 << bits) - 1
+            weight = code.astype("float32") * scale[b, n] - offset[b, n]
+            return wide[m, (b * per + p) * held + j] * weight
 
-        return te.reduce("sum", [blocks, held], term)
+        # The parts of a byte last: they are one load.
+        return te.reduce("sum", [blocks, held, per], term)
 
     (kind,) = _infer(ctx)
     return [narrowed(te.compute(kind.shape, body, "matmul_nbits"), a.dtype)]

@@ -50,6 +50,9 @@ if TYPE_CHECKING:
 #: Reduce loops up to this length directly around the tile are unrolled when there is no deeper reduction
 #: (stencils).
 STENCIL_UNROLL = 8
+#: Innermost steps of a reduction that use the same vectors (parts of packed elements) are unrolled up to this
+#: number.
+PART_UNROLL = 8
 #: Uses of each element from which on a copy of an operand, with the vector axis last, pays.
 PACK_REUSE = 8
 
@@ -377,6 +380,14 @@ def _open_blocks(
     return panel, row, [inner_panel, inner_row]
 
 
+def _parts(info: BlockInfo, axes: _Axes) -> Var | None:
+    """The innermost step of a reduction, where it takes parts out of the same vectors."""
+    vectors = [a for a in info.loads if not _is_scalar(a, axes)]
+    step = info.reduce[-1]
+    few = 1 < info.extent(step) <= PART_UNROLL
+    return step if few and vectors and all(a.stride(step) == 0 for a in vectors) else None
+
+
 def _tile_accumulation(
     sch: Schedule,
     ref: BlockRef,
@@ -408,6 +419,12 @@ def _tile_accumulation(
         outside, inside = sch.split(steps, [None, instruction.depth])
         reduce_loops[reduce_loops.index(steps)] = outside
         grouped = [inside]
+    parts = _parts(info, axes) if instruction is None and len(reduce_loops) > 1 else None
+    if parts is not None and now[parts] in loops:
+        # One vector of weights after the other: all of its parts, each for all rows.
+        part = loops[now[parts]]
+        reduce_loops.remove(part)
+        tile_loops = [*tile_loops[-1:], part, *tile_loops[:-1]]
     order = [*reduce_loops, *tile_loops, *grouped, *([vector] if vector is not None else [])]
     if len(order) > 1:
         sch.reorder(*order)
