@@ -70,6 +70,8 @@ def findings(cases: Sequence[Case]) -> list[str]:
     if not wanted:
         return []
     proto, feeds, results = merged([c for c, _ in wanted])
+    for info, array in zip(proto.graph.output, (a for _, want in wanted for a in want), strict=True):
+        info.type.tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(array.dtype)
     try:
         got = tw.compile(proto.SerializeToString()).run(feeds)
     except UnsupportedError as error:
