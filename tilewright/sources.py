@@ -14,6 +14,7 @@ import numpy as np
 
 from tilewright.dims import Declared, Dims, Shapes, declare
 from tilewright.errors import GraphError, InputError, OptionError, ShapeError, UnsupportedError
+from tilewright.frontend.common import Imported, SteeringError
 from tilewright.graph.graph import Graph, TensorType
 from tilewright.graph.specialise import specialise
 from tilewright.ir.expr import Const, Expr, Var
@@ -23,13 +24,11 @@ from tilewright.runtime.special import Given, flat_specs
 if TYPE_CHECKING:
     import onnx
 
-    from tilewright.frontend.onnx.model import Imported
-
 Source: TypeAlias = Union[str, "os.PathLike[str]", bytes, bytearray, memoryview, "onnx.ModelProto", Graph]
 
 
 #: Imports a model for sizes of dimensions (numbers or ranges) and values of inputs.
-ImportFor: TypeAlias = Callable[[Mapping[str, "int | Var"], Mapping[str, Given]], "Imported"]
+ImportFor: TypeAlias = Callable[[Mapping[str, "int | Var"], Mapping[str, Given]], Imported]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +88,6 @@ class OpenModel:
 
         Raises SteeringError for an input that steers and is not given, else as the importer does.
         """
-        from tilewright.frontend.onnx.steering import SteeringError
-
         while True:
             given = {name: inputs[name] for name in self.steering if name in inputs}
             fixed = {**binding, **self.sizes_of(given)}
@@ -138,7 +135,6 @@ def open_model(
             raise OptionError("values are for inputs of ONNX models", hint="make the input a constant")
         return _open_graph(source, shapes, dims)
     from tilewright.frontend.onnx import read_model
-    from tilewright.frontend.onnx.steering import SteeringError
 
     model = read_model(source)
     name = Path(source).name if isinstance(source, str | os.PathLike) else "model"
@@ -183,8 +179,6 @@ def _sized(kind: TensorType, sizes: Mapping[str, int | Var]) -> TensorType:
 def _open_graph(source: Graph, shapes: Shapes | None, dims: Dims | None) -> OpenModel:
     declared = declare([(v.name, v.type) for v in source.inputs], shapes, dims)
     fixed = _with_shapes(source, declared.fixed)
-
-    from tilewright.frontend.onnx.model import Imported
 
     def graph(sizes: Mapping[str, int | Var], values: Mapping[str, Given]) -> Imported:
         return Imported(specialise(fixed, sizes) if sizes else fixed, (), ())

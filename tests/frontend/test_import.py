@@ -7,9 +7,9 @@ from onnx import TensorProto, defs, helper
 
 from tests.frontend.models import INT64, agree, constant, model, ops, run, value
 from tilewright.errors import GraphError, ModelFileError, ShapeError, UnsupportedError
+from tilewright.frontend.common import SteeringError
 from tilewright.frontend.onnx import MAX_OPSET, import_onnx, read_model, supported_ops
 from tilewright.frontend.onnx.registry import MIN_OPSET
-from tilewright.frontend.onnx.steering import SteeringError
 from tilewright.graph import check_types, verify
 from tilewright.graph.specialise import specialise
 from tilewright.ir.expr import Var, as_expr

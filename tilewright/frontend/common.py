@@ -1,15 +1,47 @@
-"""What importers of all frameworks share: the report of unsupported things, and shapes given by the user."""
+"""What importers of all frameworks share: what they give, the report of unsupported things, and shapes given
+by the user.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 from tilewright.errors import ShapeError, UnsupportedError
-from tilewright.graph.graph import TensorType
+from tilewright.graph.graph import Graph, TensorType
 from tilewright.ir.expr import Const, Var
 
 #: How many nodes of one kind a report names.
 MAX_NAMED = 3
+
+
+class SteeringError(UnsupportedError):
+    """A node needs the elements of inputs whose values are not given.
+
+    Attributes:
+        names: those inputs.
+    """
+
+    def __init__(self, message: str, names: tuple[str, ...], *, location: str) -> None:
+        shown = ", ".join(f"{name!r}: …" for name in names)
+        hint = f"give the value: values={{{shown}}}, or --input {names[0]}=FILE.npy"
+        super().__init__(message, location=location, hint=hint)
+        self.names = names
+
+
+@dataclasses.dataclass(frozen=True)
+class Imported:
+    """A model for certain values of inputs.
+
+    Attributes:
+        graph: its inputs and outputs are tensors.
+        input_counts, output_counts: how many of them each input and output of the model is
+            (:func:`tilewright.runtime.special.counts_of`).
+    """
+
+    graph: Graph
+    input_counts: tuple[int, ...]
+    output_counts: tuple[int, ...]
 
 
 class UnsupportedReport:

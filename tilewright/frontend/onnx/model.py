@@ -19,13 +19,13 @@ from tilewright.errors import (
     TilewrightError,
     UnsupportedError,
 )
-from tilewright.frontend.common import UnsupportedReport, bind_dims
+from tilewright.frontend.common import Imported, SteeringError, UnsupportedReport, bind_dims
 from tilewright.frontend.onnx.importer import Importer, all_nodes, report_unsupported
 from tilewright.frontend.onnx.lists import Absent, TensorList, absent, shown, tensor_list, tensors_of
 from tilewright.frontend.onnx.raw import RawModel, RawValue
 from tilewright.frontend.onnx.reader import Source, read
 from tilewright.frontend.onnx.registry import MAX_OPSET, MIN_OPSET
-from tilewright.frontend.onnx.steering import SteeringError, as_value, check_size
+from tilewright.frontend.onnx.steering import as_value, check_size
 from tilewright.graph.builder import GraphBuilder
 from tilewright.graph.graph import Graph, Origin, TensorType, Value
 from tilewright.graph.limits import check_type
@@ -44,21 +44,6 @@ class Signature:
     name: str
     type: TensorType
     kind: str = "tensor"
-
-
-@dataclasses.dataclass(frozen=True)
-class Imported:
-    """A model for certain values of inputs.
-
-    Attributes:
-        graph: its inputs and outputs are tensors.
-        input_counts, output_counts: how many of them each input and output of the model is
-            (:func:`tilewright.runtime.special.counts_of`).
-    """
-
-    graph: Graph
-    input_counts: tuple[int, ...]
-    output_counts: tuple[int, ...]
 
 
 class OnnxModel:

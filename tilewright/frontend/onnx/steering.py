@@ -12,24 +12,11 @@ from math import prod
 import numpy as np
 
 from tilewright.config import options
-from tilewright.errors import InputError, LimitError, UnsupportedError
+from tilewright.errors import InputError, LimitError
+from tilewright.frontend.common import SteeringError
 from tilewright.graph.builder import GraphBuilder
 from tilewright.graph.graph import Value
 from tilewright.graph.opdef import get_op
-
-
-class SteeringError(UnsupportedError):
-    """A node needs the elements of inputs whose values are not given.
-
-    Attributes:
-        names: those inputs.
-    """
-
-    def __init__(self, message: str, names: tuple[str, ...], *, location: str) -> None:
-        shown = ", ".join(f"{name!r}: …" for name in names)
-        hint = f"give the value: values={{{shown}}}, or --input {names[0]}=FILE.npy"
-        super().__init__(message, location=location, hint=hint)
-        self.names = names
 
 
 class Steering:
