@@ -10,6 +10,7 @@ from tilewright.graph.graph import TensorType
 from tilewright.graph.opdef import FusionKind, OpContext, OpDef, register
 from tilewright.ir import dtype as dt
 from tilewright.ir import te
+from tilewright.ir.bounds import interval
 from tilewright.ir.expr import Expr, as_expr, const, maximum, minimum, select
 from tilewright.ir.simplify import simplify
 from tilewright.ir.visit import const_int
@@ -28,10 +29,13 @@ def position(value: Expr, dim: Expr) -> Expr:
     """An index of a model as a position: negative ones count from the end.
 
     Clamped into the dimension, so that a wrong index in the data reads a wrong element instead of foreign
-    memory.
+    memory. A dimension that a run may find empty counts as one element: memory is planned for more.
     """
     e = value.astype("int64")
     e = select(e < 0, e + dim, e)
+    smallest = interval(dim).lo
+    if smallest is not None and smallest < 1 and const_int(dim) is None:
+        return maximum(minimum(e, dim - 1), 0)
     return minimum(maximum(e, 0), dim - 1)
 
 
