@@ -40,7 +40,7 @@ _MOVEMENT: Final = frozenset(
 )
 #: Those of which each element of the operand is in the result; and maxima, made of data that is fresh anyway.
 _RAISED: Final = frozenset(["reshape", "transpose", "identity", "max_pool"])
-#: Of those, the ones that keep the order of values in mind: they take scales above 0 only.
+#: Movement that compares values: right for scales above 0 only.
 _COMPARING: Final = frozenset(["max_pool"])
 _BYTES: Final = ("int8", "uint8")
 #: The largest sum that 32 bits hold.
