@@ -43,6 +43,7 @@ def main(
         return
     kernels = profile.hottest()
     shown = kernels[:limit] if limit else kernels
+    work = [(kernel.calls * kernel.flops, kernel.calls * kernel.bytes) for kernel in shown]
     rows = [
         [
             kernel.name,
@@ -50,10 +51,10 @@ def main(
             f"{kernel.share:.1%}",
             f"{kernel.gflops:.1f}",
             f"{kernel.gbytes:.1f}",
-            f"{roofline.share(kernel.flops, kernel.bytes, kernel.median_ns / 1e9):.0%}",
+            f"{roofline.share(flops, nbytes, kernel.median_ns / 1e9):.0%}",
             _nodes(kernel.origins, kernel.op_types),
         ]
-        for kernel in shown
+        for kernel, (flops, nbytes) in zip(shown, work, strict=True)
     ]
     title = f"{model.name}: {common.milliseconds(profile.total_ns / 1e9)} ms a run, {profile.threads} threads"
     columns = ["kernel", "ms", "share", "GFLOP/s", "GB/s", "of limit", "nodes"]

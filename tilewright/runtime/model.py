@@ -191,7 +191,7 @@ class Executable:
         arrays, counts = self._arrays(inputs)
         loaded, pool = self._find(arrays, counts), self._open()
         kernels = loaded.variant.kernels
-        stamps = (ctypes.c_int64 * (len(kernels) + 1))()
+        stamps = (ctypes.c_int64 * (2 * len(kernels) + 1))()
         rows = []
         for number in range(warmup + max(runs, 1)):
             loaded.run(arrays, pool, stamps)

@@ -20,6 +20,7 @@ class KernelProfile:
         median_ns: median time in one run, in ns: of all its calls together, 0 where a branch leaves it out.
         share: its part of the run, 0 to 1.
         flops, bytes: floating-point operations and operand bytes of one call.
+        calls: how many calls there are in a run (the median).
     """
 
     name: str
@@ -29,16 +30,17 @@ class KernelProfile:
     share: float
     flops: int
     bytes: int
+    calls: float = 1.0
 
     @property
     def gflops(self) -> float:
         """Floating-point operations per ns, which is GFLOP/s."""
-        return self.flops / self.median_ns if self.median_ns else 0.0
+        return self.calls * self.flops / self.median_ns if self.median_ns else 0.0
 
     @property
     def gbytes(self) -> float:
         """Operand bytes per ns, which is GB/s."""
-        return self.bytes / self.median_ns if self.median_ns else 0.0
+        return self.calls * self.bytes / self.median_ns if self.median_ns else 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,15 +77,17 @@ def summarize(kernels: Sequence[KernelCall], times: Sequence[Sequence[int]], thr
 
     Args:
         kernels: the steps of the variant.
-        times: for each run, ``len(kernels) + 1`` numbers: the first is of no interest, the others are the ns
-            that each kernel took.
+        times: for each run, ``2 * len(kernels) + 1`` numbers: the first is of no interest, the next are the
+            ns that each kernel took, the others how often it was called.
         threads: threads of the pool, for the record.
     """
-    total = statistics.median(sum(run[1:]) for run in times)
-    medians = [statistics.median(run[i + 1] for run in times) for i in range(len(kernels))]
+    count = len(kernels)
+    total = statistics.median(sum(run[1 : count + 1]) for run in times)
+    medians = [statistics.median(run[i] for run in times) for i in range(1, count + 1)]
+    calls = [statistics.median(run[i] for run in times) for i in range(count + 1, 2 * count + 1)]
     whole = sum(medians) or 1.0
     rows = tuple(
-        KernelProfile(k.name, k.origins, k.op_types, float(m), m / whole, k.flops, k.bytes)
-        for k, m in zip(kernels, medians, strict=True)
+        KernelProfile(k.name, k.origins, k.op_types, float(m), m / whole, k.flops, k.bytes, float(c))
+        for k, m, c in zip(kernels, medians, calls, strict=True)
     )
     return Profile(rows, float(total), len(times), threads)

@@ -29,9 +29,10 @@ def entry_ir(
     """LLVM IR text of the entry function ``symbol`` that runs ``kernels`` in order, and of the function that
     computes shapes where there are ``sizes``. The kernels of ``regions``, which steps run, come last.
 
-    If ``prof`` is not null it is an array of ``len(kernels) + 1`` int64. The first is the time in ns of the
-    last event, the others receive how long each kernel took, all of its calls together. The function stops at
-    the first kernel with a nonzero status and returns which one it was.
+    If ``prof`` is not null it is an array of ``2 * len(kernels) + 1`` int64. The first is the time in ns of
+    the last event, the next receive how long each kernel took, all of its calls together, the others how many
+    calls these were. The function stops at the first kernel with a nonzero status and returns which one it
+    was.
     """
     parallel = any(k.parallel and k.symbol for k in kernels)
     own = kernels[: regions[0].first] if regions else kernels
@@ -44,7 +45,7 @@ def entry_ir(
         "declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)",
         *(["declare void @tw_pool_enter(ptr)", "declare void @tw_pool_exit(ptr)"] if parallel else []),
         *(f"declare i32 @{name}(ptr, ptr, ptr)" for name in dict.fromkeys(k.symbol for k in kernels) if name),
-        _MARK,
+        _MARK.replace("KERNELS", str(len(kernels))),
         *([] if sizes is None else _size_functions(sizes)),
     ]
     for number, call in enumerate(kernels):
@@ -56,7 +57,7 @@ def entry_ir(
         lines += _function(f"region{n}", "internal ", region.first, steps, sizes, checks, [])
     begin = [
         *(["  call void @tw_pool_enter(ptr %pool)"] if parallel else []),
-        f"  call void @start(ptr %prof, i64 {8 * (len(kernels) + 1)})",
+        f"  call void @start(ptr %prof, i64 {8 * (2 * len(kernels) + 1)})",
     ]
     end = ["  call void @tw_pool_exit(ptr %pool)"] if parallel else []
     lines += _function(symbol, "", 0, own, sizes, begin, end)
@@ -179,6 +180,10 @@ on:
   %before = load i64, ptr %p
   %sum = add i64 %before, %took
   store i64 %sum, ptr %p
+  %c = getelementptr i64, ptr %p, i64 KERNELS
+  %calls = load i64, ptr %c
+  %more = add i64 %calls, 1
+  store i64 %more, ptr %c
   br label %done
 done:
   ret void
