@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from tests.frontend.models import INT64, agree, constant, model, run, value
-from tilewright.errors import GraphError
+from tilewright.errors import GraphError, ModelFileError
 from tilewright.frontend.onnx import import_onnx
 
 
@@ -114,3 +114,14 @@ def test_attentions_that_lack_numbers() -> None:
     inputs = [value("q", [1, 2, 3, 4]), value("n", [], INT64)]
     with pytest.raises(GraphError, match="nonpad_kv_seqlen has one number for each element of the batch"):
         import_onnx(model([node], inputs, ["y"], opset=24))
+
+
+def test_a_body_that_takes_more_than_it_is_given() -> None:
+    body = helper.make_graph(
+        [helper.make_node("Neg", ["s"], ["t"])], "body", [value("s", [])], [value("t", [])]
+    )
+    body.input.append(value("more", []))
+    node = helper.make_node("FlexAttention", ["q", "q", "q"], ["y"], domain="ai.onnx.preview", score_mod=body)
+    proto = model([node], [value("q", [1, 2, 3, 4])], ["y"], opset=24, domains={"ai.onnx.preview": 1})
+    with pytest.raises(ModelFileError, match="a body takes 2 tensors and is given 1"):
+        import_onnx(proto)

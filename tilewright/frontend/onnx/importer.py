@@ -173,6 +173,11 @@ class Importer:
         self, body: RawBody, given: Sequence[Value], around: Mapping[str, Value | None], scope: _Scope
     ) -> list[Value]:
         """A body of a node in its place; its outputs."""
+        if len(body.inputs) != len(given):
+            raise ModelFileError(
+                f"a body takes {len(body.inputs)} tensors and is given {len(given)}",
+                location=self._raw.location,
+            )
         known = {**around, **dict(zip(body.inputs, given, strict=True))}
         return self._body(body, known, scope)
 
