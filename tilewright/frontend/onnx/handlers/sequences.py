@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import onnx
@@ -195,9 +195,5 @@ def optional_get_element(ctx: NodeContext) -> Sequence[Value | None]:
     """What is there."""
     value = ctx.item(0)
     if value is None or isinstance(value, Absent):
-        _nothing_there(ctx, value)
+        ctx.fail(f"{shown(value)} has no element to get")
     return [value]
-
-
-def _nothing_there(ctx: NodeContext, value: Value | None) -> NoReturn:
-    ctx.fail(f"{shown(value)} has no element to get")
