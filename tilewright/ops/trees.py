@@ -95,5 +95,6 @@ def _numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
 #: Inputs: samples ``[N, F]``; for each node its feature, its threshold and the nodes that follow where the
 #: comparison holds and where not (leaves follow themselves); the roots ``[T]``; the leaves' weights
 #: ``[M, C]``, a row for each node; the number of each node's comparison in :data:`MODES`, unless the
-#: attribute ``mode`` is that of all; whether NaN counts as holding. More attributes: ``depth``, ``aggregate``.
+#: attribute ``mode`` is that of all; whether NaN counts as holding. Further attributes: ``depth`` and
+#: ``aggregate``.
 register(OpDef("tree_ensemble", FusionKind.opaque, infer=_infer, compute=_compute, reference=_numpy))
