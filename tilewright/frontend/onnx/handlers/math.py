@@ -209,9 +209,9 @@ def is_inf(ctx: NodeContext) -> Value:
 def shrink(ctx: NodeContext) -> Value:
     """``x + bias`` below ``-lambd``, ``x - bias`` above ``lambd``, 0 between."""
     x, bias, lambd = ctx.x, float(ctx.attr("bias", 0.0)), float(ctx.attr("lambd", 0.5))
-    low = ctx.op("less", x, ctx.like(-lambd, x))
     if dt.is_int(x.dtype):  # bias and threshold may be fractions, or negative where x has no sign
         x = ctx.op("cast", x, to="float64")
+    low = ctx.op("less", x, ctx.like(-lambd, x))
     high = ctx.op("less", ctx.like(lambd, x), x)
     shift = ctx.like(bias, x)
     above = ctx.op("where", high, ctx.op("sub", x, shift), ctx.like(0, x))
