@@ -41,8 +41,8 @@ def read(source: Source) -> RawModel:
     """Read and check an ONNX model.
 
     Raises ModelFileError when the file is missing, empty, truncated, not ONNX, cyclic or contradicts itself,
-    UnsupportedError when it holds constructs that no node of ours could mean (sequence inputs, string
-    weights), and LimitError when it is larger or nested deeper than the options allow.
+    UnsupportedError when it holds constructs that no node of ours could mean (maps, string weights), and
+    LimitError when it is larger or nested deeper than the options allow.
     """
     proto, location, folder = load(source)
     reader = _Reader(TensorReader(folder, location), location)
@@ -119,15 +119,11 @@ class _Reader:
 
     def _value(self, info: onnx.ValueInfoProto, what: str) -> RawValue:
         name = self._name(info)
-        kind = info.type.WhichOneof("value")
-        if kind is None and what == "output":
+        if info.type.WhichOneof("value") is None and what == "output":
             return RawValue(name, "", None)
-        if kind in ("sequence_type", "optional_type"):
-            kind, tensor = kind_of(info.type, f"'{name}'", self.location)
+        kind, tensor = kind_of(info.type, f"'{name}'", self.location)
+        if kind != "tensor":
             return RawValue(name, dtype_name(tensor.elem_type, f"{what} '{name}'", self.location), (), kind)
-        if kind != "tensor_type":
-            kind_of(info.type, f"'{name}'", self.location)
-        tensor = info.type.tensor_type
         undeclared = what == "output" and not tensor.elem_type
         dtype = "" if undeclared else dtype_name(tensor.elem_type, f"{what} '{name}'", self.location)
         if not tensor.HasField("shape"):
