@@ -139,11 +139,20 @@ def columns() -> bytes:
     return b.model({"x": ["batch", "time", 12]}, [largest, b.op("Add", tiled, "x")])
 
 
+def filtered() -> bytes:
+    """Two 3x3 convolutions, wide enough for minimal filtering at typical sizes."""
+    b = Builder()
+    first = b.op("Relu", b.op("Conv", "x", b.weight(32, 32, 3, 3), b.weight(32), pads=[1] * 4))
+    y = b.op("Add", b.op("Conv", first, b.weight(32, 32, 3, 3), pads=[1, 1, 1, 1]), "x")
+    return b.model({"x": ["batch", 32, "h", "w"]}, [y])
+
+
 CASES: dict[str, tuple[Callable[[], bytes], dict[str, tuple[int, int]]]] = {
     "attention": (attention, {"batch": (1, 3), "time": (1, 70)}),
     "pyramid": (pyramid, {"batch": (1, 2), "h": (4, 40), "w": (4, 70)}),
     "cache": (cache, {"batch": (1, 3), "steps": (1, 20), "before": (0, 40)}),
     "recurrent": (recurrent, {"time": (1, 12), "batch": (1, 6)}),
+    "filtered": (filtered, {"batch": (1, 3), "h": (1, 41), "w": (1, 80)}),
     "columns": (columns, {"batch": (1, 4), "time": (1, 90)}),
 }
 
@@ -187,6 +196,11 @@ def test_any_size(name: str, data: st.DataObject) -> None:
 @given(batch=st.integers(1, 2), h=st.integers(2, 20), w=st.integers(2, 35))
 def test_any_even_image(batch: int, h: int, w: int) -> None:
     compare("pyramid", {"batch": batch, "h": 2 * h, "w": 2 * w})
+
+
+def test_open_convolutions_are_filtered_minimally() -> None:
+    kernels = compiled("filtered")[0].artifact.variants[0].kernels
+    assert sum("winograd" in kernel.name for kernel in kernels) == 2
 
 
 def test_sizes_that_do_not_fit_each_other() -> None:

@@ -20,6 +20,7 @@ from tilewright.errors import GraphError
 from tilewright.graph.graph import Graph, Node, Value
 from tilewright.graph.opdef import Compute, OpContext, get_op, make_context
 from tilewright.graph.rewrite import Rewriter, rewrite
+from tilewright.ir.sizes import typical_size
 
 #: The name of an operator's own definition.
 DIRECT: Final = "direct"
@@ -53,8 +54,8 @@ class Alternative:
     Attributes:
         op: the operator.
         name: unique among the operator's alternatives.
-        applies: whether it is right for a node (shapes are known; dtypes, attributes, constness). Says
-            nothing about speed.
+        applies: whether it is right for a node, all whose sizes have numbers or ranges
+            (dtypes, attributes, constness, whether sizes may be open). Says nothing about speed.
         compute: the same operator by another tensor expression; it fuses as before.
         rewrite: other operators in the node's place. It may transform constants.
         numerics, error: what is known of the results. ``error`` is for people: a bound, and where it is
@@ -81,7 +82,7 @@ class ChoicePoint:
     """A node that can be computed in several ways.
 
     Attributes:
-        node: with static shapes.
+        node: its sizes are numbers, or have ranges and typical values.
         constants: data of those of its inputs that are known.
         alternatives: those that apply, :data:`DIRECT` not among them.
         threads: of the runs to come.
@@ -172,7 +173,7 @@ def choose_alternatives(
     threads: int = 1,
     disabled: Collection[str] = (),
 ) -> Graph:
-    """Compute every node of a static graph in the way that ``pick`` names.
+    """Compute every node of a graph whose sizes have numbers or ranges in the way that ``pick`` names.
 
     Alternatives whose option is ``disabled``, or that would let the constants grow by more than
     :data:`MAX_GROWTH_BYTES` in all, are not offered; nodes for which there is only one way are not asked
@@ -224,7 +225,10 @@ def _point(
     node: Node, constants: Mapping[Value, np.ndarray], threads: int, disabled: Collection[str], left: int
 ) -> ChoicePoint | None:
     known = _registry.get(node.op)
-    if not known or COMPUTE in node.attrs or any(v.static_shape is None for v in node.outputs):
+    if not known or COMPUTE in node.attrs:
+        return None
+    values = (*node.outputs, *(v for v in node.inputs if v is not None))
+    if any(typical_size(d) is None for v in values for d in v.shape):
         return None
     ctx = _context(node, constants)
     offered = tuple(

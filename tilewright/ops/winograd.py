@@ -9,6 +9,7 @@ import numpy as np
 
 from tilewright.graph.graph import TensorType
 from tilewright.graph.opdef import FusionKind, OpContext, OpDef, register
+from tilewright.graph.shapes import Dim, as_dim, known
 from tilewright.graph.winograd import POINTS, input_matrix, output_matrix, tile_size
 from tilewright.ir import te
 from tilewright.ir.expr import Expr, as_expr, const, select
@@ -19,14 +20,15 @@ from tilewright.ops.window import per_dim
 
 
 class _Sizes(NamedTuple):
-    """``m`` outputs and ``n`` inputs along a tile's side; ``tiles`` down and across; pads."""
+    """``m`` outputs and ``n`` inputs along a tile's side; ``tiles`` down and across; pads. What follows from
+    the image's height and width is a number where these are."""
 
     m: int
     n: int
-    tiles: tuple[int, int]
-    out: tuple[int, int]
+    tiles: tuple[Dim, Dim]
+    out: tuple[Dim, Dim]
     before: tuple[int, int]
-    after: tuple[int, int]
+    after: tuple[Dim, Dim]
     channels: int
 
 
@@ -41,18 +43,19 @@ def _sizes(ctx: OpContext) -> _Sizes:
         ctx.fail(f"winograd_conv takes images and weights [{n}, {n}, CI, CO] of one float type")
     if const_int(x.shape[3]) not in (None, dims[2]):
         ctx.fail(f"the input channels do not fit weights {format_shape(u.shape)}")
-    height, width = const_int(x.shape[1]), const_int(x.shape[2])
-    if height is None or width is None:
-        ctx.fail("winograd_conv takes images of known height and width")
+    height, width = x.shape[1], x.shape[2]
     top, left, bottom, right = per_dim(ctx, "pads", 4, 0)
-    out = (height + top + bottom - 2, width + left + right - 2)
-    if min(out) < 1:
+    out = (as_dim(height + (top + bottom - 2)), as_dim(width + (left + right - 2)))
+    if any(isinstance(d, int) and d < 1 for d in out):
         ctx.fail(f"a window of 3 does not fit into an image of {height}x{width}")
-    tiles = (-(-out[0] // m), -(-out[1] // m))
+    down, across = (as_dim((as_expr(d) + (m - 1)) // m) for d in out)
     # The last tiles read past the image: as if there were more padding.
-    after = (tiles[0] * m + 2 - height - top, tiles[1] * m + 2 - width - left)
+    after = (
+        as_dim(as_expr(down) * m + (2 - top) - height),
+        as_dim(as_expr(across) * m + (2 - left) - width),
+    )
     assert dims[3] is not None
-    return _Sizes(m, n, tiles, out, (top, left), after, dims[3])
+    return _Sizes(m, n, (down, across), out, (top, left), after, dims[3])
 
 
 def _infer(ctx: OpContext) -> list[TensorType]:
@@ -174,15 +177,16 @@ def _compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
 def _reference(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
     x, u = inputs[0], inputs[1]
     s = _sizes(ctx)
+    (down, across), out, after = known(s.tiles), known(s.out), known(s.after)
     bt, at = input_matrix(s.m).astype(x.dtype), output_matrix(s.m).astype(x.dtype)
-    padded = np.pad(x, [(0, 0), (s.before[0], s.after[0]), (s.before[1], s.after[1]), (0, 0)])
+    padded = np.pad(x, [(0, 0), (s.before[0], after[0]), (s.before[1], after[1]), (0, 0)])
     windows = np.lib.stride_tricks.sliding_window_view(padded, (s.n, s.n), axis=(1, 2))
     tiles = windows[:, :: s.m, :: s.m]
     data = np.einsum("ai,ej,byzcij->aebyzc", bt, bt, tiles, optimize=True)
     product = np.einsum("aebyzc,aeco->aebyzo", data, u, optimize=True)
     result = np.einsum("pa,qe,aebyzo->bypzqo", at, at, product, optimize=True)
-    result = result.reshape(x.shape[0], s.tiles[0] * s.m, s.tiles[1] * s.m, s.channels)
-    result = np.ascontiguousarray(result[:, : s.out[0], : s.out[1]])
+    result = result.reshape(x.shape[0], down * s.m, across * s.m, s.channels)
+    result = np.ascontiguousarray(result[:, : out[0], : out[1]])
     if len(inputs) > 2 and inputs[2] is not None:
         result = result + inputs[2]
     return [result]

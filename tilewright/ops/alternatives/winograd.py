@@ -19,6 +19,7 @@ from tilewright.graph.alternatives import Alternative, Numerics, register_altern
 from tilewright.graph.graph import Node, Value
 from tilewright.graph.opdef import OpContext
 from tilewright.graph.rewrite import Rewriter
+from tilewright.graph.shapes import typical
 from tilewright.graph.winograd import POINTS, tile_size, transform_weights
 
 #: Each element of the transformed weights must be used for at least this many tiles.
@@ -58,7 +59,7 @@ def applies(ctx: OpContext) -> bool:
         return False
     if x.dtype != "float32" or w is None or w.ndim != 4 or w.shape[:2] != (3, 3):
         return False
-    if min(w.shape[2:]) < 1 or x.static_shape is None:
+    if min(w.shape[2:]) < 1:
         return False
     return all(ctx.attr(name, None) in (None, (1, 1)) for name in ("strides", "dilations"))
 
@@ -82,9 +83,10 @@ def _growth(m: int, ctx: OpContext) -> int:
 
 
 def _preferred(m: int, ctx: OpContext, threads: int) -> bool:
-    weights, output = ctx.consts[1], None if ctx.node is None else ctx.node.output.static_shape
+    weights = ctx.consts[1]
     assert weights is not None
-    assert output is not None
+    assert ctx.node is not None
+    output = tuple(typical(d) for d in ctx.node.output.dims())
     return choose_tile(output, weights.shape, threads) == m
 
 

@@ -218,13 +218,14 @@ def _split_block(
         loop = outer[place]
         count = extent_of(sch, loop)
         part = count if size * count <= wanted else _divisor_near(count, max(round(wanted / size), 1))
-        if place == len(outer) - 1:
+        known = const_int(loop_of(sch, loop).extent) is not None
+        if place == len(outer) - 1 and known:
             part = count  # whole lines: where their borders are is known when compiling
-        if part < count or place == 0:
-            whole_lines = place == len(outer) - 1
-            if whole_lines and lines is not None:
+        if part < count or place == 0 or not known:
+            within_line = place == len(outer) - 1
+            if within_line and lines is not None:
                 raise ScheduleError(f"'{ref.name}' has no lines of tiles")
-            block_size = part if whole_lines else pick(sch, ref, "block_lines", powers(1, count), part)
+            block_size = part if within_line else pick(sch, ref, "block_lines", powers(1, count), part)
             if lines is not None:
                 block_size = lines * block_size
                 sch.require(block_size <= count)
