@@ -10,7 +10,6 @@ The functions here run one PrimFunc natively; whole models are ``tilewright.api`
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import functools
 import math
@@ -21,23 +20,26 @@ from collections.abc import Sequence
 import numpy as np
 
 from tilewright.assembly import count_bytes, count_flops
-from tilewright.backend import get_backend
-from tilewright.build import Options, compile_kernels
 from tilewright.errors import CheckFailed, InputError, ShapeError
 from tilewright.ir import dtype as dt
 from tilewright.ir.expr import BinOp
 from tilewright.ir.interp import run as interpret
 from tilewright.ir.stmt import Buffer, PrimFunc, Store
 from tilewright.ir.visit import const_int, find_blocks, walk_expr
+from tilewright.measure.program import (
+    Arrays,
+    Bound,
+    Loaded,
+    build_program,
+    check_array,
+    in_layout,
+    parameters,
+    runtime_functions,
+)
 from tilewright.roofline import Roofline, measure_roofline
-from tilewright.runtime.loader import load, load_runtime
-from tilewright.runtime.memory import address_of, allocate
-from tilewright.runtime.pool import ThreadPool
 from tilewright.schedule.index_map import IndexMap
 from tilewright.schedule.schedule import Schedule
 from tilewright.target import Target
-
-_KERNEL = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_void_p] * 3)
 
 
 class NativeFunction:
@@ -54,77 +56,27 @@ class NativeFunction:
     """
 
     def __init__(self, schedule: Schedule, target: Target, threads: int = 1) -> None:
-        func = schedule.func
-        self._buffers = [p for p in func.params if isinstance(p, Buffer)]
-        if len(self._buffers) != len(func.params) or any(b.static_shape is None for b in self._buffers):
-            raise ShapeError(f"'{func.name}' has symbolic dimensions", hint="give it sizes to run it")
-        self._outputs = len(func.outputs)
-        self._layouts = dict(func.attr("param_layouts", {}))
-        backend = get_backend(target)
-        # The schedule is given, so its own text stands for the task: nothing is chosen.
-        kernel = compile_kernels([func], target, Options(choose=lambda *_: schedule))[0]
-        functions = _runtime(target)
-        assert backend.supports(target)
-        self._library = load([kernel.code], [kernel.symbol], functions)
-        self._entry = _KERNEL(self._library.addresses[kernel.symbol])
-        self._pool = ThreadPool.shared(functions, threads)
-        self._workspace = allocate(max(kernel.ws_shared + threads * kernel.ws_thread, 1))
+        self._params = parameters(schedule.func)
+        self._inputs = len(self._params) - len(schedule.func.outputs)
+        program = build_program(schedule, target)
+        self._layouts = program.layouts
+        self._loaded = Loaded(program, runtime_functions(target), threads)
 
-    def bind(self, inputs: Sequence[np.ndarray]) -> BoundCall:
-        """Lay out ``inputs`` as the schedule wants them and allocate outputs. Raises InputError for wrong
-        arrays."""
-        wanted = self._buffers[: len(self._buffers) - self._outputs]
-        if len(inputs) != len(wanted):
-            raise InputError(f"the function takes {len(wanted)} arrays, {len(inputs)} were given")
-        arrays = []
-        for buffer, data in zip(wanted, inputs, strict=True):
-            layout = self._layouts.get(buffer.name)
-            laid = IndexMap.parse(layout).apply(data) if layout else data
-            if laid.shape != buffer.static_shape or dt.from_numpy(laid.dtype) != buffer.dtype:
-                raise InputError(
-                    f"'{buffer.name}' is {buffer!r}, an array of {laid.dtype}{laid.shape} was given"
-                )
-            arrays.append(_aligned(laid))
-        arrays += [
-            _aligned(np.zeros(b.static_shape or (), dt.to_numpy(b.dtype)))
-            for b in self._buffers[len(wanted) :]
-        ]
-        return BoundCall(self, arrays)
+    def bind(self, inputs: Sequence[np.ndarray]) -> Bound:
+        """Lay out ``inputs`` as the schedule wants them and allocate outputs: what runs the function when it
+        is called. Raises InputError for wrong arrays.
+        """
+        if len(inputs) != self._inputs:
+            raise InputError(f"the function takes {self._inputs} arrays, {len(inputs)} were given")
+        for param, data in zip(self._params, inputs, strict=False):
+            check_array(param, in_layout(data, self._layouts.get(param.name, "")))
+        return self._loaded.bind(self._params, inputs, Arrays())
 
     def __call__(self, *inputs: np.ndarray) -> list[np.ndarray]:
         """Run once; returns the outputs. Raises as :meth:`bind`."""
         call = self.bind(inputs)
-        call.run()
+        call()
         return call.outputs
-
-
-class BoundCall:
-    """A native function with its arguments in place: :meth:`run` only runs."""
-
-    def __init__(self, function: NativeFunction, arrays: Sequence[np.ndarray]) -> None:
-        self._function = function
-        self._arrays = arrays
-        self.outputs = list(arrays[len(arrays) - function._outputs :])
-        self._args = (ctypes.c_void_p * len(arrays))(*[a.ctypes.data for a in arrays])
-        self._workspace = address_of(function._workspace)
-
-    def run(self) -> None:
-        """One call."""
-        self._function._entry(self._function._pool.address, self._args, self._workspace)
-
-
-@functools.cache
-def _runtime(target: Target) -> dict[str, int]:
-    backend = get_backend(target)
-    return load_runtime(backend.compile([backend.emit_runtime(target)], target)[0])
-
-
-def _aligned(data: np.ndarray) -> np.ndarray:
-    memory = np.empty(data.nbytes + 64, np.uint8)
-    start = -memory.ctypes.data % 64
-    result = memory[start : start + data.nbytes].view(data.dtype).reshape(data.shape)
-    result[...] = data
-    return result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,12 +165,12 @@ class Workbench(Schedule):
         """Compile and time the function as it is now, for about ``seconds``. Raises as
         :class:`NativeFunction`."""
         call = NativeFunction(self, self.target, threads).bind(self._inputs(0))
-        call.run()
+        call()
         times: list[float] = []
         end = time.perf_counter() + seconds
         while len(times) < 3 or (time.perf_counter() < end and len(times) < 1000):
             start = time.perf_counter()
-            call.run()
+            call()
             times.append(time.perf_counter() - start)
         return Timing(
             statistics.median(times),

@@ -1,5 +1,7 @@
-"""What code costs when it runs: timing side by side, and choosing by it."""
+"""What code costs when it runs: candidates in processes of their own, races between them, choosing by them."""
 
+from tilewright.measure.program import Program, build_program, parameters
+from tilewright.measure.runner import Limits, Outcome, Runner, Task
 from tilewright.measure.timing import Difference, Plan, Race, race
 from tilewright.measure.ways import Comparison, GraphRunner, compare_variants, measured_pick
 
@@ -7,9 +9,16 @@ __all__ = [
     "Comparison",
     "Difference",
     "GraphRunner",
+    "Limits",
+    "Outcome",
     "Plan",
+    "Program",
     "Race",
+    "Runner",
+    "Task",
+    "build_program",
     "compare_variants",
     "measured_pick",
+    "parameters",
     "race",
 ]

@@ -1,0 +1,203 @@
+"""Native code of one kernel, with memory of its own to run in."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import numpy as np
+
+from tilewright.backend import get_backend
+from tilewright.build import Options, compile_kernels
+from tilewright.errors import InputError, ShapeError
+from tilewright.ir import dtype as dt
+from tilewright.ir.stmt import Buffer, PrimFunc
+from tilewright.runtime.loader import load, load_runtime
+from tilewright.runtime.pool import ThreadPool
+from tilewright.schedule.index_map import IndexMap
+from tilewright.schedule.schedule import Schedule
+from tilewright.target import Target
+
+_KERNEL = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_void_p] * 3)
+#: Bytes before and after each array in which a program must not write.
+GUARD: Final = 4096
+_CANARY: Final = 0xA5
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A compiled kernel.
+
+    Attributes:
+        code: the object file.
+        symbol: the kernel's function in it.
+        ws_shared, ws_thread: bytes of workspace, once and for each thread.
+        layouts: by parameter, the layout in which a schedule has it stored (``IndexMap`` as text).
+    """
+
+    code: bytes
+    symbol: str
+    ws_shared: int
+    ws_thread: int
+    layouts: Mapping[str, str]
+
+
+def build_program(schedule: Schedule, target: Target) -> Program:
+    """Compile a schedule. Raises CompileError, and what lowering raises on programs that the target has no
+    place for.
+    """
+    func = schedule.func
+    kernel = compile_kernels([func], target, Options(choose=lambda *_: schedule))[0]
+    layouts = {str(k): str(v) for k, v in dict(func.attr("param_layouts", {})).items()}
+    return Program(kernel.code, kernel.symbol, kernel.ws_shared, kernel.ws_thread, layouts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """An argument of a kernel: what it is called, its shape and its element type."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def check_array(param: Parameter, data: np.ndarray) -> None:
+    """Raise InputError unless ``data`` has the parameter's shape and element type."""
+    if data.shape != param.shape or dt.from_numpy(data.dtype) != param.dtype:
+        raise InputError(
+            f"'{param.name}' is {param.dtype}{list(param.shape)}, an array of {data.dtype}{list(data.shape)} "
+            "was given"
+        )
+
+
+def parameters(func: PrimFunc) -> tuple[Parameter, ...]:
+    """The arguments of a function with static shapes, outputs last. Raises ShapeError for others."""
+    found = []
+    for param in func.params:
+        if not isinstance(param, Buffer) or param.static_shape is None:
+            raise ShapeError(f"'{func.name}' has symbolic dimensions", hint="give it sizes to run it")
+        found.append(Parameter(param.name, param.static_shape, param.dtype))
+    return tuple(found)
+
+
+class Arrays:
+    """Arrays between guards, which show when something was written beside them."""
+
+    def __init__(self) -> None:
+        self._blocks: list[np.ndarray] = []
+
+    def put(self, data: np.ndarray) -> np.ndarray:
+        """A copy of ``data`` at an address that is a multiple of 64."""
+        block = np.full(data.nbytes + 2 * GUARD + 64, _CANARY, np.uint8)
+        start = GUARD + -(block.ctypes.data + GUARD) % 64
+        own = block[start : start + data.nbytes]
+        self._blocks += [block[:start], block[start + data.nbytes :]]
+        result = own.view(data.dtype).reshape(data.shape)
+        result[...] = data
+        return result
+
+    def damaged(self) -> bool:
+        """Whether something was written beside an array."""
+        return any(bool((block != _CANARY).any()) for block in self._blocks)
+
+
+class Bound:
+    """A program with its arguments in place: a call runs it once.
+
+    Args:
+        loaded: the program.
+        arrays: inputs, then outputs. More than one list: calls take turns over them, so that what differs
+            between them comes from memory.
+        workspace: what the kernel works in.
+        outputs: how many of the arrays are outputs.
+    """
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        arrays: Sequence[Sequence[np.ndarray]],
+        workspace: np.ndarray,
+        outputs: int,
+    ) -> None:
+        self._loaded = loaded  # the code is there as long as this
+        self._kernel, self._pool = _KERNEL(loaded.address), loaded.pool.address
+        self._workspace = workspace
+        self._arrays = arrays
+        self._args = [(ctypes.c_void_p * len(a))(*[x.ctypes.data for x in a]) for a in arrays]
+        self._where = workspace.ctypes.data
+        self._turn = 0
+        self.inputs = list(arrays[0][: len(arrays[0]) - outputs])
+        self.outputs = list(arrays[0][len(arrays[0]) - outputs :])
+
+    def __call__(self) -> int:
+        """One call; the kernel's status, 0 when all is well."""
+        self._turn = (self._turn + 1) % len(self._args)
+        return int(self._kernel(self._pool, self._args[self._turn], self._where))
+
+
+class Loaded:
+    """A program in this process.
+
+    Attributes:
+        address: of its function.
+        pool: the threads that it runs on.
+
+    Raises:
+        ArtifactError: the code is not for this machine.
+    """
+
+    def __init__(self, program: Program, functions: Mapping[str, int], threads: int) -> None:
+        self.program, self.threads = program, threads
+        self._library = load([program.code], [program.symbol], functions)
+        self.pool = ThreadPool.shared(functions, threads)
+        self.address = self._library.addresses[program.symbol]
+
+    def bind(
+        self,
+        params: Sequence[Parameter],
+        inputs: Sequence[np.ndarray],
+        memory: Arrays,
+        laid: Callable[[Parameter, np.ndarray, str], Sequence[np.ndarray]] | None = None,
+    ) -> Bound:
+        """The program on copies of ``inputs``, its outputs filled with what no result looks like.
+
+        Args:
+            params: all arguments, outputs last.
+            memory: where the arrays live.
+            laid: gives copies of an input in a layout, more than one where calls are to take turns.
+        """
+        wanted = params[: len(inputs)]
+        columns: list[Sequence[np.ndarray]] = []
+        for param, data in zip(wanted, inputs, strict=True):
+            layout = self.program.layouts.get(param.name, "")
+            own = [memory.put(in_layout(data, layout))] if laid is None else laid(param, data, layout)
+            columns.append(own)
+        outputs = []
+        for param in params[len(inputs) :]:
+            array = memory.put(np.zeros(param.shape, dt.to_numpy(param.dtype)))
+            array.view(np.uint8)[...] = 0xFF
+            outputs.append(array)
+        size = self.program.ws_shared + self.threads * self.program.ws_thread
+        copies = max((len(c) for c in columns), default=1)
+        arrays = [[*(c[n % len(c)] for c in columns), *outputs] for n in range(copies)]
+        return Bound(self, arrays, memory.put(np.zeros(max(size, 1), np.uint8)), len(outputs))
+
+
+def in_layout(data: np.ndarray, layout: str) -> np.ndarray:
+    """``data`` in a layout as text; itself where that is empty."""
+    return IndexMap.parse(layout).apply(data) if layout else data
+
+
+@functools.cache
+def runtime_code(target: Target) -> bytes:
+    """The object with the thread pool's functions. Raises CompileError."""
+    backend = get_backend(target)
+    return backend.compile([backend.emit_runtime(target)], target)[0]
+
+
+def runtime_functions(target: Target) -> dict[str, int]:
+    """Addresses of the thread pool's functions in this process."""
+    return load_runtime(runtime_code(target))
