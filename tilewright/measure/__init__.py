@@ -1,4 +1,4 @@
-"""What code costs when it runs: candidates in processes of their own, races between them, choosing by them."""
+"""What code costs when it runs: candidates in processes of their own, races, and choosing by them."""
 
 from tilewright.measure.program import Program, build_program, parameters
 from tilewright.measure.runner import Limits, Outcome, Runner, Task
