@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import onnx
 import pytest
 from onnx import helper
 
@@ -67,8 +68,29 @@ def test_convolutions() -> None:
 def test_operators_that_the_standard_has_too() -> None:
     agree(*node("Trilu", {"x": floats(2, 3, 4), "k": np.array(1, np.int64)}, fixed=("k",), upper=0))
     agree(*node("Pad", {"x": floats(2, 3), "p": np.array([0, 1, 1, 0], np.int64)}, fixed=("p",)))
+    limits = {n: np.array(v, np.float32) for n, v in (("a", 1.0), ("b", 5.5), ("c", 1.5))}
+    agree(*node("Range", dict(limits), fixed=tuple(limits)))
     arrays = {"x": floats(1, 2, 4, 5), "g": floats(1, 3, 3, 2)}
     agree(*node("GridSample", arrays, mode="bilinear", padding_mode="border"))
+
+
+def test_what_is_in_tensors() -> None:
+    x = np.array([3, 1, 3, 2, 1, 3], np.float32)
+    proto, feeds = node("Unique", {"x": x}, ("y", "places", "counts"))
+    for output in proto.graph.output[1:]:
+        output.type.tensor_type.elem_type = onnx.TensorProto.INT64
+    agree(proto, feeds)
+    for metric in ("euclidean", "sqeuclidean"):
+        agree(*node("CDist", {"a": floats(4, 3), "b": floats(5, 3)}, metric=metric))
+    for last in (1.0, np.inf, np.nan):
+        for attrs in ({}, {"isinf_only": 1}, {"isnan_only": 1}):
+            arrays = {"x": floats(3), "z": np.array([[2.0, last]], np.float32)}
+            proto, feeds = node("IsAllFinite", dict(arrays), **attrs)
+            proto.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.BOOL
+            got = run(proto, feeds)["y"]
+            seen = {"isinf_only": np.isinf, "isnan_only": np.isnan}.get(next(iter(attrs), ""))
+            want = np.isfinite(last) if seen is None else not seen(last)
+            assert got == want
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "nearest"])

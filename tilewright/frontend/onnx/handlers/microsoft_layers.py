@@ -1,4 +1,6 @@
-"""Layers of the domain com.microsoft: normalisations and convolutions of images, position biases, crops."""
+"""Layers of the domain com.microsoft: normalisations and convolutions of images, position biases, crops; and
+operators that the standard has too.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,13 @@ from tilewright.frontend.onnx.handlers.microsoft import DOMAIN, activated
 from tilewright.frontend.onnx.handlers.movement import pad_11
 from tilewright.frontend.onnx.handlers.nn import kernel_of, numbers, window_attrs
 from tilewright.frontend.onnx.handlers.sampling import grid_sample
+from tilewright.frontend.onnx.handlers.sources import arange
 from tilewright.frontend.onnx.registry import onnx_op
 from tilewright.graph.graph import Value
 from tilewright.ir.expr import Expr, as_expr
+from tilewright.ops.unique import distinct_rows
 
+onnx_op("Range", 1, domain=DOMAIN)(arange)
 onnx_op("Trilu", 1, domain=DOMAIN)(trilu)
 onnx_op("Pad", 1, domain=DOMAIN)(pad_11)
 onnx_op("GridSample", 1, domain=DOMAIN)(grid_sample)
@@ -161,6 +166,43 @@ def gated_relative_position_bias(ctx: NodeContext) -> Value:
 
 
 # ------------------------------------------------------------------------------------------------- the others
+@onnx_op("Unique", 1, domain=DOMAIN)
+def unique(ctx: NodeContext) -> list[Value]:
+    """Distinct elements of a list in the order in which they occur, which of them each is, and how often."""
+    x = ctx.reshape(ctx.x, [ctx.x.shape[0], 1])
+    found = distinct_rows(ctx.builder, x, False, f"{ctx.result_name}_count")
+    results = [ctx.op("gather", ctx.x, found.first, axis=0), found.inverse, found.counts]
+    return results[: len(ctx.node.outputs)]
+
+
+@onnx_op("IsAllFinite", 1, domain=DOMAIN)
+def is_all_finite(ctx: NodeContext) -> Value:
+    """Whether no element of any input is infinite or NaN (or only one of these)."""
+    infinite, unknown = not ctx.attr("isnan_only", 0), not ctx.attr("isinf_only", 0)
+    odd: Value | None = None
+    for index in range(len(ctx.inputs)):
+        x = ctx.value(index)
+        for wanted, op in ((infinite, "isinf"), (unknown, "isnan")):
+            if not wanted:
+                continue
+            some = ctx.op("reduce", ctx.op(op, x), op="max", axes=tuple(range(x.rank)), keepdims=False)
+            odd = some if odd is None else ctx.op("or", odd, some)
+    return ctx.constant(True, "bool") if odd is None else ctx.op("not", odd)
+
+
+@onnx_op("CDist", 1, domain=DOMAIN)
+def pairwise_distances(ctx: NodeContext) -> Value:
+    """Euclidean distances of the rows of two matrices, or their squares."""
+    a, b = ctx.value(0), ctx.value(1)
+    metric = str(ctx.attr("metric", "sqeuclidean"))
+    if a.rank != 2 or b.rank != 2 or metric not in ("euclidean", "sqeuclidean"):
+        ctx.fail(f"CDist takes two matrices and no metric '{metric}'")
+    rows = ctx.reshape(a, [a.shape[0], 1, a.shape[1]])
+    apart = ctx.op("sub", rows, b)
+    squares = ctx.op("reduce", ctx.op("mul", apart, apart), op="sum", axes=(2,), keepdims=False)
+    return ctx.op("sqrt", squares) if metric == "euclidean" else squares
+
+
 @onnx_op("Inverse", 1, domain=DOMAIN)
 def inverse(ctx: NodeContext) -> Value:
     """The inverse of each matrix."""
