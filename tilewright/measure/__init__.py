@@ -1,11 +1,15 @@
 """What code costs when it runs: candidates in processes of their own, races, and choosing by them."""
 
+from tilewright.measure.builder import Build, Builder, Candidate
 from tilewright.measure.program import Program, build_program, parameters
 from tilewright.measure.runner import Limits, Outcome, Runner, Task
 from tilewright.measure.timing import Difference, Plan, Race, race
 from tilewright.measure.ways import Comparison, GraphRunner, compare_variants, measured_pick
 
 __all__ = [
+    "Build",
+    "Builder",
+    "Candidate",
     "Comparison",
     "Difference",
     "GraphRunner",
