@@ -125,3 +125,26 @@ def test_a_body_that_takes_more_than_it_is_given() -> None:
     proto = model([node], [value("q", [1, 2, 3, 4])], ["y"], opset=24, domains={"ai.onnx.preview": 1})
     with pytest.raises(ModelFileError, match="a body takes 2 tensors and is given 1"):
         import_onnx(proto)
+
+
+def test_branches_that_give_nothing() -> None:
+    empty = helper.make_graph([], "branch", [], [])
+    node = helper.make_node("If", ["c"], [], then_branch=empty, else_branch=empty)
+    copy = helper.make_node("Identity", ["x"], ["y"])
+    inputs = [value("c", [], TensorProto.BOOL), value("x", [2])]
+    with pytest.raises(GraphError, match=r"If|output"):
+        import_onnx(model([node, copy], inputs, ["y"]))
+
+
+@pytest.mark.filterwarnings("error")
+def test_scales_whose_product_is_no_number() -> None:
+    """The sums of bytes are 0: so is the result, whatever the scales are."""
+    nodes = [
+        helper.make_node("DequantizeLinear", ["x", "s"], ["a"]),
+        helper.make_node("DequantizeLinear", ["w", "s"], ["b"]),
+        helper.make_node("MatMul", ["a", "b"], ["y"]),
+    ]
+    weights = [constant("s", 1e30, "float32"), constant("w", np.zeros((4, 2)), "int8")]
+    proto = model(nodes, [value("x", [3, 4], TensorProto.UINT8)], ["y"], weights)
+    found = run(proto, {"x": np.ones((3, 4), np.uint8)})
+    assert found["y"].tolist() == np.zeros((3, 2)).tolist()

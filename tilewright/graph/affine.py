@@ -113,7 +113,11 @@ def _merge(
     source, first, _ = parts
     if prod(np.broadcast_shapes(c.shape, first.shape)) > max(c.size, first.size):
         return None
-    return [rw.op(op, source, rw.constant(np.asarray(fn(first, c), c.dtype), "const"), name=node.name)]
+    with np.errstate(all="ignore"):
+        both = np.asarray(fn(first, c), c.dtype)
+    if c.dtype.kind not in "iub" and not np.isfinite(both.astype(np.float64)).all():
+        return None  # 0 * a * b is 0, however large a and b are
+    return [rw.op(op, source, rw.constant(both, "const"), name=node.name)]
 
 
 def _per_channel(c: np.ndarray, x: Value, axis: int) -> np.ndarray | None:

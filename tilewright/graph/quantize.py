@@ -338,11 +338,14 @@ def _bytes_operands(rw: Rewriter, node: Node, steps: int) -> tuple[_Quantized, _
 def _scaled(rw: Rewriter, total: Value, a: Value, b: Value) -> Value:
     """Sums in units of ``a * b`` as floats."""
     left, right = rw.const(a), rw.const(b)
-    if left is not None and right is not None:
-        unit = rw.constant(np.asarray(left * right, np.float32), "scale")
-    else:
-        unit = rw.op("mul", a, b)
-    return rw.op("mul", rw.op("cast", total, to="float32"), unit)
+    sums = rw.op("cast", total, to="float32")
+    if left is None or right is None:
+        return rw.op("mul", sums, rw.op("mul", a, b))
+    with np.errstate(over="ignore"):
+        unit = np.asarray(left * right, np.float32)
+    if not np.isfinite(unit).all():  # a sum of 0 stays 0
+        return rw.op("mul", rw.op("mul", sums, a), b)
+    return rw.op("mul", sums, rw.constant(unit, "scale"))
 
 
 def _integer_matmul(rw: Rewriter, node: Node) -> Replaced:

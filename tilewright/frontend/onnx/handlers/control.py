@@ -56,6 +56,8 @@ def if_(ctx: NodeContext) -> Sequence[Value]:
         ctx.require_data(0, "the condition of an If that gives sequences or optional values")
     if len(then.results) != len(otherwise.results):
         ctx.fail(f"the branches give {len(then.results)} and {len(otherwise.results)} tensors")
+    if not then.results:
+        ctx.fail("the branches give no tensors")
     joins = [_Join.of(ctx, a, b) for a, b in zip(then.results, otherwise.results, strict=True)]
     for body in (then, otherwise):
         data = [j.data(body, v) for j, v in zip(joins, body.results, strict=True)]
