@@ -136,3 +136,17 @@ def test_a_reduction_split_by_a_dimension_keeps_the_guards_of_its_init() -> None
             data = np.arange(size, dtype=np.float32)
             (found,) = interp.run(func, [data])
             np.testing.assert_array_equal(found, np.full(size + 2, data[: (size + 1) // 2].sum()))
+
+
+def test_means_over_open_images_run_in_vectors() -> None:
+    """Neither an open batch, whose rows share nothing, nor columns that fill no tile keep lanes from it."""
+    n, w = dimension("n", 1, 6), dimension("w", 8, 96)
+    x = te.placeholder((n, w * 3, 104), "float32", "x")
+    y = te.compute((n, 104), lambda i, c: te.reduce("sum", (w * 3,), lambda k: x[i, k, c]), "y")
+    func = te.primfunc("means", [x], [y])
+    scheduled = default_schedule(func, TARGET).func
+    sums = [s for s in walk_stmt(scheduled.body) if isinstance(s, For) and s.kind == "vectorized"]
+    assert len(sums) >= 3
+    data = np.random.default_rng(0).integers(-4, 5, (5, 33, 104)).astype(np.float32)
+    (found,) = interp.run(lower(scheduled), [data], {n: 5, w: 11})
+    np.testing.assert_array_equal(found, data.sum(1))

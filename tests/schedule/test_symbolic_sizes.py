@@ -11,8 +11,10 @@ from tilewright.errors import ScheduleError
 from tilewright.ir import te
 from tilewright.ir.expr import Expr, Var, maximum
 from tilewright.ir.printer import structural_equal
-from tilewright.ir.stmt import PrimFunc
+from tilewright.ir.sizes import dimension
+from tilewright.ir.stmt import For, PrimFunc
 from tilewright.ir.verify import verify
+from tilewright.ir.visit import find_blocks, walk_stmt
 from tilewright.lower import lower
 from tilewright.schedule import BlockRef, Schedule, Trace
 
@@ -197,3 +199,14 @@ def test_run_time_extents_are_neither_lanes_nor_written_out() -> None:
         sch.vectorize(inner)
     with pytest.raises(ScheduleError, match=r"unroll: the extent t of loop .* is not constant"):
         sch.unroll(inner)
+
+
+def test_loops_that_run_once_leave_no_remainder_behind() -> None:
+    n = dimension("n", 1, 6)
+    x = te.placeholder((1, n), "float32", "x")
+    sch = Schedule(te.primfunc("once", [x], [te.compute((1, n), lambda i, j: x[i, j] + 1.0, "y")]))
+    fused = sch.fuse(*sch.get_loops(sch.get_block("y")))
+    sch.parallel(fused)
+    (block,) = find_blocks(sch.func.body)
+    (loop,) = [s for s in walk_stmt(sch.func.body) if isinstance(s, For)]
+    assert [repr(it.binding) for it in block.iters] == ["0", loop.var.name]

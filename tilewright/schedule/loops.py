@@ -144,10 +144,13 @@ def fuse(func: PrimFunc, loops: Sequence[LoopRef]) -> tuple[PrimFunc, LoopRef]:
     fused = loop_var("_".join(loop.var.name for loop in nest), extent)
     mapping: dict[Expr, Expr] = {}
     rest: Expr = fused
-    for loop in reversed(nest[1:]):
+    # Where all loops outside of one run once, its variable is the whole rest, whatever its extent is.
+    first = next((n for n, loop in enumerate(nest[:-1]) if const_int(loop.extent) != 1), len(nest) - 1)
+    for loop in reversed(nest[first + 1 :]):
         mapping[loop.var] = simplify(rest % loop.extent)
         rest = simplify(rest // loop.extent)
-    mapping[nest[0].var] = rest
+    mapping[nest[first].var] = rest
+    mapping.update({loop.var: as_expr(0) for loop in nest[:first]})
     body = For(fused, extent, rebind(nest[-1].body, mapping), "serial", nest[0].annotations)
     return replace(tree, {nest[0]: body}), LoopRef(fused)
 

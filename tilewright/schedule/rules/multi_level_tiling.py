@@ -18,7 +18,7 @@ from tilewright.ir import dtype as dt
 from tilewright.ir.bounds import interval
 from tilewright.ir.expr import Expr, Var, as_expr
 from tilewright.ir.stmt import Buffer
-from tilewright.ir.visit import free_vars
+from tilewright.ir.visit import const_int, free_vars
 from tilewright.schedule.index_map import IndexMap
 from tilewright.schedule.rules.analysis import (
     Access,
@@ -134,7 +134,9 @@ def _row_candidates(info: BlockInfo) -> list[Var]:
         return []
     others = [v for v in info.spatial if v is not vector and info.extent(v) > 1]
     sharing = [v for v in others if any(a.stride(vector) != 0 and a.stride(v) == 0 for a in info.loads)]
-    candidates = sharing or others
+    # Rows that share nothing only hide latency: not worth a tile that a short open axis leaves empty.
+    fixed = {it.var for it in info.block.iters if const_int(it.extent) is not None}
+    candidates = sharing or [v for v in others if v in fixed]
     wide = [v for v in candidates if info.extent(v) >= 4]
     if wide:
         return wide[::-1]
