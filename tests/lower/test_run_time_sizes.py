@@ -15,7 +15,7 @@ from tilewright.ir.expr import Expr, Var, as_expr, select
 from tilewright.ir.sizes import dimension
 from tilewright.ir.stmt import Buffer, For, If, PrimFunc
 from tilewright.ir.verify import verify
-from tilewright.ir.visit import const_int, substitute_expr, walk_stmt
+from tilewright.ir.visit import const_int, find_blocks, substitute_expr, walk_stmt
 from tilewright.lower import lower
 from tilewright.lower.flatten import decompose_reductions
 from tilewright.schedule.default import default_schedule
@@ -68,7 +68,16 @@ def turned() -> PrimFunc:
     return te.primfunc("turned", [x], [te.compute((24, n), lambda i, j: x[j, i], "y")])
 
 
-CASES: list[Callable[[], PrimFunc]] = [product, both_open, padded, rows, turned]
+def few_rows() -> PrimFunc:
+    """Rows that one tile can hold as a whole."""
+    n = dimension("n", 1, 5)
+    x, w = te.placeholder((n, 12), "float32", "x"), te.placeholder((12, 64), "float32", "w")
+    total = te.compute((n, 64), lambda i, j: te.reduce("sum", (12,), lambda k: x[i, k] * w[k, j]), "total")
+    y = te.compute((n, 64), lambda i, j: total[i, j] + 1.0, "y")
+    return te.primfunc("few_rows", [x, w], [y])
+
+
+CASES: list[Callable[[], PrimFunc]] = [product, both_open, padded, rows, turned, few_rows]
 
 
 @pytest.mark.parametrize("make", CASES)
@@ -136,6 +145,13 @@ def test_a_reduction_split_by_a_dimension_keeps_the_guards_of_its_init() -> None
             data = np.arange(size, dtype=np.float32)
             (found,) = interp.run(func, [data])
             np.testing.assert_array_equal(found, np.full(size + 2, data[: (size + 1) // 2].sum()))
+
+
+def test_a_tile_may_hold_all_of_an_open_axis() -> None:
+    scheduled = default_schedule(few_rows(), TARGET).func
+    assert any(b.name == "total" for b in find_blocks(scheduled.body))
+    loops = [s for s in walk_stmt(scheduled.body) if isinstance(s, For) and s.kind == "unrolled"]
+    assert any(const_int(loop.extent) == 5 for loop in loops)
 
 
 def test_means_over_open_images_run_in_vectors() -> None:

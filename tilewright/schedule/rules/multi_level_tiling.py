@@ -407,8 +407,14 @@ def _tile_accumulation(
         raise ScheduleError(f"block '{ref.name}' changed its iterators")
     now = dict(zip([it.var for it in info.block.iters], [it.var for it in block.iters], strict=True))
     tile_loops: list[LoopRef] = []
+    whole: list[LoopRef] = []
     if axes.row is not None and now[axes.row] in loops:
-        tile_loops.append(loops[now[axes.row]])
+        row = loops[now[axes.row]]
+        if not sch.symbolic and const_int(loop_of(sch, row).extent) is None:
+            # An open axis that one tile can hold as a whole: as long as the tile, with a guard.
+            outside, row = sch.split(row, [None, tile.rows])
+            whole = [outside]
+        tile_loops.append(row)
     vector: LoopRef | None = None
     if now[axes.vector] in loops:
         columns = loops[now[axes.vector]]
@@ -427,7 +433,7 @@ def _tile_accumulation(
         part = loops[now[parts]]
         reduce_loops.remove(part)
         tile_loops = [*tile_loops[-1:], part, *tile_loops[:-1]]
-    order = [*reduce_loops, *tile_loops, *grouped, *([vector] if vector is not None else [])]
+    order = [*whole, *reduce_loops, *tile_loops, *grouped, *([vector] if vector is not None else [])]
     if len(order) > 1:
         sch.reorder(*order)
     for loop in tile_loops:
