@@ -34,11 +34,12 @@ model needs and what of it is missing.
 **since**: the opsets that introduced the definitions covered; the one in force in the model's opset counts.
 **types**: of the first operand, as far as the newest definition allows and tilewright stores them (floats:
 float16, bfloat16, float, double; signed and unsigned: integers of 8 to 64 bits; float8: e4m3fn, e5m2 and
-their fnuz forms; packed: int2, uint2, int4, uint4, float4e2m1; docs/types.md). Strings, complex numbers,
-sequences and optionals are not supported.
+their fnuz forms; packed: int2, uint2, int4, uint4, float4e2m1; docs/types.md). Strings and complex
+numbers are not supported.
 
-Operands that steer shapes (axes, shapes, pads, sizes, ...) must be known when the model is compiled: they are
-constants, or computed from shapes.
+Operands that steer shapes (axes, shapes, pads, sizes, ...) are constants, computed from shapes, or inputs for
+whose values code is compiled (docs/steering.md); sizes may also be computed from data
+(docs/dynamic_shapes.md). What a sequence holds is known when a model is compiled.
 """
 
 
