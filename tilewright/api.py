@@ -121,7 +121,9 @@ class Model:
         lines = []
         for variant in self.artifact.variants:
             cases = [*variant.binding.items(), *((name, list(v)) for name, v in variant.values.items())]
-            sizes = ", ".join(f"{k}={v}" for k, v in cases)
+            open_dims = {k: r for k, r in variant.dims.items() if k not in variant.computed_dims}
+            ranges = [f"{k}={r.lo}..{'' if r.hi is None else r.hi}" for k, r in open_dims.items()]
+            sizes = ", ".join([*(f"{k}={v}" for k, v in cases), *ranges])
             count, scratch = len(variant.kernels), variant.arena_bytes
             lines.append(f"variant {sizes or 'fixed sizes'}: {count} kernels, {scratch} bytes of scratch")
             for kernel in variant.kernels:

@@ -208,3 +208,10 @@ def test_sizes_that_do_not_fit_each_other() -> None:
     message = r"cannot run with batch=1, h=7, w=8: it needs .*\(for onnx Concat"
     with pytest.raises(ShapeError, match=message):
         model(np.zeros((1, 3, 7, 8), np.float32))
+
+
+def test_explain_names_the_ranges() -> None:
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 4]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    assert "variant n=1..6: " in tw.compile(proto, dims={"n": (1, 6)}).explain()

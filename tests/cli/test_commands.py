@@ -233,3 +233,12 @@ def test_dims_that_are_none(cli, tmp_path, dim):
     done = cli("check", model, "--dim", dim)
     assert done.code == 2
     assert f"bad --dim '{dim}'" in done.err
+
+
+def test_inspect_shows_programs_of_open_sizes(cli, dense):
+    done = cli("inspect", dense, "--shape", "x=n,8", "--dim", "n=1..6", "--stage", "scheduled")
+    assert done.code == 0, done.err
+    assert "n: dim(lo=1, hi=6" in done.out
+    done = cli("inspect", dense, "--shape", "x=n,8", "--dim", "n=1..6")
+    assert done.code == 0, done.err
+    assert "['n', 8]" in done.out

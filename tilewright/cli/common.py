@@ -24,7 +24,7 @@ from tilewright.errors import InputError, OptionError
 
 if TYPE_CHECKING:
     from tilewright.api import Model
-    from tilewright.dims import Dim
+    from tilewright.dims import Dim, DimLike, Shapes
 
 _DIM = re.compile(r"(.+)=(\d+)\.\.(\d+)(?::(\d+))?(?:@(\d+(?:,\d+)*))?")
 
@@ -281,10 +281,13 @@ def open_model(
     *,
     target: str,
     threads: int | None,
-    shapes: Mapping[str, Sequence[int]] | None = None,
+    shapes: Shapes | None = None,
+    dims: Mapping[str, DimLike] | None = None,
     values: Mapping[str, np.ndarray] | None = None,
 ) -> Model:
-    """Load an artifact, or compile an ONNX model, for ``values`` of inputs that steer."""
+    """Load an artifact, or compile an ONNX model, for ``values`` of inputs that steer and ``dims`` as ranges
+    of open dimensions.
+    """
     from tilewright import api
 
     if is_artifact(path):
@@ -293,7 +296,9 @@ def open_model(
         say("loading", 0, 0)
         return api.load(path, threads=threads)
     say("compiling", 0, 0)
-    return api.compile(path, target=target, threads=threads, shapes=shapes, values=values, progress=say)
+    return api.compile(
+        path, target=target, threads=threads, shapes=shapes, dims=dims, values=values, progress=say
+    )
 
 
 def open_with_inputs(

@@ -6,9 +6,8 @@ import dataclasses
 import re
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import numpy as np
 import typer
 
 from tilewright.cli import common
@@ -25,6 +24,7 @@ _KERNEL = re.compile(
 def main(
     model: common.AnyModelArgument,
     shape: common.ShapeOption = None,
+    dim: common.DimOption = None,
     input: common.ValueOption = None,
     target: common.TargetOption = "native",
     stage: Annotated[
@@ -45,11 +45,11 @@ def main(
             raise OptionError(
                 "an artifact holds no programs", hint="inspect the ONNX model that it was made from"
             )
-        _stages(model, shape, input, target, stage, kernel)
+        _stages(model, _given(model, shape, dim, input), target, stage, kernel)
         return
     with common.progress() as say:
-        shapes, values = _given(model, shape, input)
-        compiled = common.open_model(model, say, target=target, threads=None, shapes=shapes, values=values)
+        given = _given(model, shape, dim, input)
+        compiled = common.open_model(model, say, target=target, threads=None, **given)
     artifact = compiled.artifact
     calls = [call for variant in artifact.variants for call in variant.kernels if (kernel or "") in call.name]
     if json:
@@ -99,22 +99,25 @@ def main(
 
 
 def _given(
-    model: Path, shape: list[str] | None, input: list[str] | None
-) -> tuple[dict[str, tuple[int, ...]], dict[str, np.ndarray]]:
-    """All shapes, and the values of inputs that steer. Raises OptionError for values beside an artifact."""
-    shapes, values = common.parse_shapes(shape), common.read_inputs(input)
-    if not common.is_artifact(model):
-        given = {name: array.shape for name, array in values.items()}
-        return common.complete_shapes(model, {**given, **shapes}), values
-    if values:
-        raise OptionError("an artifact is compiled already", hint="leave out --input")
-    return shapes, {}
+    model: Path, shape: list[str] | None, dim: list[str] | None, input: list[str] | None
+) -> dict[str, Any]:
+    """``shapes``, ``dims`` and ``values`` to compile for. Raises OptionError for others than shapes beside an
+    artifact.
+    """
+    dims, values = common.parse_dims(dim), common.read_inputs(input)
+    if common.is_artifact(model):
+        if values or dims:
+            raise OptionError("an artifact is compiled already", hint="leave out --input and --dim")
+        return {"shapes": common.parse_shapes(shape)}
+    if dims:
+        return {"shapes": common.parse_open_shapes(shape), "dims": dims, "values": values}
+    shapes = {name: array.shape for name, array in values.items()} | common.parse_shapes(shape)
+    return {"shapes": common.complete_shapes(model, shapes), "values": values}
 
 
 def _stages(
     model: Path,
-    shape: list[str] | None,
-    input: list[str] | None,
+    given: dict[str, Any],
     target: str,
     stage: str,
     kernel: str | None,
@@ -122,10 +125,9 @@ def _stages(
     """Compile with a dump into a temporary folder and print the files of one stage."""
     from tilewright import api
 
-    shapes, values = _given(model, shape, input)
     with tempfile.TemporaryDirectory(prefix="tilewright-inspect-") as folder:
         with common.progress() as say:
-            api.compile(model, target=target, shapes=shapes, values=values, dump=folder, progress=say)
+            api.compile(model, target=target, dump=folder, progress=say, **given)
         graphs: dict[str, Path] = {}
         kernels: dict[str, list[tuple[str, Path]]] = {}
         for path in sorted(Path(folder).iterdir()):
