@@ -148,3 +148,40 @@ def test_scales_whose_product_is_no_number() -> None:
     proto = model(nodes, [value("x", [3, 4], TensorProto.UINT8)], ["y"], weights)
     found = run(proto, {"x": np.ones((3, 4), np.uint8)})
     assert found["y"].tolist() == np.zeros((3, 2)).tolist()
+
+
+@pytest.mark.parametrize("size", [0, -3])
+def test_response_normalisation_over_no_channels(size: int) -> None:
+    node = helper.make_node("LRN", ["x"], ["y"], size=size)
+    with pytest.raises(GraphError, match=f"the sum goes over at least one channel, not {size}"):
+        import_onnx(model([node], [value("x", [1, 2, 3, 4])], ["y"]))
+
+
+def test_the_mask_of_one_dropped_number() -> None:
+    node = helper.make_node("Dropout", ["x"], ["y", "mask"])
+    found = run(model([node], [], ["y", "mask"], [constant("x", 0.5, "float32")], opset=22), {})
+    assert found["mask"].shape == ()
+    assert found["mask"].all()
+
+
+def test_pairs_are_side_by_side_or_not() -> None:
+    """Implementations disagree about other numbers."""
+    node = helper.make_node("RotaryEmbedding", ["x", "c", "c", "p"], ["y"], interleaved=2)
+    inputs = [value("x", [2, 4, 3, 8]), value("c", [50, 4]), value("p", [2, 3], INT64)]
+    with pytest.raises(GraphError, match="interleaved is 0 or 1, not 2"):
+        import_onnx(model([node], inputs, ["y"], opset=23))
+
+
+@pytest.mark.parametrize("op", ["ArgMax", "ArgMin"])
+def test_the_extreme_of_nothing(op: str) -> None:
+    node = helper.make_node(op, ["x"], ["y"], axis=1, select_last_index=1)
+    with pytest.raises(GraphError, match="no element of an empty axis is the extreme one"):
+        import_onnx(model([node], [], ["y"], [constant("x", np.zeros((2, 0)), "float32")]))
+
+
+@pytest.mark.parametrize("limit", [np.nan, np.inf])
+def test_ranges_without_an_end(limit: float) -> None:
+    node = helper.make_node("Range", ["a", "b", "c"], ["y"])
+    weights = [constant(n, v, "float32") for n, v in (("a", 0.0), ("b", limit), ("c", 1.0))]
+    with pytest.raises(GraphError, match="has no end"):
+        import_onnx(model([node], [], ["y"], weights))

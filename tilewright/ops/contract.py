@@ -278,7 +278,7 @@ def _conv_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
         result = result + inputs[2].astype(wide)
     if not conv.last:
         result = np.moveaxis(result, -1, 1)
-    return [np.ascontiguousarray(as_dtype(result, dtype))]
+    return [np.asarray(as_dtype(result, dtype), order="C")]
 
 
 register(

@@ -253,6 +253,8 @@ def _range_length(ctx: OpContext) -> tuple[Expr, Any, Any] | None:
         return simplify(maximum((distance + (abs(number) - 1)) // abs(number), 0)), first, step
     if step == 0:
         ctx.fail("the step of a range must not be 0")
+    if not np.isfinite([first, last, step]).all():
+        ctx.fail(f"a range from {first} to {last} by {step} has no end")
     return as_expr(max(int(np.ceil((last - first) / step)), 0)), first, step
 
 

@@ -287,6 +287,8 @@ register(
 def _arg_infer(ctx: OpContext) -> list[TensorType]:
     x = ctx.input(0)
     axis = axis_of(ctx, ctx.attr("axis"), x.rank)
+    if const_int(x.shape[axis]) == 0:
+        ctx.fail(f"no element of an empty axis is the extreme one: the input is {x}")
     return [TensorType(reduced_shape(x.shape, [axis], bool(ctx.attr("keepdims", True))), "int64")]
 
 

@@ -251,7 +251,7 @@ def _expand_compute(ctx: OpContext, inputs: Operands) -> list[te.Tensor]:
 def _expand_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
     wanted = tuple(const_int(as_expr(d)) or 0 for d in ctx.arg("shape") or ())
     shape = np.broadcast_shapes(inputs[0].shape, wanted)
-    return [np.ascontiguousarray(np.broadcast_to(inputs[0], shape))]
+    return [np.array(np.broadcast_to(inputs[0], shape), order="C")]
 
 
 def _expand_symbolic(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:

@@ -106,7 +106,7 @@ def _slice_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
         start, extent = const_int(part.start) or 0, const_int(part.extent) or 0
         stop = start + extent * part.step
         index.append(slice(start, None if stop < 0 else stop, part.step))
-    return [np.ascontiguousarray(inputs[0][tuple(index)])]
+    return [np.asarray(inputs[0][tuple(index)], order="C")]
 
 
 register(

@@ -25,7 +25,7 @@ from tilewright.frontend.onnx.handlers.attention import (
     window,
 )
 from tilewright.frontend.onnx.handlers.microsoft import DOMAIN
-from tilewright.frontend.onnx.handlers.rotary import angles_at, rotated
+from tilewright.frontend.onnx.handlers.rotary import angles_at, interleaved, rotated
 from tilewright.frontend.onnx.registry import onnx_op
 from tilewright.graph.graph import Value
 from tilewright.ir import dtype as dt
@@ -261,7 +261,7 @@ def group_query_attention(ctx: NodeContext) -> Sequence[Value | None]:
     starts = ctx.op("sub", lengths, places(ctx, steps - 1, steps, [1]))
     starts = ctx.op("maximum", starts, ctx.constant(0, "int64"))
     if ctx.attr("do_rotary", 0):
-        turned = bool(ctx.attr("rotary_interleaved", 0))
+        turned = interleaved(ctx, "rotary_interleaved")
         if ctx.has(9):
             positions = ctx.value(9)
         else:

@@ -96,10 +96,13 @@ def rms_normalization(ctx: NodeContext) -> Value:
 @onnx_op("LRN", 1, 13)
 def lrn(ctx: NodeContext) -> Value:
     """Local response normalisation across channels."""
+    size = int(ctx.attr("size"))
+    if size < 1:
+        ctx.fail(f"the sum goes over at least one channel, not {size}")
     return ctx.op(
         "lrn",
         ctx.x,
-        size=int(ctx.attr("size")),
+        size=size,
         alpha=float(ctx.attr("alpha", 1e-4)),
         beta=float(ctx.attr("beta", 0.75)),
         bias=float(ctx.attr("bias", 1.0)),

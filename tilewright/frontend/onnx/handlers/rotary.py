@@ -44,6 +44,15 @@ def rotated(ctx: NodeContext, x: Value, cos: Value, sin: Value, interleaved: boo
     return ctx.op("concat", y, *rest, axis=3) if rest else y
 
 
+def interleaved(ctx: NodeContext, name: str) -> bool:
+    """The attribute that says whether pairs stand side by side. Other numbers than 0 and 1 mean one thing to
+    some implementations and another to others."""
+    value = ctx.attr(name, 0)
+    if value not in (0, 1):
+        ctx.fail(f"{name} is 0 or 1, not {value}")
+    return bool(value)
+
+
 def angles_at(ctx: NodeContext, table: Value, positions: Value) -> Value:
     """The rows of a table ``[P, R / 2]`` at positions ``[B, S]``."""
     return ctx.op("gather", table, positions, axis=0)
@@ -65,7 +74,7 @@ def rotary_embedding(ctx: NodeContext) -> Value:
     turned = int(ctx.attr("rotary_embedding_dim", 0)) or fixed_dim(ctx, x, 3, "the size of a head")
     if turned != 2 * fixed_dim(ctx, cos, 2, "the number of angles"):
         ctx.fail(f"{turned} features are turned, but the cosines are {cos.type}")
-    y = rotated(ctx, x, cos, sin, bool(ctx.attr("interleaved", 0)))
+    y = rotated(ctx, x, cos, sin, interleaved(ctx, "interleaved"))
     return merge_heads(ctx, y) if flat else y
 
 
@@ -88,5 +97,5 @@ def rotary_embedding_microsoft(ctx: NodeContext) -> Value:
     scale = float(ctx.attr("scale", 1.0))
     if scale != 1.0:
         cos, sin = (ctx.op("mul", table, ctx.like(scale, table)) for table in (cos, sin))
-    y = rotated(ctx, x, cos, sin, bool(ctx.attr("interleaved", 0)))
+    y = rotated(ctx, x, cos, sin, interleaved(ctx, "interleaved"))
     return merge_heads(ctx, y) if flat else y
