@@ -20,12 +20,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from tilewright.assembly import count_bytes, count_flops
-from tilewright.errors import CheckFailed, InputError, ShapeError
+from tilewright.errors import CheckFailed, InputError
 from tilewright.ir import dtype as dt
 from tilewright.ir.expr import BinOp
 from tilewright.ir.interp import run as interpret
-from tilewright.ir.stmt import Buffer, PrimFunc, Store
+from tilewright.ir.stmt import PrimFunc, Store
 from tilewright.ir.visit import const_int, find_blocks, walk_expr
+from tilewright.measure.data import random_inputs
 from tilewright.measure.program import (
     Arrays,
     Bound,
@@ -140,7 +141,7 @@ class Workbench(Schedule):
             CheckFailed: they differ by more than ``rtol`` (relative to the largest value for what is near
                 zero).
         """
-        inputs = self._inputs(seed)
+        inputs = random_inputs(self.original, seed)
         expected = interpret(self.original, inputs)
         if native:
             got = NativeFunction(self, self.target)(*inputs)
@@ -164,7 +165,7 @@ class Workbench(Schedule):
     def bench(self, threads: int = 1, seconds: float = 0.5) -> Timing:
         """Compile and time the function as it is now, for about ``seconds``. Raises as
         :class:`NativeFunction`."""
-        call = NativeFunction(self, self.target, threads).bind(self._inputs(0))
+        call = NativeFunction(self, self.target, threads).bind(random_inputs(self.original))
         call()
         times: list[float] = []
         end = time.perf_counter() + seconds
@@ -180,24 +181,6 @@ class Workbench(Schedule):
             count_bytes(self.original),
             _limits(threads),
         )
-
-    def _inputs(self, seed: int) -> list[np.ndarray]:
-        rng = np.random.default_rng(seed)
-        arrays = []
-        for param in self.original.inputs:
-            if not isinstance(param, Buffer) or param.static_shape is None:
-                raise ShapeError(
-                    f"'{self.original.name}' has symbolic dimensions", hint="give it sizes to run it"
-                )
-            shape, dtype = param.static_shape, dt.to_numpy(param.dtype)
-            if dt.is_float(param.dtype):
-                arrays.append(np.asarray(rng.standard_normal(shape)).astype(dtype))
-            elif dt.is_int(param.dtype) and dt.bits(param.dtype) == 8:
-                low, high = dt.int_range(param.dtype)
-                arrays.append(rng.integers(low, high + 1, shape).astype(dtype))
-            else:
-                arrays.append(np.asarray(rng.integers(0, 2, shape)).astype(dtype))
-        return arrays
 
 
 def _integer_operations(func: PrimFunc) -> int:

@@ -1,6 +1,8 @@
 """What code costs when it runs: candidates in processes of their own, races, and choosing by them."""
 
+from tilewright.measure.batch import Finals, Measurement, Measurer
 from tilewright.measure.builder import Build, Builder, Candidate
+from tilewright.measure.data import Data, make_data, random_inputs
 from tilewright.measure.program import Program, build_program, parameters
 from tilewright.measure.runner import Limits, Outcome, Runner, Task
 from tilewright.measure.timing import Difference, Plan, Race, race
@@ -11,9 +13,13 @@ __all__ = [
     "Builder",
     "Candidate",
     "Comparison",
+    "Data",
     "Difference",
+    "Finals",
     "GraphRunner",
     "Limits",
+    "Measurement",
+    "Measurer",
     "Outcome",
     "Plan",
     "Program",
@@ -22,7 +28,9 @@ __all__ = [
     "Task",
     "build_program",
     "compare_variants",
+    "make_data",
     "measured_pick",
     "parameters",
     "race",
+    "random_inputs",
 ]

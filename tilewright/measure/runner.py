@@ -143,11 +143,13 @@ class Runner:
         """Run a candidate a few times and see whether it computes what is expected."""
         return self._job(("check", program, self.limits))
 
-    def race(self, programs: Sequence[Program], reference: int = 0, plan: Plan | None = None) -> Outcome:
+    def race(
+        self, programs: Sequence[Program], reference: int | Program = 0, plan: Plan | None = None
+    ) -> Outcome:
         """Let candidates that :meth:`check` has found right run against each other.
 
         Args:
-            reference: the number of the program that runs beside all.
+            reference: what runs beside all: one of the programs, by its number, or another one.
         """
         return self._job(("race", list(programs), reference, plan or Plan(), self.limits), len(programs))
 
@@ -209,9 +211,7 @@ def _loaded(functions: dict[str, int], threads: int, program: Program) -> Loaded
     return Loaded(program, functions, threads)
 
 
-def _in_child(
-    job: Callable[..., Outcome], limits: Limits, forward: Connection
-) -> Outcome:
+def _in_child(job: Callable[..., Outcome], limits: Limits, forward: Connection) -> Outcome:
     """Do a job in a forked child; what it sends goes on to ``forward``."""
     ours, theirs = multiprocessing.Pipe(duplex=False)
     child = os.fork()
@@ -257,9 +257,7 @@ def _watch(child: int, ours: Connection, limits: Limits, forward: Connection) ->
     return Outcome("crash", f"it ended with status {os.waitstatus_to_exitcode(status)}")
 
 
-def _run_child(
-    job: Callable[..., Outcome], limits: Limits, pipe: Connection
-) -> None:
+def _run_child(job: Callable[..., Outcome], limits: Limits, pipe: Connection) -> None:
     """In the child: do the job, send what came of it, and end without any of the parent's clean-up."""
     try:
         _confine(limits)
@@ -347,15 +345,13 @@ def _race(
     task: Task,
     load: Callable[[Program], Loaded],
     programs: Sequence[Program],
-    reference: int,
+    reference: int | Program,
     plan: Plan,
     send: Callable[[object], None],
 ) -> Outcome:
     memory = Arrays()
     kept: dict[tuple[str, str], Sequence[np.ndarray]] = {}
-    bytes_cold = sum(
-        d.nbytes for p, d in zip(task.params, task.inputs, strict=False) if p.name in task.cold
-    )
+    bytes_cold = sum(d.nbytes for p, d in zip(task.params, task.inputs, strict=False) if p.name in task.cold)
     copies = 1 if not bytes_cold else min(max(-(-task.flush_bytes // bytes_cold), 1), 256)
 
     def laid(param: Parameter, data: np.ndarray, layout: str) -> Sequence[np.ndarray]:
@@ -366,7 +362,11 @@ def _race(
         return kept[key]
 
     bound = [load(p).bind(task.params, task.inputs, memory, laid) for p in programs]
-    found = race(bound, bound[reference], plan, seen=lambda n, sample: send(("sample", n, sample)))
+    if isinstance(reference, int):
+        beside = bound[reference]
+    else:
+        beside = load(reference).bind(task.params, task.inputs, memory, laid)
+    found = race(bound, beside, plan, seen=lambda n, sample: send(("sample", n, sample)))
     return Outcome("ok", race=found)
 
 

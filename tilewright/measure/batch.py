@@ -1,0 +1,179 @@
+"""Measuring candidates of a workload: from traces to times, right ones only."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Final
+
+from tilewright.errors import TilewrightError
+from tilewright.ir.parser import parse
+from tilewright.measure.builder import Builder, Candidate
+from tilewright.measure.data import make_data
+from tilewright.measure.program import Program, build_program
+from tilewright.measure.runner import Limits, Runner, Task
+from tilewright.measure.timing import Difference, Plan, Race
+from tilewright.records.record import Sample, Workload
+from tilewright.schedule.default import default_schedule
+from tilewright.target import Target
+
+#: Copies of weights take so many times the size of the last cache: none is still there when its turn comes.
+COLD: Final = 2
+#: A first look: few short turns beside the reference kernel.
+LOOK: Final = Plan(turn_seconds=2e-3, min_rounds=2, max_rounds=2, halving=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """What is known of a candidate.
+
+    Attributes:
+        status: one of :data:`tilewright.records.STATUSES`.
+        error: for failures, what happened.
+        samples: every time that was measured, each with the reference kernel's beside it.
+        build_seconds: how long compiling took.
+    """
+
+    status: str
+    error: str = ""
+    samples: tuple[Sample, ...] = ()
+    build_seconds: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Finals:
+    """What came of the finalists.
+
+    Attributes:
+        measurements: by trace; those that ran have samples.
+        race: the race of those that ran, None where there was none to the end.
+        runners: the numbers of the traces that took part in it, in the order of ``race``.
+    """
+
+    measurements: tuple[Measurement, ...]
+    race: Race | None
+    runners: tuple[int, ...]
+
+    @property
+    def leader(self) -> int | None:
+        """The number of the fastest trace; None where no race ended."""
+        return None if self.race is None else self.runners[self.race.leader]
+
+    def difference(self, trace: int, other: int) -> Difference:
+        """How much slower one trace is than another. Raises ValueError where one of them did not run."""
+        if self.race is None:
+            raise ValueError("there was no race")
+        return self.race.difference(self.runners.index(trace), self.runners.index(other))
+
+
+class Measurer:
+    """Builds candidates and runs them; use it in ``with``.
+
+    Args:
+        target: this machine.
+        threads: threads of a call.
+        jobs: processes that compile; as many as there are cores when left out.
+        limits: what a candidate may take.
+
+    Raises:
+        TargetError: this machine cannot run code for ``target``.
+        CompileError: the runtime could not be compiled.
+    """
+
+    def __init__(
+        self, target: Target, threads: int = 1, jobs: int | None = None, limits: Limits | None = None
+    ) -> None:
+        self.target, self.threads = target, threads
+        self._runner = Runner(target, threads, limits)
+        self._builder = Builder(target, jobs or max(target.cores, 1))
+        self._workload: Workload | None = None
+        self._reference: Program | None = None
+
+    def __enter__(self) -> Measurer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all processes."""
+        self._builder.close()
+        self._runner.close()
+
+    def set_workload(self, workload: Workload) -> None:
+        """What the next traces are schedules of: makes data and the reference kernel, which has the default
+        schedule.
+
+        Raises:
+            ShapeError: a shape is symbolic.
+            CompileError: the reference kernel could not be compiled.
+            TilewrightError: it does not compute what the function says.
+        """
+        func = parse(workload.text)
+        data = make_data(func, self.target)
+        cold = frozenset(func.attr("const_params", ()))
+        self._runner.set_task(
+            Task(
+                data.params,
+                data.inputs,
+                data.expected,
+                cold=cold,
+                flush_bytes=COLD * self.target.l3_bytes,
+            )
+        )
+        reference = build_program(default_schedule(func, self.target), self.target)
+        outcome = self._runner.check(reference)
+        if outcome.status != "ok":
+            raise TilewrightError(f"the default schedule of '{func.name}' fails: {outcome.error}")
+        self._workload, self._reference = workload, reference
+
+    def measure(self, traces: Sequence[str]) -> Iterator[tuple[int, Measurement]]:
+        """Compile, check and time candidates; gives each one's number and what came of it, in any order.
+
+        Raises ValueError when no workload is set.
+        """
+        if self._workload is None or self._reference is None:
+            raise ValueError("a measurer needs a workload first")
+        text = self._workload.text
+        for number, build in self._builder.build(Candidate(text, trace) for trace in traces):
+            if build.program is None:
+                yield number, Measurement(build.status, build.error, build_seconds=build.seconds)
+                continue
+            outcome = self._runner.check(build.program)
+            samples: tuple[Sample, ...] = ()
+            if outcome.status == "ok":
+                outcome = self._runner.race([build.program], self._reference, LOOK)
+                samples = outcome.samples[0]
+            yield number, Measurement(outcome.status, outcome.error, samples, build.seconds)
+
+    def final(self, traces: Sequence[str], plan: Plan | None = None) -> Finals:
+        """Let candidates run against each other, the reference kernel beside all of them; those that fail
+        are left out.
+
+        Raises ValueError when no workload is set.
+        """
+        if self._workload is None or self._reference is None:
+            raise ValueError("a measurer needs a workload first")
+        text = self._workload.text
+        found: dict[int, Measurement] = {}
+        programs: dict[int, Program] = {}
+        for number, build in self._builder.build(Candidate(text, trace) for trace in traces):
+            found[number] = Measurement(build.status, build.error, build_seconds=build.seconds)
+            if build.program is not None:
+                outcome = self._runner.check(build.program)
+                found[number] = dataclasses.replace(found[number], status=outcome.status, error=outcome.error)
+                if outcome.status == "ok":
+                    programs[number] = build.program
+        runners = sorted(programs)
+        race = None
+        if runners:
+            outcome = self._runner.race([programs[n] for n in runners], self._reference, plan)
+            race = outcome.race
+            for number, samples in zip(runners, outcome.samples, strict=True):
+                found[number] = dataclasses.replace(
+                    found[number], status=outcome.status, error=outcome.error, samples=samples
+                )
+        return Finals(tuple(found[n] for n in range(len(traces))), race, tuple(runners))
