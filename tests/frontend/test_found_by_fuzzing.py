@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from tests.frontend.models import INT64, agree, constant, model, run, value
-from tilewright.errors import GraphError, ModelFileError
+from tilewright.errors import GraphError, LimitError, ModelFileError
 from tilewright.frontend.onnx import import_onnx
 
 
@@ -185,3 +185,51 @@ def test_ranges_without_an_end(limit: float) -> None:
     weights = [constant(n, v, "float32") for n, v in (("a", 0.0), ("b", limit), ("c", 1.0))]
     with pytest.raises(GraphError, match="has no end"):
         import_onnx(model([node], [], ["y"], weights))
+
+
+def test_numbers_without_axes() -> None:
+    weights = [constant("x", 1.0, "float32")]
+    node = helper.make_node("Unique", ["x"], ["y"], axis=0)
+    with pytest.raises(GraphError, match="a single number has no axes"):
+        import_onnx(model([node], [], ["y"], weights))
+    for version, inputs, attrs in ((9, ["x"], {"k": 1}), (13, ["x", "k"], {})):
+        node = helper.make_node("TopK", inputs, ["y", "z"], **attrs)
+        given = [value("k", [1], INT64)] if version == 13 else []
+        with pytest.raises(GraphError, match="a single number has no largest elements"):
+            import_onnx(model([node], given, ["y", "z"], weights, opset=version))
+    with pytest.raises(GraphError, match="has no channels"):
+        import_onnx(model([helper.make_node("LRN", ["x"], ["y"], size=1)], [], ["y"], weights))
+
+
+@pytest.mark.parametrize("k", [2**62, -(2**62)])
+def test_triangles_far_away(k: int) -> None:
+    x = np.arange(12, dtype=np.float32).reshape(3, 4)
+    node = helper.make_node("Trilu", ["x", "k"], ["y"])
+    for inputs, weights in (([], [constant("x", x, "float32")]), ([value("x", [3, 4])], [])):
+        proto = model([node], inputs, ["y"], [*weights, constant("k", k, "int64")])
+        found = run(proto, {"x": x} if inputs else {})
+        assert found["y"].tolist() == (x if k < 0 else x * 0).tolist()
+
+
+def test_biases_of_other_channels() -> None:
+    node = helper.make_node("ConvTranspose", ["x", "w", "b"], ["y"])
+    weights = [constant(n, np.ones(s), "float32") for n, s in (("w", (2, 3, 1, 1)), ("b", (4,)))]
+    with pytest.raises(GraphError, match="the bias must hold a number for each of 3 channels"):
+        import_onnx(model([node], [value("x", [1, 2, 5, 5])], ["y"], weights))
+
+
+def test_quantized_pools_without_a_scale() -> None:
+    node = helper.make_node("QLinearAveragePool", ["x", "", "z", "s", "z"], ["y"], domain="com.microsoft")
+    node.attribute.append(helper.make_attribute("kernel_shape", [2, 2]))
+    weights = [constant("s", 0.5, "float32"), constant("z", 3, "uint8")]
+    proto = model(
+        [node], [value("x", [1, 1, 4, 4], TensorProto.UINT8)], ["y"], weights, domains={"com.microsoft": 1}
+    )
+    with pytest.raises(GraphError, match="input"):
+        import_onnx(proto)
+
+
+def test_windows_far_larger_than_the_image() -> None:
+    node = helper.make_node("AveragePool", ["x"], ["y"], auto_pad="SAME_UPPER", kernel_shape=[2**40, 2**62])
+    with pytest.raises(LimitError, match="the window is"):
+        import_onnx(model([node], [value("x", [1, 1, 6, 6])], ["y"], opset=19))

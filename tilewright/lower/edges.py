@@ -93,12 +93,12 @@ def _version(body: Stmt, var: Var, bounds: Bounds, budget: int) -> Stmt:
     assert span.hi is not None
     lo = max([span.lo, *(g.lo for g in mine if g.lo is not None)])
     hi = min([span.hi, *(g.hi for g in mine if g.hi is not None)])
-    low_edge = list(range(span.lo, min(lo, span.hi + 1)))
-    high_edge = list(range(max(hi + 1, lo, span.lo), span.hi + 1))
-    edges = low_edge + high_edge
-    copies = len(edges) + (1 if lo <= hi else 0)
-    if copies > budget or len(edges) > 2 * MAX_EDGES:
+    below, above = range(span.lo, min(lo, span.hi + 1)), range(max(hi + 1, lo, span.lo), span.hi + 1)
+    count = max(below.stop - below.start, 0) + max(above.stop - above.start, 0)
+    copies = count + (1 if lo <= hi else 0)
+    if copies > budget or count > 2 * MAX_EDGES:
         return _without(body, var, bounds, budget, atom)
+    edges = [*below, *above]
     share = max(budget // copies, 1)
     result: Stmt | None = None
     for value in edges:
@@ -113,9 +113,9 @@ def _version(body: Stmt, var: Var, bounds: Bounds, budget: int) -> Stmt:
     if result is None:
         return interior
     inside = []
-    if low_edge:
+    if below:
         inside.append(as_expr(lo) <= atom)
-    if high_edge:
+    if above:
         inside.append(atom <= hi)
     return If(all_of(inside), interior, result)
 

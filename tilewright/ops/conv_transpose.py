@@ -62,8 +62,12 @@ def _sizes(ctx: OpContext) -> _Deconv:
     pads, extra = per_dim(ctx, "pads", 2 * rank, 0), per_dim(ctx, "output_padding", rank, 0)
     if min((*strides, *dilations)) < 1 or min(pads[:rank]) < 0:
         ctx.fail(f"strides {strides} and dilations {dilations} must be positive, pads {pads} not negative")
-    if min((*kernel, groups, per_group)) < 1 or (ctx.has_input(2) and ctx.input(2).rank != 1):
-        ctx.fail(f"weights {format_shape(w.shape)} are empty, or the bias is not one number for each channel")
+    if min((*kernel, groups, per_group)) < 1:
+        ctx.fail(f"weights {format_shape(w.shape)} are empty")
+    if ctx.has_input(2):
+        bias = ctx.input(2)
+        if bias.rank != 1 or const_int(bias.shape[0]) not in (None, co):
+            ctx.fail(f"the bias must hold a number for each of {co} channels, not {bias}")
     spatial = tuple(
         (x.shape[d] - 1) * s + ((k - 1) * e + 1 - b - a + o)
         for d, s, k, e, b, a, o in zip(

@@ -50,6 +50,8 @@ def unique(ctx: NodeContext) -> Sequence[Value]:
     x = ctx.x
     if ctx.attr("axis", None) is None:
         x, axis = ctx.reshape(x, [product(x.shape)]), 0
+    elif not x.rank:
+        ctx.fail("a single number has no axes")
     else:
         axis = ctx.axis(x.rank)
     moved = ctx.op("transpose", x, perm=(axis, *(d for d in range(x.rank) if d != axis))) if axis else x

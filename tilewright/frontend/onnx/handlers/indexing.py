@@ -11,6 +11,9 @@ from tilewright.ir.expr import Expr, as_expr
 from tilewright.ops.common import dims_attr
 from tilewright.ops.computed import computed_size
 
+#: Beyond the sides of every matrix.
+_FAR = 1 << 40
+
 
 @onnx_op("Gather", 1, 11, 13)
 def gather(ctx: NodeContext) -> Value:
@@ -34,6 +37,7 @@ def gather_nd(ctx: NodeContext) -> Value:
 def trilu(ctx: NodeContext) -> Value:
     """A triangle of each matrix; the diagonal's offset is a constant input."""
     k = int(ctx.scalar(1, "the diagonal of Trilu")) if ctx.has(1) else 0
+    k = max(min(k, _FAR), -_FAR)  # beyond any matrix it is all the same
     return ctx.op("trilu", ctx.x, upper=bool(ctx.attr("upper", 1)), k=k)
 
 
@@ -70,15 +74,22 @@ def reverse_sequence(ctx: NodeContext) -> Value:
     return ctx.op("reverse_sequence", ctx.value(0), ctx.value(1), **axes)
 
 
+def _no_order(ctx: NodeContext) -> None:
+    if not ctx.x.rank:
+        ctx.fail("a single number has no largest elements")
+
+
 @onnx_op("TopK", 1)
 def top_k_1(ctx: NodeContext) -> Sequence[Value]:
     """``k`` as an attribute."""
+    _no_order(ctx)
     return _top_k(ctx, int(ctx.attr("k")))
 
 
 @onnx_op("TopK", 10, 11, 24)
 def top_k_10(ctx: NodeContext) -> Sequence[Value]:
     """``k`` as an input; always in order, the smallest ones too since opset 11."""
+    _no_order(ctx)
     count = ctx.value(1)
     known = ctx.builder.exprs(count)
     if ctx.data(1) is not None:

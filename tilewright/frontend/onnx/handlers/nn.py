@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 
 from tilewright.frontend.onnx.context import NodeContext
 from tilewright.frontend.onnx.registry import onnx_op
-from tilewright.graph.graph import Attr, Value
+from tilewright.graph.graph import Attr, TensorType, Value
+from tilewright.graph.limits import check_type
 from tilewright.ir.expr import as_expr
 from tilewright.ir.visit import const_int
 
@@ -244,6 +245,8 @@ def pool(ctx: NodeContext, op: str, x: Value | None = None, **more: Attr) -> Val
     kernel = tuple(int(k) for k in ctx.attr("kernel_shape"))
     if data.rank != len(kernel) + 2:
         ctx.fail(f"a kernel of {len(kernel)} dimensions does not fit {data.type}")
+    # Work grows with the window, of which no tensor tells.
+    check_type(TensorType(tuple(map(as_expr, kernel)), data.dtype), "the window", ctx.where)
     attrs = window_attrs(ctx, data, kernel)
     return ctx.op(op, data, kernel=kernel, ceil_mode=bool(ctx.attr("ceil_mode", 0)), **attrs, **more)
 

@@ -99,6 +99,8 @@ def lrn(ctx: NodeContext) -> Value:
     size = int(ctx.attr("size"))
     if size < 1:
         ctx.fail(f"the sum goes over at least one channel, not {size}")
+    if ctx.x.rank < 2:
+        ctx.fail(f"{ctx.x.type} has no channels")
     return ctx.op(
         "lrn",
         ctx.x,

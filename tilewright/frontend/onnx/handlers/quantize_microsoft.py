@@ -44,8 +44,7 @@ def _single(ctx: NodeContext, index: int) -> Value | None:
 
 def _dequantized(ctx: NodeContext, index: int) -> Value:
     """Operand ``index``, whose scale and zero point follow it, as floats."""
-    scale = _single(ctx, index + 1)
-    assert scale is not None
+    scale = ctx.reshape(ctx.value(index + 1), [])
     return ctx.op("dequantize", ctx.value(index), scale, _single(ctx, index + 2), to=scale.dtype)
 
 
