@@ -31,7 +31,7 @@ import numpy as np
 from benchmarks.networks import MOBILENET_DEPTHWISE, RESNET50_CONVS, Conv, Depthwise
 from tilewright.assembly import count_flops, graph_kernels
 from tilewright.benching import machine, time_in_turns
-from tilewright.build import Options, compile_kernels
+from tilewright.build import Options, always, compile_kernels
 from tilewright.cache import DiskCache
 from tilewright.cli.common import table
 from tilewright.errors import TilewrightError
@@ -121,7 +121,7 @@ _named: list[tuple[Candidate, str]] = []
 def _compile(number: int, target: Target, folder: str) -> str | None:
     """Compile a candidate into the cache; returns what went wrong."""
     candidate, name = _named[number]
-    options = Options(choose=candidate.schedule, choose_id=name, cache=DiskCache(Path(folder)))
+    options = Options(choose=always(candidate.schedule, name), cache=DiskCache(Path(folder)))
     try:
         compile_kernels([candidate.sketch.func], target, options)
     except TilewrightError as error:
@@ -160,7 +160,7 @@ def measure(
         for n, (candidate, name) in enumerate(named):
             if problems[n] is not None:
                 continue
-            made = runner(ways[candidate.way], choose=candidate.schedule, choose_id=name)
+            made = runner(ways[candidate.way], choose=always(candidate.schedule, name))
             error = float(np.abs(made.outputs[0] - reference).max())
             if not error <= TOLERANCE * scale:
                 failures.append(f"{candidate.label}: differs by {error / scale:.2g}")
@@ -168,7 +168,7 @@ def measure(
             timed.append((min(_once(made) for _ in range(3)), n))
         timed.sort()
         finalists = [
-            runner(ways[candidates[n].way], choose=candidates[n].schedule, choose_id=named[n][1])
+            runner(ways[candidates[n].way], choose=always(candidates[n].schedule, named[n][1]))
             for _, n in timed[:FINALISTS]
         ]
         peer, empty = _onnxruntime(operator, x, threads)

@@ -28,7 +28,6 @@ from tilewright.runtime.model import Executable, MissingVariantError
 from tilewright.runtime.plan import TensorSpec
 from tilewright.runtime.profiler import Profile
 from tilewright.runtime.special import Given
-from tilewright.schedule.default import default_schedule
 from tilewright.sources import OpenModel, Source, open_model
 from tilewright.target import Target
 
@@ -316,7 +315,6 @@ def compile(
     store = DiskCache(settings.cache_dir) if cache and settings.cache else None
     folder = None if dump is None else Path(dump)
     build = BuildOptions(
-        choose=default_schedule,
         cache=store,
         jobs=settings.jobs,
         progress=progress,

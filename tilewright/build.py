@@ -3,8 +3,9 @@
 Dimensions of the graph may have ranges: the variant then takes every size within them
 (docs/dynamic_shapes.md).
 
-``build_variant`` is handed a ``choose(func, target) -> Schedule`` and does not know who chose. Kernels come
-from a cache on disk when the same program was compiled before by the same compiler for the same target.
+``build_variant`` is handed a function that gives the choices of schedules for a task, best first, and does not
+know who chose. Kernels come from a cache on disk when the same program was compiled before with the same
+schedule by the same compiler for the same target.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -20,7 +22,7 @@ import tilewright
 from tilewright.assembly import CompiledKernel, Program, assemble, shape_text
 from tilewright.backend import Backend, get_backend
 from tilewright.cache import DiskCache, cache_key
-from tilewright.errors import CompileError
+from tilewright.errors import CompileError, ScheduleError, VerifyError
 from tilewright.graph.alternatives import Pick, default_pick
 from tilewright.graph.graph import Graph
 from tilewright.graph.pipeline import optimise
@@ -30,13 +32,50 @@ from tilewright.ir.printer import to_text, workload_key
 from tilewright.ir.stmt import Buffer, PrimFunc
 from tilewright.lower import lower, passes_for
 from tilewright.runtime.artifact import WeightStore
+from tilewright.runtime.chosen import Chosen
 from tilewright.runtime.plan import Range, Variant
+from tilewright.schedule.default import default_schedule
 from tilewright.schedule.schedule import Schedule
 from tilewright.target import Target
 
-Choose = Callable[[PrimFunc, Target], Schedule]
+#: Makes the schedule of a task.
+MakeSchedule = Callable[[PrimFunc, Target], Schedule]
 #: Called with a stage's name, steps done, steps in all.
 Progress = Callable[[str, int, int], None]
+
+_log = logging.getLogger("tilewright")
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A schedule for a task, not made yet.
+
+    Attributes:
+        identity: names the schedule for the cache: for one task, choices with one identity schedule alike.
+        schedule: makes it; raises ScheduleError or VerifyError where it does not fit the task after all.
+        chosen: who chose, for the artifact.
+    """
+
+    identity: str
+    schedule: MakeSchedule
+    chosen: Chosen = Chosen()
+
+
+#: The rules' choice: it fits every task.
+DEFAULT = Choice("default", default_schedule)
+#: The choices for a task (with its workload key), best first; the next one is taken where one does not fit.
+Choose = Callable[[PrimFunc, Target, str], Sequence[Choice]]
+
+
+def by_default(func: PrimFunc, target: Target, workload: str) -> Sequence[Choice]:
+    """The rules' choice for any task."""
+    return (DEFAULT,)
+
+
+def always(schedule: MakeSchedule, identity: str = "given") -> Choose:
+    """One way to schedule every task, and no other. ``identity`` names it for the cache."""
+    choices = (Choice(identity, schedule, Chosen("given")),)
+    return lambda func, target, workload: choices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +83,7 @@ class Options:
     """How to build.
 
     Attributes:
-        choose: the schedule of a task. ``choose_id`` names it for the cache: two choosers with one id must
-            choose alike.
+        choose: the schedules of a task.
         cache: where kernels are kept, or None.
         jobs: how many kernels are compiled at the same time.
         progress: told about finished steps.
@@ -55,8 +93,7 @@ class Options:
         pick: how each operator is computed (docs/alternatives.md).
     """
 
-    choose: Choose
-    choose_id: str = "default"
+    choose: Choose = by_default
     cache: DiskCache | None = None
     jobs: int = 1
     progress: Progress | None = None
@@ -154,7 +191,9 @@ def build_optimised(
     compiled = compile_kernels([k.func for k in kernels], target, options)
     steps = assemble(program, dict(zip(kernels, compiled, strict=True)), weights, threads, checks)
     sizes = steps.sizes
-    records = [*(c.to_json() for c in steps.calls), *(r.to_json() for r in steps.regions)]
+    # Who chose a schedule is no part of the code: equal steps have one entry.
+    calls = [dataclasses.replace(c, chosen=Chosen()) for c in steps.calls]
+    records = [*(c.to_json() for c in calls), *(r.to_json() for r in steps.regions)]
     facts = [json.dumps(record, sort_keys=True) for record in records]
     name = cache_key(*facts, *sizes.texts())[:16]
     symbol = f"tw_main_{name}"
@@ -190,12 +229,11 @@ def compile_kernels(funcs: Sequence[PrimFunc], target: Target, options: Options)
     done: dict[str, CompiledKernel] = {}
     missing: list[tuple[str, str, _Emitted]] = []
     for number, (workload, func) in enumerate(tasks.items()):
-        key = cache_key("kernel", compiler_epoch(), options.choose_id, workload, target.to_json())[:32]
-        data = options.cache.get(key) if options.cache is not None and options.dump is None else None
-        if data is not None:
-            done[workload] = CompiledKernel.from_bytes(key, data)
+        key, made = _settle(backend, func, workload, target, options)
+        if isinstance(made, CompiledKernel):
+            done[workload] = made
         else:
-            missing.append((workload, key, _emit(backend, func, target, key, options)))
+            missing.append((workload, key, made))
         say("schedule", number + 1, len(tasks))
 
     def compiled(count: int, total: int) -> None:
@@ -209,6 +247,29 @@ def compile_kernels(funcs: Sequence[PrimFunc], target: Target, options: Options)
     return [done[k] for k in keys]
 
 
+def _settle(
+    backend: Backend, func: PrimFunc, workload: str, target: Target, options: Options
+) -> tuple[str, CompiledKernel | _Emitted]:
+    """A task by the first of its choices that fits it: its kernel's key, and what the cache has of it or what
+    is to be compiled. Raises as the last choice does."""
+    *earlier, last = options.choose(func, target, workload)
+    note = ""
+    for choice in (*earlier, last):
+        chosen = dataclasses.replace(choice.chosen, note=note) if note else choice.chosen
+        key = cache_key("kernel", compiler_epoch(), choice.identity, workload, target.to_json())[:32]
+        data = options.cache.get(key) if options.cache is not None and options.dump is None else None
+        if data is not None:
+            return key, dataclasses.replace(CompiledKernel.from_bytes(key, data), chosen=chosen)
+        try:
+            return key, _emit(backend, func, target, key, options, choice, chosen)
+        except (ScheduleError, VerifyError, CompileError) as error:
+            if choice is last:
+                raise
+            note = f"the schedule of the {choice.chosen.by} does not fit: {error.message}"
+            _log.warning("%s: %s; the next best is taken", func.name, note)
+    raise AssertionError("the last choice was refused silently")
+
+
 @dataclasses.dataclass(frozen=True)
 class _Emitted:
     text: str
@@ -218,18 +279,35 @@ class _Emitted:
     parallel: bool
     layouts: Mapping[int, str]
     trace: str
+    chosen: Chosen
 
     def with_code(self, key: str, code: bytes) -> CompiledKernel:
         return CompiledKernel(
-            key, self.symbol, code, self.ws_shared, self.ws_thread, self.parallel, self.layouts, self.trace
+            key,
+            self.symbol,
+            code,
+            self.ws_shared,
+            self.ws_thread,
+            self.parallel,
+            self.layouts,
+            self.trace,
+            self.chosen,
         )
 
 
-def _emit(backend: Backend, func: PrimFunc, target: Target, key: str, options: Options) -> _Emitted:
+def _emit(
+    backend: Backend,
+    func: PrimFunc,
+    target: Target,
+    key: str,
+    options: Options,
+    choice: Choice,
+    chosen: Chosen,
+) -> _Emitted:
     """Schedule, lower and emit one task."""
     dump = _func_dumper(options.dump, f"{func.name}_{key[:8]}")
     dump("task", func)
-    schedule = options.choose(func, target)
+    schedule = choice.schedule(func, target)
     dump("scheduled", schedule.func)
     lowered = lower(schedule.func, dump, passes_for(target))
     try:
@@ -238,7 +316,8 @@ def _emit(backend: Backend, func: PrimFunc, target: Target, key: str, options: O
         raise CompileError(error.message, location=error.location or func.name, hint=error.hint) from error
     if options.dump is not None:
         (options.dump / f"{func.name}_{key[:8]}.emitted.txt").write_text(module.text)
-    names = [p.name for p in func.params if isinstance(p, Buffer)]
+    # A schedule of the workload's canonical text has other names in the same places.
+    names = [p.name for p in schedule.func.params if isinstance(p, Buffer)]
     layouts = {
         names.index(name): text for name, text in dict(schedule.func.attr("param_layouts", {})).items()
     }
@@ -250,6 +329,7 @@ def _emit(backend: Backend, func: PrimFunc, target: Target, key: str, options: O
         module.parallel,
         layouts,
         schedule.trace.to_json(),
+        chosen,
     )
 
 

@@ -18,6 +18,7 @@ from tilewright.ir.expr import Expr
 from tilewright.ir.intrinsics import flops_of
 from tilewright.ir.stmt import Buffer, PrimFunc, Store
 from tilewright.ir.visit import find_blocks
+from tilewright.runtime.chosen import Chosen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,7 @@ class CompiledKernel:
         parallel: whether it runs parallel regions.
         layouts: parameter index -> layout (IndexMap text) that its constant must be stored in.
         trace: the schedule as JSON.
+        chosen: who chose the schedule; no part of the cached form, since it may be chosen for other reasons.
     """
 
     key: str
@@ -42,11 +44,14 @@ class CompiledKernel:
     parallel: bool
     layouts: Mapping[int, str]
     trace: str
+    chosen: Chosen = Chosen()
 
     def to_bytes(self) -> bytes:
         """For the cache: a JSON header with its length, then the object."""
         fields = {
-            f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("code", "key")
+            f.name: getattr(self, f.name)
+            for f in dataclasses.fields(self)
+            if f.name not in ("code", "key", "chosen")
         }
         header = json.dumps(fields, sort_keys=True).encode()
         return struct.pack("<I", len(header)) + header + self.code

@@ -213,6 +213,7 @@ class _Assembler:
             object=code.key,
             workload=workload_key(kernel.func),
             trace=code.trace,
+            chosen=code.chosen,
             defines=tuple((sizes.number(d), len(operands) - 1) for d in dims),
             checks=checks,
         )

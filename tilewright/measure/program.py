@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from tilewright.backend import get_backend
-from tilewright.build import Options, compile_kernels
+from tilewright.build import Options, always, compile_kernels
 from tilewright.errors import InputError, ShapeError
 from tilewright.ir import dtype as dt
 from tilewright.ir.stmt import Buffer, PrimFunc
@@ -50,7 +50,7 @@ def build_program(schedule: Schedule, target: Target) -> Program:
     place for.
     """
     func = schedule.func
-    kernel = compile_kernels([func], target, Options(choose=lambda *_: schedule))[0]
+    kernel = compile_kernels([func], target, Options(choose=always(lambda *_: schedule)))[0]
     layouts = {str(k): str(v) for k, v in dict(func.attr("param_layouts", {})).items()}
     return Program(kernel.code, kernel.symbol, kernel.ws_shared, kernel.ws_thread, layouts)
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from tilewright.backend import get_backend
-from tilewright.build import Choose, Options, build_optimised
+from tilewright.build import Choose, Options, build_optimised, by_default
 from tilewright.cache import DiskCache
 from tilewright.errors import InputError, ShapeError
 from tilewright.graph.alternatives import DIRECT, ChoicePoint, Pick
@@ -31,7 +31,6 @@ from tilewright.runtime.host import check_host
 from tilewright.runtime.loader import load, load_runtime
 from tilewright.runtime.memory import address_of, allocate
 from tilewright.runtime.pool import ThreadPool
-from tilewright.schedule.default import default_schedule
 from tilewright.target import Target
 
 #: Copies of the weights fill the last level of cache this many times.
@@ -52,8 +51,7 @@ class GraphRunner:
         threads: threads of a call.
         copies_bytes: how much memory the copies of the weights fill; at least one copy is made.
         max_copies: no more than this many.
-        choose: the schedule of each kernel; ``choose_id`` names it for the cache, as in
-            :class:`tilewright.build.Options`.
+        choose: the schedules of each kernel, as in :class:`tilewright.build.Options`.
 
     Raises:
         ShapeError: the graph has open dimensions.
@@ -69,13 +67,12 @@ class GraphRunner:
         *,
         copies_bytes: int = 0,
         max_copies: int = MAX_ROUNDS,
-        choose: Choose = default_schedule,
-        choose_id: str = "default",
+        choose: Choose = by_default,
         cache: DiskCache | None = None,
     ) -> None:
         check_host(target)
         store = WeightStore()
-        options = Options(choose=choose, choose_id=choose_id, cache=cache)
+        options = Options(choose=choose, cache=cache)
         built = build_optimised(graph, target, threads, {}, store, options)
         backend = get_backend(target)
         functions = load_runtime(backend.compile([backend.emit_runtime(target)], target, cache=cache)[0])
@@ -163,8 +160,7 @@ def compare_variants(
     cold: bool = True,
     seconds: float = 0.3,
     seed: int = 0,
-    choose: Choose = default_schedule,
-    choose_id: str = "default",
+    choose: Choose = by_default,
     cache: DiskCache | None = None,
 ) -> Comparison:
     """Time graphs that compute the same (:func:`tilewright.graph.pipeline.variants`) in turns.
@@ -174,7 +170,7 @@ def compare_variants(
         cold: weights come from memory, as inside a model; else from wherever the last call left them.
         seconds: about how long each of them runs in all, in at least :data:`MIN_ROUNDS` calls.
         seed: of the random inputs.
-        choose, choose_id: the schedule of each kernel, and its name for the cache.
+        choose: the schedules of each kernel.
 
     Raises as :class:`GraphRunner`.
     """
@@ -186,7 +182,6 @@ def compare_variants(
             threads,
             copies_bytes=flush_bytes,
             choose=choose,
-            choose_id=choose_id,
             cache=cache,
         )
         for name, graph in graphs.items()
@@ -222,8 +217,7 @@ def measured_pick(
     *,
     seconds: float = 0.3,
     margin: float = MARGIN,
-    choose: Choose = default_schedule,
-    choose_id: str = "default",
+    choose: Choose = by_default,
     cache: DiskCache | None = None,
     report: Callable[[ChoicePoint, Comparison], None] | None = None,
 ) -> Pick:
@@ -247,8 +241,7 @@ def measured_pick(
                 point.threads,
                 seconds=seconds,
                 choose=choose,
-                choose_id=choose_id,
-                cache=cache,
+                    cache=cache,
             )
             known[key] = comparison.choice(margin)
             if report is not None:

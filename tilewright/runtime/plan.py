@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from tilewright.errors import ArtifactError
+from tilewright.runtime.chosen import Chosen
 from tilewright.runtime.control import LOOP_SCRATCH, Control, Loop, Region, control_from_json, fits
 from tilewright.runtime.records import Operand, Space, reading, record_json, text, texts, whole
 from tilewright.runtime.special import case_from_json, count_tensors, kind_from_json
@@ -77,6 +78,7 @@ class KernelCall:
         object: key of the object file that defines ``symbol``.
         workload: key of the task's canonical program.
         trace: the schedule's trace as text.
+        chosen: who chose the schedule, and why.
         size: of a copy: position among the variant's ``sizes`` of the number of bytes; None: it is fixed.
         defines: (dimension, operand): after the call, the variant's dimension of that number is the int64 at
             the start of that operand.
@@ -96,6 +98,7 @@ class KernelCall:
     object: str = ""
     workload: str = ""
     trace: str = ""
+    chosen: Chosen = Chosen()
     size: int | None = None
     defines: tuple[tuple[int, int], ...] = ()
     checks: tuple[int, ...] = ()
@@ -149,6 +152,7 @@ class KernelCall:
                 object=text(data.get("object", "")),
                 workload=text(data.get("workload", "")),
                 trace=text(data.get("trace", "")),
+                chosen=Chosen.from_json(data.get("chosen", {})),
                 size=None if size is None else whole(size),
                 defines=tuple((whole(d), whole(o)) for d, o in data.get("defines", ())),
                 checks=tuple(map(whole, data.get("checks", ()))),
