@@ -3,8 +3,8 @@
 Dimensions of the graph may have ranges: the variant then takes every size within them
 (docs/dynamic_shapes.md).
 
-``build_variant`` is handed a function that gives the choices of schedules for a task, best first, and does not
-know who chose. Kernels come from a cache on disk when the same program was compiled before with the same
+``build_variant`` is handed a function that gives the choices of schedules for a task, best first, and does
+not know who chose. Kernels come from a cache on disk when the same program was compiled before with the same
 schedule by the same compiler for the same target.
 """
 
@@ -32,7 +32,7 @@ from tilewright.ir.printer import to_text, workload_key
 from tilewright.ir.stmt import Buffer, PrimFunc
 from tilewright.lower import lower, passes_for
 from tilewright.runtime.artifact import WeightStore
-from tilewright.runtime.chosen import Chosen
+from tilewright.runtime.chosen import BY_RULES, Chosen
 from tilewright.runtime.plan import Range, Variant
 from tilewright.schedule.default import default_schedule
 from tilewright.schedule.schedule import Schedule
@@ -58,7 +58,7 @@ class Choice:
 
     identity: str
     schedule: MakeSchedule
-    chosen: Chosen = Chosen()
+    chosen: Chosen = BY_RULES
 
 
 #: The rules' choice: it fits every task.
@@ -192,7 +192,7 @@ def build_optimised(
     steps = assemble(program, dict(zip(kernels, compiled, strict=True)), weights, threads, checks)
     sizes = steps.sizes
     # Who chose a schedule is no part of the code: equal steps have one entry.
-    calls = [dataclasses.replace(c, chosen=Chosen()) for c in steps.calls]
+    calls = [dataclasses.replace(c, chosen=BY_RULES) for c in steps.calls]
     records = [*(c.to_json() for c in calls), *(r.to_json() for r in steps.regions)]
     facts = [json.dumps(record, sort_keys=True) for record in records]
     name = cache_key(*facts, *sizes.texts())[:16]

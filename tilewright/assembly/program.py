@@ -18,7 +18,7 @@ from tilewright.ir.expr import Expr
 from tilewright.ir.intrinsics import flops_of
 from tilewright.ir.stmt import Buffer, PrimFunc, Store
 from tilewright.ir.visit import find_blocks
-from tilewright.runtime.chosen import Chosen
+from tilewright.runtime.chosen import BY_RULES, Chosen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class CompiledKernel:
     parallel: bool
     layouts: Mapping[int, str]
     trace: str
-    chosen: Chosen = Chosen()
+    chosen: Chosen = BY_RULES
 
     def to_bytes(self) -> bytes:
         """For the cache: a JSON header with its length, then the object."""

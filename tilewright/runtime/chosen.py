@@ -52,6 +52,10 @@ class Chosen:
             )
 
 
+#: By the rules, about which nothing more is known.
+BY_RULES: Final = Chosen()
+
+
 def _positive(value: Any) -> float | None:
     if value is None:
         return None

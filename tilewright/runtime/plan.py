@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from tilewright.errors import ArtifactError
-from tilewright.runtime.chosen import Chosen
+from tilewright.runtime.chosen import BY_RULES, Chosen
 from tilewright.runtime.control import LOOP_SCRATCH, Control, Loop, Region, control_from_json, fits
 from tilewright.runtime.records import Operand, Space, reading, record_json, text, texts, whole
 from tilewright.runtime.special import case_from_json, count_tensors, kind_from_json
@@ -98,7 +98,7 @@ class KernelCall:
     object: str = ""
     workload: str = ""
     trace: str = ""
-    chosen: Chosen = Chosen()
+    chosen: Chosen = BY_RULES
     size: int | None = None
     defines: tuple[tuple[int, int], ...] = ()
     checks: tuple[int, ...] = ()
