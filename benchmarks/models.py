@@ -16,14 +16,15 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx
 
 from benchmarks import zoo
-from benchmarks.networks import resnet50
+from benchmarks.bert import bert_base
+from benchmarks.networks import mobilenet_v2, resnet50
 from tilewright.benching import BenchReport, bench, machine
 from tilewright.cli.common import milliseconds, shape_text, table
 from tilewright.config import options
@@ -31,16 +32,23 @@ from tilewright.peers import parse_peers
 
 Shapes = dict[str, tuple[int, ...]]
 
+#: Models that are built here, with random weights: how, and the shapes that they are measured at.
+BUILT: dict[str, tuple[Callable[[], onnx.ModelProto], Shapes]] = {
+    "resnet50": (resnet50, {"x": (1, 3, 224, 224)}),
+    "mobilenet_v2": (mobilenet_v2, {"x": (1, 3, 224, 224)}),
+    "bert_base": (bert_base, {"ids": (1, 128), "mask": (1, 128)}),
+}
+
 
 def model_file(key: str) -> Path:
-    """The path of a zoo model, or of ResNet-50 with random weights (written to the cache on first use)."""
-    if key != "resnet50":
+    """The path of a zoo model, or of one with random weights (written to the cache on first use)."""
+    if key not in BUILT:
         return zoo.fetch(key)
-    path = options().cache_dir / "zoo" / "resnet50-seed0.onnx"
+    path = options().cache_dir / "zoo" / f"{key}-seed0.onnx"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}")
-        onnx.save(resnet50(), temporary)
+        onnx.save(BUILT[key][0](), temporary)
         temporary.replace(path)
     return path
 
@@ -48,7 +56,7 @@ def model_file(key: str) -> Path:
 def cases(keys: Sequence[str]) -> list[tuple[str, Shapes]]:
     """The models to measure, each at each of its shapes."""
     known = {
-        "resnet50": ({"x": (1, 3, 224, 224)},),
+        **{key: (shapes,) for key, (_, shapes) in BUILT.items()},
         **{key: model.shapes for key, model in zoo.MODELS.items()},
     }
     unknown = [key for key in keys if key not in known]
@@ -105,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.models", description="Whole models, side by side."
     )
-    parser.add_argument("models", nargs="*", help=f"resnet50, {', '.join(zoo.MODELS)}; all when left out")
+    parser.add_argument("models", nargs="*", help=f"{', '.join([*BUILT, *zoo.MODELS])}; all when left out")
     parser.add_argument("--threads", default="1,2", help="numbers of threads, separated by commas")
     parser.add_argument("--against", default="onnxruntime,openvino", help="engines, separated by commas")
     parser.add_argument("--runs", type=int, help="recorded runs of every engine")

@@ -13,7 +13,9 @@ import onnx
 import pytest
 
 from benchmarks import zoo
-from benchmarks.networks import GEMMS, RESNET50_CONVS, Conv, Gemm, resnet50
+from benchmarks.bert import bert_base
+from benchmarks.networks import GEMMS, MOBILENET_DEPTHWISE, RESNET50_CONVS, Conv, Gemm, mobilenet_v2, resnet50
+from tilewright.checking import check
 from tilewright.peers import open_peer
 
 
@@ -54,6 +56,43 @@ def test_the_listed_convolutions_are_those_of_resnet50(network):
     assert found == listed
     flops = sum(conv.flops * conv.count for conv in RESNET50_CONVS)
     assert flops == pytest.approx(2 * 4.087e9, rel=1e-3)
+
+
+def test_mobilenet_v2_is_mobilenet_v2():
+    network = mobilenet_v2()
+    onnx.checker.check_model(network, full_check=True)
+    weights = {tensor.name: tuple(tensor.dims) for tensor in network.graph.initializer}
+    parameters = sum(
+        int(np.prod(dims)) for name, dims in weights.items() if dims and not name.endswith(("mean", "var"))
+    )
+    assert parameters == 3_504_872
+    sizes = {
+        value.name: value.type.tensor_type.shape.dim[2].dim_value
+        for value in network.graph.value_info
+        if len(value.type.tensor_type.shape.dim) == 4
+    }
+    depthwise = set()
+    for node in network.graph.node:
+        attributes = {a.name: a for a in node.attribute}
+        if node.op_type == "Conv" and attributes["group"].i > 1:
+            channels = weights[node.input[1]][0]
+            depthwise.add((channels, sizes[node.input[0]], attributes["strides"].ints[0]))
+    assert depthwise == {(d.channels, d.size, d.stride) for d in MOBILENET_DEPTHWISE}
+
+
+def test_bert_base_is_bert():
+    network = bert_base(layers=1)
+    onnx.checker.check_model(network, full_check=True)
+    weights = [t for t in network.graph.initializer if t.data_type == onnx.TensorProto.FLOAT and t.dims]
+    parameters = {t.name: int(np.prod(t.dims)) for t in weights}
+    layer = {n: size for n, size in parameters.items() if n.startswith("layer0")}
+    assert sum(layer.values()) == 7_087_872
+    assert sum(parameters.values()) == 7_087_872 + (30522 + 512 + 2) * 768
+
+
+def test_a_small_bert_computes_what_onnxruntime_does():
+    network = bert_base(layers=1, width=24, heads=3)
+    assert check(network, shapes={"ids": (2, 7), "mask": (2, 7)}).ok
 
 
 @pytest.mark.parametrize("operator", [Gemm(5, 7, 3), Conv(3, 4, 9, 3, 2), Conv(2, 3, 6, 1, 1)])
