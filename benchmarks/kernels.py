@@ -14,6 +14,8 @@ import numpy as np
 from tilewright.ir import te
 from tilewright.ir.expr import Expr, maximum, select
 from tilewright.ir.intrinsics import call
+from tilewright.ir.parser import parse
+from tilewright.ir.printer import canonical_text
 from tilewright.ir.stmt import PrimFunc
 
 
@@ -43,8 +45,8 @@ class Kernel:
         return _FLOPS[self.kind](*self.sizes)
 
     def func(self) -> PrimFunc:
-        """The loop program: inputs, weights, bias, then the output."""
-        return _FUNCS[self.kind](*self.sizes)
+        """The loop program, as traces of records apply to it: inputs, weights, bias, then the output."""
+        return parse(canonical_text(_FUNCS[self.kind](*self.sizes)))
 
     def arrays(self, seed: int = 0) -> list[np.ndarray]:
         """Seeded arguments of :meth:`func`, the last the expected output, computed by NumPy in float64."""

@@ -26,8 +26,6 @@ from typing import Any
 import numpy as np
 
 from benchmarks.kernels import Kernel
-from tilewright.ir.parser import parse
-from tilewright.ir.printer import canonical_text
 from tilewright.measure.program import Arrays, Bound, Loaded, build_program, parameters, runtime_functions
 from tilewright.schedule import Trace
 from tilewright.target import Target
@@ -137,7 +135,7 @@ def _ours(request: dict[str, Any]) -> list[Bound]:
     network, kind, sizes = request["kernel"]
     kernel = Kernel(network, kind, tuple(sizes))
     *inputs, expected = kernel.arrays(request["seed"])
-    func = parse(canonical_text(kernel.func()))
+    func = kernel.func()
     target = Target.host()
     functions = runtime_functions(target)
     programs = []
