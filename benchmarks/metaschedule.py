@@ -39,6 +39,7 @@ import numpy as np
 from benchmarks.curves import Curve, Measured, Ratio, first_reaching, geometric_mean, paired_ratio
 from benchmarks.kernels import KERNELS, Kernel
 from benchmarks.own_search import search
+from benchmarks.steps import done, keep
 from benchmarks.turns import Command, ServerError, take_turns
 from tilewright.benching import machine
 from tilewright.cli.common import table
@@ -92,24 +93,6 @@ def variants(kernel: Kernel) -> tuple[str, ...]:
     """Ways to write the kernel in TVM."""
     pointwise = kernel.kind == "conv" and kernel.sizes[3:] == (1, 1)
     return (*VARIANTS[kernel.kind], *(("matmul",) if pointwise else ()))
-
-
-# ---------------------------------------------------------------------------------------- steps that are kept
-def done(path: Path, request: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What a finished step has written, if it was asked for the same."""
-    try:
-        document = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError):
-        return None
-    return dict(document["result"]) if document.get("request") == json.loads(json.dumps(request)) else None
-
-
-def keep(path: Path, request: Mapping[str, Any], result: Mapping[str, Any]) -> None:
-    """Write down that a step is finished, wholly or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".new")
-    temporary.write_text(json.dumps({"request": request, "result": result}, indent=2) + "\n")
-    temporary.replace(path)
 
 
 # ----------------------------------------------------------------------------------------------- MetaSchedule

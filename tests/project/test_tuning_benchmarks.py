@@ -9,15 +9,20 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tilewright
 from benchmarks import metaschedule, turns
 from benchmarks.curves import Curve, Measured, Ratio, first_reaching, geometric_mean, paired_ratio
 from benchmarks.kernels import KERNELS, Kernel
-from benchmarks.metaschedule import Outcome, done, keep, plot, report, summary_columns, summary_row, variants
+from benchmarks.metaschedule import Outcome, plot, report, summary_columns, summary_row, variants
 from benchmarks.metaschedule_child import laid_out
+from benchmarks.networks import Gemm
+from benchmarks.steps import done, keep
+from benchmarks.tuning import Gain, Job, row, times_of
 from benchmarks.turns import Command, Server, ServerError, take_turns
 from tilewright.measure.program import parameters
 from tilewright.schedule.default import default_schedule
@@ -232,6 +237,32 @@ def test_a_side_that_fails_is_reported_and_the_run_goes_on(tmp_path: Path, capsy
     assert len(found) == 3
     assert all("status 3: no tvm here" in kernel["error"] for kernel in found)
     assert "no tvm here" in capsys.readouterr().out
+
+
+def test_what_tuning_brings_is_told_by_rounds():
+    times = {"untuned": [4.0, 8.0], "tuned": [2.0, 4.0], "a": [6.0, 12.0], "b": [3.0, 6.0]}
+    gain = Gain.of(times)
+    assert gain.over_untuned == Ratio(pytest.approx(2.0), pytest.approx(2.0), pytest.approx(2.0))
+    assert (gain.peer, gain.over_peer and gain.over_peer.value) == ("b", pytest.approx(1.5))
+    assert Gain.of({"untuned": [1.0], "tuned": [1.0]}).over_peer is None
+    spent = {"seconds": 300.4, "tasks": 7, "measurements": 90, "failures": {"timeout": 2}}
+    result = {"model": "m", "rounds": times, "tuning": spent, "agrees": {"a": True, "tuned": False}}
+    assert row(result, ["a", "b"]) == [
+        "m", "6000.00", "3000.00", "9000.00", "4500.00", "2.00 [2.00, 2.00]", "1.50 [1.50, 1.50] (b)",
+        "300", "7", "90", "2 timeout", "DIFFERS",
+    ]  # fmt: skip
+
+
+def test_compiled_models_and_peers_take_turns_in_one_process(tmp_path: Path):
+    path = tmp_path / "gemm.onnx"
+    onnx.save(Gemm(4, 8, 8).model(), path)
+    shapes = {"x": (4, 8)}
+    tilewright.compile(path, threads=1).save(tmp_path / "m.tw")
+    artifacts = {"untuned": tmp_path / "m.tw", "tuned": tmp_path / "m.tw"}
+    times, agrees = times_of(Job(path, shapes, artifacts, ("onnxruntime",), 1, 0.01, 0))
+    assert list(times) == ["untuned", "tuned", "onnxruntime"]
+    assert len({len(rounds) for rounds in times.values()}) == 1
+    assert all(agrees.values())
 
 
 def test_unknown_kernels_are_named(tmp_path: Path):
