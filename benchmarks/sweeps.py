@@ -315,7 +315,7 @@ def export_sweeps() -> tuple[Sweep, ...]:
             "whisper_encoder",
             {"batch": (1, 4), "frames": tw.Dim(8, 3000, typical=600)},
             ({"batch": 1, "frames": 600}, {"batch": 3, "frames": 77}, {"batch": 1, "frames": 3000}),
-            ("dynamo",),  # the older one writes the example's length into its reshapes
+            ("dynamo",),  # the older one writes the example's length into reshapes, here and below
         ),
         *_export(
             "whisper_decoder",
@@ -325,6 +325,7 @@ def export_sweeps() -> tuple[Sweep, ...]:
                 {"batch": 3, "seq": 7, "positions": 77},
                 {"batch": 1, "seq": 1, "positions": 1500},
             ),
+            ("dynamo",),
         ),
     )
 

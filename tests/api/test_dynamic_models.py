@@ -89,9 +89,7 @@ def pyramid() -> bytes:
     b = Builder()
     first = b.op("Relu", b.op("Conv", "x", b.weight(16, 3, 3, 3), b.weight(16), pads=[1] * 4))
     down = b.op("MaxPool", first, kernel_shape=[2, 2], strides=[2, 2])
-    deep = b.op(
-        "Relu", b.op("Conv", down, b.weight(16, 1, 3, 3), group=16, pads=[1] * 4, strides=[1, 1])
-    )
+    deep = b.op("Relu", b.op("Conv", down, b.weight(16, 1, 3, 3), group=16, pads=[1] * 4, strides=[1, 1]))
     deep = b.op("HardSwish", b.op("Conv", deep, b.weight(24, 16, 1, 1), b.weight(24)))
     scales = b.const([1, 1, 2, 2], np.float32)
     up = b.op("Resize", deep, "", scales, mode="nearest", coordinate_transformation_mode="asymmetric",
@@ -201,6 +199,49 @@ def test_any_even_image(batch: int, h: int, w: int) -> None:
 def test_open_convolutions_are_filtered_minimally() -> None:
     kernels = compiled("filtered")[0].artifact.variants[0].kernels
     assert sum("winograd" in kernel.name for kernel in kernels) == 2
+
+
+def broadcasting() -> bytes:
+    """Positions repeated over the batch as torch's tracing exporter writes ``expand(-1, n, 4)``: conditions
+    on shapes choose between what was asked for and the sizes that there are."""
+    b = Builder()
+    shape = b.op("Shape", "x")
+    batch, length = (b.op("Gather", shape, b.const([n]), axis=0) for n in range(2))
+    wanted = b.op("Concat", batch, b.const([-1]), b.const([4]), axis=0)
+    ones = b.op("ConstantOfShape", b.op("Shape", wanted), value=numpy_helper.from_array(np.array([1])))
+    keep = b.op("Equal", wanted, b.op("Mul", ones, b.const([-1])))
+    target = b.op("Where", keep, ones, wanted)
+    table = b.op("Slice", b.weight(1, 40, 4), b.const([0]), length, b.const([1]))
+    near = b.op("Not", b.op("Less", batch, b.const([1])))
+    both = b.op("And", near, b.op("LessOrEqual", length, b.const([40])))
+    scale = b.op("Cast", b.op("Add", b.op("Cast", both, to=TensorProto.INT64), length), to=TensorProto.FLOAT)
+    repeated = b.op("Mul", b.op("Expand", table, target), scale)
+    return b.model({"x": ["batch", "length", 4]}, [b.op("Add", "x", repeated)])
+
+
+def test_conditions_on_sizes_are_decided_within_the_ranges() -> None:
+    source = broadcasting()
+    model = tw.compile(source, dims={"batch": (1, 8), "length": (2, 40)})
+    session = onnxruntime.InferenceSession(source)
+    for batch, length in ((1, 2), (3, 17), (8, 40)):
+        x = np.random.default_rng(batch).standard_normal((batch, length, 4)).astype(np.float32)
+        (got,) = model(x)
+        np.testing.assert_allclose(got, session.run(None, {"x": x})[0], rtol=1e-5, atol=1e-5)
+    assert model.compilations == 0
+
+
+def test_a_size_of_the_example_in_a_reshape() -> None:
+    b = Builder()
+    batch = b.op("Gather", b.op("Shape", "x"), b.const([0]), axis=0)
+    target = b.op("Concat", b.const([15]), b.op("Mul", batch, b.const([4])), axis=0)
+    source = b.model({"x": ["batch", "length", 4]}, [b.op("Reshape", "x", target)])
+    model = tw.compile(source, dims={"batch": (1, 8), "length": (2, 40)})
+    assert model.run({"x": np.zeros((2, 15, 4), np.float32)})
+    with pytest.raises(ShapeError, match=r"(?s)it needs \(length == 15\).*export the model again") as caught:
+        model.run({"x": np.zeros((2, 16, 4), np.float32)})
+    assert "Reshape" in str(caught.value)
+    with pytest.raises(ShapeError, match="which no size in range can make them"):
+        tw.compile(source, dims={"batch": (1, 8), "length": (16, 40)})
 
 
 def test_sizes_that_do_not_fit_each_other() -> None:

@@ -17,7 +17,7 @@ from tilewright.graph.partition import partition
 from tilewright.graph.pipeline import optimise
 from tilewright.graph.rewrite import computed_dims, eliminate_dead_code
 from tilewright.graph.specialise import specialise
-from tilewright.ir.expr import Const, Var
+from tilewright.ir.expr import Const, Expr, Var
 from tilewright.ir.sizes import dimension
 from tilewright.ops.common import dims_attr
 from tilewright.ops.computed import computed_size, positions_of
@@ -101,6 +101,33 @@ def test_specialising_tightens_the_limits() -> None:
     (none,) = specialise(graph, {"n": 0}).outputs[0].shape
     assert isinstance(none, Const)
     assert none.value == 0
+
+
+def test_conditions_on_sizes() -> None:
+    builder = GraphBuilder()
+    n, m = Var("n", lo=1, hi=4), Var("m", lo=5, hi=9)
+    dims = builder.op("shape", builder.input("x", (n, m), "float32"))
+    swapped = builder.op("gather", dims, builder.constant(np.array([1, 0])))
+
+    def chosen(cond: Value) -> list[Expr] | None:
+        exprs = builder.exprs(builder.op("where", cond, dims, swapped))
+        return None if exprs is None else exprs.tolist()
+
+    below = builder.op("less", dims, swapped)
+    assert chosen(below) == [n, n]
+    assert chosen(builder.op("not", below)) == [m, m]
+    assert chosen(builder.op("equal", dims, swapped)) == [m, n]
+    same = builder.op("less_equal", dims, dims)
+    assert chosen(builder.op("xor", same, below)) == [m, m]
+    assert chosen(builder.op("cast", builder.op("cast", below, to="int64"), to="bool")) == [n, n]
+    three = builder.op("equal", dims, builder.constant(3))
+    assert builder.exprs(three) is not None
+    assert chosen(three) is None, "n decides, which is known to a run only"
+    assert chosen(builder.op("and", three, builder.constant(False))) == [m, n]
+    number = builder.op("cast", three, to="int64")
+    assert builder.exprs(builder.op("gather", dims, number)) is None
+    largest = builder.op("reduce", builder.op("mul", number, dims), op="max", axes=(0,), keepdims=False)
+    assert builder.exprs(builder.op("where", builder.op("less", largest, dims), dims, dims)) is not None
 
 
 @pytest.mark.parametrize("most", [0, 5])

@@ -19,6 +19,7 @@ from tilewright.ir.visit import free_vars
 
 #: Integer tensors up to this many elements are followed as expressions through shape arithmetic.
 MAX_SYMBOLIC = 64
+_FOLLOWED = ("int32", "int64", "bool")
 
 
 class GraphBuilder:
@@ -193,8 +194,8 @@ class GraphBuilder:
         return self._positions.get(value, 0)
 
     def exprs(self, value: Value) -> np.ndarray | None:
-        """The elements of a small integer value as an object array of Expr, where shape arithmetic knows
-        them.
+        """The elements of a small value of integers or conditions as an object array of Expr, where shape
+        arithmetic knows them.
         """
         return self._symbolic.get(value)
 
@@ -233,8 +234,9 @@ class GraphBuilder:
             if opdef.reads_data and kind is not None and known is None:
                 return
             operands.append(known)
-        for value, result in zip(outputs, opdef.symbolic(ctx, operands), strict=True):
-            self._symbolic[value] = result
+        results = opdef.symbolic(ctx, operands)
+        if results is not None:
+            self._symbolic.update(zip(outputs, results, strict=True))
 
 
 def _canonical(kind: TensorType) -> TensorType:
@@ -246,8 +248,8 @@ def _canonical(kind: TensorType) -> TensorType:
 
 def _followable(kind: TensorType) -> bool:
     shape = kind.static_shape
-    # Expressions are int64: they would not wrap as narrower types do.
-    return shape is not None and kind.dtype in ("int32", "int64") and int(np.prod(shape)) <= MAX_SYMBOLIC
+    # Expressions of integers are int64: they would not wrap as narrower types do.
+    return shape is not None and kind.dtype in _FOLLOWED and int(np.prod(shape)) <= MAX_SYMBOLIC
 
 
 def check_types(graph: Graph) -> None:

@@ -124,6 +124,7 @@ Infer = Callable[[OpContext], Sequence[TensorType]]
 Compute = Callable[[OpContext, Sequence["Tensor | None"]], Sequence[Tensor]]
 Decompose = Callable[["GraphBuilder", OpContext, Sequence["Value | None"]], Sequence[Value]]
 Reference = Callable[[OpContext, Sequence["np.ndarray | None"]], Sequence[np.ndarray]]
+Symbolic = Callable[[OpContext, Sequence["np.ndarray | None"]], "Sequence[np.ndarray] | None"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -148,7 +149,7 @@ class OpDef:
             (tuples of numbers); ``ctx.arg(name)`` reads either form.
         symbolic: for operators that occur in shape arithmetic: outputs as object arrays of Expr, given such
             inputs. Often the
-            reference itself works. None: results are not known before specialisation.
+            reference itself works. None, as an attribute or a result: not known before specialisation.
         reads_data: False when the results depend on the inputs' types only (``shape``); ``symbolic`` may then
             be called
             with operands that are None.
@@ -165,7 +166,7 @@ class OpDef:
     compute: Compute | None = None
     decompose: Decompose | None = None
     params: Mapping[int, str] = dataclasses.field(default_factory=dict)
-    symbolic: Reference | None = None
+    symbolic: Symbolic | None = None
     reads_data: bool = True
     deferred: bool = False
     control: bool = False
@@ -222,10 +223,10 @@ def make_context(
 
 
 def const_exprs(data: np.ndarray) -> np.ndarray:
-    """An integer array as an object array of int64 Const expressions, the input form of
-    ``OpDef.symbolic``.
+    """An array of integers or conditions as an object array of Const expressions (int64 or bool), the input
+    form of ``OpDef.symbolic``.
     """
     out = np.empty(data.shape, dtype=object)
     for index, value in np.ndenumerate(data):
-        out[index] = as_expr(int(value))
+        out[index] = as_expr(value.item())
     return out

@@ -8,12 +8,14 @@ otherwise checked when a model is run.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 
 from tilewright.errors import ShapeError
 from tilewright.graph.graph import Graph, Node
 from tilewright.graph.opdef import FusionKind, get_op
 from tilewright.graph.shapes import Dims, count
+from tilewright.ir.bounds import LinearForm, factors, interval, linear
 from tilewright.ir.expr import FALSE, TRUE, Const, Expr, as_expr
 from tilewright.ir.simplify import simplify
 
@@ -41,12 +43,14 @@ def requirements(graph: Graph) -> list[Requirement]:
         for a, b in _equal(node):
             if a is b or (isinstance(a, Const) and isinstance(b, Const)):
                 continue
+            a, b = _without_common_factors(a, b)
             cond = simplify(a.eq(b))
             if cond is FALSE:
                 raise ShapeError(
                     f"the sizes {a!r} and {b!r} must be equal, which no size in range can make them",
                     location=node.location,
-                    hint="give the dimension the size that the model needs",
+                    hint="give the dimension the size that the model needs; exporters write sizes of their "
+                    "example into some models",
                 )
             if cond is not TRUE:
                 found.setdefault(cond, Requirement(cond, node))
@@ -89,6 +93,30 @@ def _equal(node: Node) -> Iterator[tuple[Expr, Expr]]:
         yield sum(parts[1:], parts[0]), as_expr(shapes[0][axis])
     elif node.op == "reshape":
         yield from _pairs((count(shapes[0]),), (count(out),))
+
+
+def _without_common_factors(a: Expr, b: Expr) -> tuple[Expr, Expr]:
+    """Two counts, less the sizes that both are multiples of and that are never 0: what is left says more."""
+    forms = linear(a), linear(b)
+    (ours, scale), (theirs, other) = (_one_product(form) for form in forms)
+    for factor in list(ours):
+        if factor in theirs and (interval(factor).lo or 0) > 0:
+            ours.remove(factor)
+            theirs.remove(factor)
+    if not scale or not other:
+        return a, b
+    common = math.gcd(scale, other)
+    scale, other = scale // common, other // common
+    return as_expr(count((scale, *ours))), as_expr(count((other, *theirs)))
+
+
+def _one_product(form: LinearForm | None) -> tuple[list[Expr], int]:
+    """The factors and the coefficient of a form that is one product; 0 where it is not."""
+    if form is None or (form.const and form.terms) or len(form.terms) > 1:
+        return [], 0
+    for atom, coefficient in form.terms.items():
+        return factors(atom), coefficient
+    return [], form.const
 
 
 def _at_most(node: Node) -> Iterator[tuple[Expr, Expr]]:

@@ -11,10 +11,10 @@ from tilewright.graph.opdef import FusionKind, OpContext, OpDef, register
 from tilewright.ir import dtype as dt
 from tilewright.ir import te
 from tilewright.ir.convert import ROUND_MODES, convert
-from tilewright.ir.expr import Expr, as_expr, binop
+from tilewright.ir.expr import Expr, as_expr, binop, select
 from tilewright.ir.intrinsics import bitcast
+from tilewright.ir.simplify import simplify
 from tilewright.ops.common import Operands, dims_attr, product, shape_of
-from tilewright.ops.elementwise import symbolic_map
 
 
 # ------------------------------------------------------------------------------------------------------- cast
@@ -100,6 +100,15 @@ def _to_power(x: np.ndarray, saturate: bool, round_mode: str) -> np.ndarray:
     return np.asarray(np.where(np.isnan(x), 255, code).astype(np.uint8))
 
 
+def _cast_symbolic(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
+    """Sizes are int64 expressions whatever integers they are; conditions have a type of their own."""
+    kind, to = ctx.input(0).dtype, _rules(ctx)[0]
+    if (kind == "bool") == (to == "bool"):
+        return [np.asarray(inputs[0], dtype=object)]
+    turn = (lambda x: simplify(x.ne(0))) if to == "bool" else (lambda x: select(x, 1, 0))
+    return [np.asarray(np.frompyfunc(turn, 1, 1)(inputs[0]), dtype=object)]
+
+
 def _cast_reference(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
     return [cast_numpy(inputs[0], *_rules(ctx))]
 
@@ -111,7 +120,7 @@ register(
         infer=_cast_infer,
         compute=_cast_compute,
         reference=_cast_reference,
-        symbolic=symbolic_map(lambda x: x),
+        symbolic=_cast_symbolic,
     )
 )
 

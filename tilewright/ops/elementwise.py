@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from tilewright.graph.graph import TensorType
-from tilewright.graph.opdef import FusionKind, OpContext, OpDef, Reference, register
+from tilewright.graph.opdef import FusionKind, OpContext, OpDef, Symbolic, register
 from tilewright.ir import dtype as dt
 from tilewright.ir import te
 from tilewright.ir.bounds import interval
-from tilewright.ir.expr import Expr, binop, cmp, const, logical_not, maximum, minimum, select
+from tilewright.ir.expr import Const, Expr, binop, cmp, const, logical_not, maximum, minimum, select
 from tilewright.ir.intrinsics import intrinsic
+from tilewright.ir.simplify import simplify
 from tilewright.ops.activation import ACTIVATIONS, erf_numpy
 from tilewright.ops.common import (
     Operands,
@@ -45,10 +46,16 @@ def _is_bool(dtype: str) -> bool:
     return dtype == "bool"
 
 
-def symbolic_map(fn: Callable[..., Any]) -> Reference:
-    """``OpDef.symbolic`` of an elementwise operator: ``fn`` on expressions, broadcast over object arrays."""
+def symbolic_map(fn: Callable[..., Any]) -> Symbolic:
+    """``OpDef.symbolic`` of an elementwise operator: ``fn`` on expressions, broadcast over object arrays. The
+    results are not known where ``fn`` gives None for an element."""
     ufunc = np.frompyfunc(fn, fn.__code__.co_argcount, 1)
-    return lambda ctx, inputs: [np.asarray(ufunc(*inputs), dtype=object)]
+
+    def symbolic(ctx: OpContext, inputs: Operands) -> list[np.ndarray] | None:
+        found = np.asarray(ufunc(*inputs), dtype=object)
+        return None if any(e is None for e in found.flat) else [found]
+
+    return symbolic
 
 
 # ------------------------------------------------------------------------------------------------------ unary
@@ -130,7 +137,13 @@ for _name, _function in (
 unary("tanh", _intrinsic("tanh"), lambda x, a: np.tanh(x))
 unary("erf", _intrinsic("erf"), lambda x, a: erf_numpy(x))
 unary("isnan", _intrinsic("isnan"), lambda x, a: np.isnan(x), result=_bool)
-unary("not", lambda x, a: logical_not(x), lambda x, a: np.logical_not(x), accepts=_is_bool)
+unary(
+    "not",
+    lambda x, a: logical_not(x),
+    lambda x, a: np.logical_not(x),
+    accepts=_is_bool,
+    symbolic=lambda x: simplify(logical_not(x)),
+)
 unary(
     "bitwise_not",
     lambda x, a: binop("xor", x, const(-1, x.dtype)),
@@ -230,6 +243,15 @@ def _div_symbolic(x: Expr, y: Expr) -> Expr:
     return x // y if low_x is not None and low_x >= 0 and low_y is not None and low_y > 0 else _div(x, y)
 
 
+def _compared(op: str) -> Callable[[Expr, Expr], Expr]:
+    """A comparison of sizes, decided where their bounds do."""
+    return lambda x, y: simplify(cmp(op, x, y))
+
+
+def _connected(op: str) -> Callable[[Expr, Expr], Expr]:
+    return lambda x, y: simplify(binop(op, x, y))
+
+
 def _div_numpy(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     if not np.issubdtype(x.dtype, np.integer):
         return np.true_divide(x, y).astype(x.dtype)
@@ -303,17 +325,24 @@ binary("mod", _mod, np.mod, symbolic=lambda x, y: x % y)
 binary("fmod", _fmod, np.fmod)
 binary("minimum", _op("min"), np.minimum, symbolic=minimum)
 binary("maximum", _op("max"), np.maximum, symbolic=maximum)
-binary("and", _op("and"), np.logical_and, accepts=_is_bool)
-binary("or", _op("or"), np.logical_or, accepts=_is_bool)
-binary("xor", _op("xor"), np.logical_xor, accepts=_is_bool)
+binary("and", _op("and"), np.logical_and, accepts=_is_bool, symbolic=_connected("and"))
+binary("or", _op("or"), np.logical_or, accepts=_is_bool, symbolic=_connected("or"))
+binary("xor", _op("xor"), np.logical_xor, accepts=_is_bool, symbolic=_connected("xor"))
 binary("bitwise_and", _op("and"), np.bitwise_and, accepts=dt.is_int)
 binary("bitwise_or", _op("or"), np.bitwise_or, accepts=dt.is_int)
 binary("bitwise_xor", _op("xor"), np.bitwise_xor, accepts=dt.is_int)
 binary("shift_left", _shift("shl"), _shift_numpy("shl"), accepts=dt.is_int)
 binary("shift_right", _shift("shr"), _shift_numpy("shr"), accepts=dt.is_int)
-binary("equal", lambda x, y: cmp("eq", x, y), np.equal, accepts=lambda dtype: True, result=_bool)
-binary("less", lambda x, y: cmp("lt", x, y), np.less, result=_bool)
-binary("less_equal", lambda x, y: cmp("le", x, y), np.less_equal, result=_bool)
+binary(
+    "equal",
+    lambda x, y: cmp("eq", x, y),
+    np.equal,
+    accepts=lambda dtype: True,
+    result=_bool,
+    symbolic=_compared("eq"),
+)
+binary("less", lambda x, y: cmp("lt", x, y), np.less, result=_bool, symbolic=_compared("lt"))
+binary("less_equal", lambda x, y: cmp("le", x, y), np.less_equal, result=_bool, symbolic=_compared("le"))
 binary("prelu", lambda x, slope: select(x < 0, x * slope, x), lambda x, slope: np.where(x < 0, x * slope, x))
 binary("pow", _pow, _pow_numpy)
 
@@ -338,6 +367,14 @@ def _where_reference(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
     return [np.asarray(np.where(cond, x, y))]
 
 
+def _chosen(cond: Expr, x: Expr, y: Expr) -> Expr | None:
+    """What a decided condition chooses. Which of two sizes another one would is for a run to compute."""
+    if isinstance(cond, Const):
+        return x if cond.value else y
+    x, y = simplify(x), simplify(y)
+    return x if x is y else None
+
+
 register(
     OpDef(
         "where",
@@ -345,6 +382,7 @@ register(
         infer=_where_infer,
         compute=_where_compute,
         reference=_where_reference,
+        symbolic=symbolic_map(_chosen),
     )
 )
 

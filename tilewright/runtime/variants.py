@@ -96,7 +96,12 @@ class LoadedVariant:
             given = [
                 size for n, size in enumerate(zip(self.dims, dims, strict=False)) if n not in self.computed
             ]
-            self._broken(failed - 1, given, "give inputs whose sizes fit each other")
+            self._broken(
+                failed - 1,
+                given,
+                "give inputs whose sizes fit each other, or export the model again: exporters write the "
+                "sizes of their example into some",
+            )
         values = iter(flat)
         return [tuple(next(values) for _ in shape) for shape in declared]
 
