@@ -8,6 +8,7 @@ traceback and exits with :attr:`TilewrightError.exit_code`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 #: Longer lines of messages are cut in the middle.
 MAX_LINE = 600
@@ -94,6 +95,14 @@ class UnsupportedError(TilewrightError):
 
 class GraphError(TilewrightError):
     """A node's inputs, attributes, shapes or dtypes contradict its operator's definition."""
+
+
+#: What NumPy and Python say of operands that no check has foreseen: indices out of range, ranks that are too
+#: small. Where a model's own numbers are worked on, these are faults of the model.
+UNFIT: Final = (
+    ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, ZeroDivisionError,
+    AssertionError,
+)  # fmt: skip
 
 
 class ShapeError(TilewrightError):

@@ -233,3 +233,24 @@ def test_windows_far_larger_than_the_image() -> None:
     node = helper.make_node("AveragePool", ["x"], ["y"], auto_pad="SAME_UPPER", kernel_shape=[2**40, 2**62])
     with pytest.raises(LimitError, match="the window is"):
         import_onnx(model([node], [value("x", [1, 1, 6, 6])], ["y"], opset=19))
+
+
+def test_what_no_check_has_foreseen_is_an_error_of_the_model() -> None:
+    """Positions in constants that are out of range are seen where the constants are worked on."""
+    node = helper.make_node("GatherElements", ["x", "i"], ["y"])
+    weights = [constant("x", np.zeros((0, 3)), "float32"), constant("i", [[0, 0, 0]], "int64")]
+    with pytest.raises(GraphError, match="of these constants has no result"):
+        import_onnx(model([node], [], ["y"], weights))
+    node = helper.make_node("RotaryEmbedding", ["x", "c", "c"], ["y"], num_heads=2)
+    node.input[2] = "s"
+    inputs = [value("x", [2, 2, 2, 8]), value("c", [2, 2, 4]), value("s", [])]
+    with pytest.raises(GraphError, match=r"its inputs .* do not fit together") as caught:
+        import_onnx(model([node], inputs, ["y"], opset=23))
+    assert caught.value.hint is not None
+
+
+def test_depths_that_are_many_numbers() -> None:
+    node = helper.make_node("OneHot", ["i", "d", "v"], ["y"])
+    inputs = [value("i", [3], INT64), value("d", [65536]), value("v", [2])]
+    with pytest.raises(GraphError, match="the depth is one number"):
+        import_onnx(model([node], inputs, ["y"], opset=13))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tilewright.config import options
+from tilewright.errors import UNFIT, GraphError
 from tilewright.graph.graph import Attr, Graph, Node, Value
 from tilewright.graph.interpret import run_reference
 from tilewright.graph.limits import FoldBudget, fold_work
@@ -65,8 +66,14 @@ def fold_node(
         return None
     if budget is not None:
         budget.spend(size, work, node.location)
-    with np.errstate(all="ignore"):  # infinities and NaN are values like others
-        return [_frozen(r) for r in run_reference(node, operands)]
+    try:
+        with np.errstate(all="ignore"):  # infinities and NaN are values like others
+            return [_frozen(r) for r in run_reference(node, operands)]
+    except UNFIT as error:
+        raise GraphError(
+            f"{node.op} of these constants has no result ({type(error).__name__}: {error})",
+            location=node.location,
+        ) from error
 
 
 def _is_open(attr: Attr) -> bool:

@@ -56,7 +56,7 @@ def _sizes(ctx: OpContext) -> _Deconv:
     per_group, co, kernel = (
         (shape[-2], shape[-1], shape[:-2]) if last else (shape[0] // groups, shape[1] * groups, shape[2:])
     )
-    if ci is not None and (ci != per_group * groups or co % groups):
+    if ci is not None and (ci != per_group * groups or co % groups or (not last and shape[0] % groups)):
         ctx.fail(f"{ci} input channels in {groups} groups do not fit weights {format_shape(w.shape)}")
     strides, dilations = per_dim(ctx, "strides", rank, 1), per_dim(ctx, "dilations", rank, 1)
     pads, extra = per_dim(ctx, "pads", 2 * rank, 0), per_dim(ctx, "output_padding", rank, 0)

@@ -21,6 +21,7 @@ from tilewright.compare import compare
 from tilewright.errors import CompileError, TilewrightError, VerifyError
 from tilewright.frontend.onnx import read_model
 from tilewright.frontend.onnx.reader import read
+from tilewright.frontend.onnx.tensors import dtype_name
 from tilewright.graph.graph import Node, Value
 from tilewright.graph.interpret import interpret
 from tilewright.graph.partition import partition
@@ -184,6 +185,11 @@ def _well_defined(model: bytes, inputs: dict[str, np.ndarray]) -> bool:
     given = [*raw.initializers.values(), *(a for n in raw.nodes for a in n.attrs.values())]
     if not all(np.isfinite(a.astype(np.float64)).all() for a in given if isinstance(a, np.ndarray)):
         return False
+    for node in raw.nodes:  # casts of weights are folded: no node of the graph tells of them
+        weight, to = raw.initializers.get(node.inputs[0] if node.inputs else ""), node.attrs.get("to")
+        if node.op_type == "Cast" and weight is not None and isinstance(to, int):
+            if not _castable(weight.astype(np.float64), dtype_name(to, "a cast", "")):
+                return False
     graph = read_model(model).to_graph({name: data.shape for name, data in inputs.items()})
     sound = True
     values: dict[Value, np.ndarray] = dict(graph.constants) | {v: inputs[v.name] for v in graph.inputs}

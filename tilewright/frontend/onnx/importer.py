@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tilewright.config import options
-from tilewright.errors import GraphError, LimitError, ModelFileError, UnsupportedError
+from tilewright.errors import UNFIT, GraphError, LimitError, ModelFileError, UnsupportedError
 from tilewright.frontend.common import UnsupportedReport
 from tilewright.frontend.onnx.bodies import Body, Formal, begin
 from tilewright.frontend.onnx.context import NodeContext
@@ -138,7 +138,15 @@ class Importer:
                     self._folding,
                     self._steering,
                 )
-                result = entry.handler(ctx)
+                try:
+                    result = entry.handler(ctx)
+                except UNFIT as error:
+                    raise GraphError(
+                        f"its inputs {', '.join(map(shown, inputs))} and attributes do not fit together "
+                        f"({type(error).__name__}: {error})",
+                        location=where,
+                        hint="if other programs run this model, please report it",
+                    ) from error
                 results = [result] if isinstance(result, Value) else list(result)
                 _put(node, results, values, where)
                 return
@@ -269,9 +277,7 @@ def _require_tensors(node: RawNode, inputs: Sequence[Value | None], where: str) 
             raise GraphError(f"input {n} of {node.op_type} is {shown(value)}, not a tensor", location=where)
 
 
-def _put(
-    node: RawNode, results: Sequence[Value | None], values: dict[str, Value | None], where: str
-) -> None:
+def _put(node: RawNode, results: Sequence[Value | None], values: dict[str, Value | None], where: str) -> None:
     for n, name in enumerate(node.outputs):
         if not name:
             continue

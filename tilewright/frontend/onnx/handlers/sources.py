@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tilewright.config import options
-from tilewright.frontend.onnx.context import NodeContext
+from tilewright.frontend.onnx.context import NodeContext, product
 from tilewright.frontend.onnx.registry import onnx_op
 from tilewright.frontend.onnx.tensors import dtype_name
 from tilewright.graph.graph import Value
@@ -74,6 +74,8 @@ def one_hot(ctx: NodeContext) -> Value:
         indices = ctx.op("cast", indices, to="int64")
     axis = ctx.axis(indices.rank + 1, -1)
     depth = ctx.value(1)
+    if const_int(product(depth.shape)) not in (None, 1):
+        ctx.fail(f"the depth is one number, not {depth.type}")
     if not dt.is_int(depth.dtype):
         depth = ctx.op("cast", depth, to="int64")
     return ctx.op("one_hot", indices, ctx.value(2), depth, axis=axis)
