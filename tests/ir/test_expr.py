@@ -62,7 +62,7 @@ def test_nodes_die_with_their_last_user() -> None:
 
     gc.collect()
     before = len(expr._table)
-    node = (x * 12345 + y) // 678
+    node = (x * 12345 + y) // 67890
     assert len(expr._table) > before
     del node
     gc.collect()

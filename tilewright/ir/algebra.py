@@ -108,6 +108,11 @@ class Simplifier:
 
     # -- expressions -----------------------------------------------------------------------------------------
 
+    @property
+    def remembered(self) -> int:
+        """How many expressions there are whose result is remembered."""
+        return len(self._memo) + len(self._forms)
+
     def interval(self, e: Expr) -> Interval:
         """The range of ``e`` under the assumptions."""
         return self.ranges.interval(e)

@@ -10,6 +10,7 @@ Integer division and remainder are the floor kind, as in Python. Index arithmeti
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import weakref
@@ -30,6 +31,9 @@ BINOPS: Final = frozenset(
 CMPS: Final = frozenset(["lt", "le", "eq", "ne"])
 #: Reductions: name -> (binary operator, identity for a dtype).
 REDUCE_OPS: Final = {"sum": "add", "prod": "mul", "max": "max", "min": "min"}
+
+#: Index constants up to this are made once and kept.
+SMALL: Final = 4096
 
 _var_order = itertools.count()
 _table: weakref.WeakValueDictionary[tuple[Any, ...], Expr] = weakref.WeakValueDictionary()
@@ -304,6 +308,17 @@ def _intern(
 
 def const(value: int | float | bool, dtype: str = dt.INDEX) -> Const:
     """A constant of ``dtype``: integers wrap into its range, floats are rounded to it."""
+    if type(value) is int and dtype == dt.INDEX and -SMALL <= value <= SMALL:
+        return _small(value)
+    return _const(value, dtype)
+
+
+@functools.lru_cache(2 * SMALL)
+def _small(value: int) -> Const:
+    return _const(value, dt.INDEX)
+
+
+def _const(value: int | float | bool, dtype: str) -> Const:
     if dtype == "bool":
         value = bool(value)
     elif dt.is_int(dtype):

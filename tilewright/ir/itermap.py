@@ -9,7 +9,8 @@ different iterations can have equal iterator values. Radices may be symbolic (``
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Iterable, Mapping, Set
 
 from tilewright.ir.bounds import affine, comparison_form, interval
 from tilewright.ir.expr import TRUE, BinOp, Const, Expr, Var, as_expr, conjuncts
@@ -21,7 +22,7 @@ _NOTHING: Mapping[Var, Expr] = {}
 
 def determined_vars(
     values: Iterable[Expr],
-    variables: set[Var],
+    variables: Set[Var],
     where: Expr = TRUE,
     extents: Mapping[Var, Expr] = _NOTHING,
 ) -> set[Var]:
@@ -31,6 +32,14 @@ def determined_vars(
     variable takes where its own bounds do not (a loop of symbolic extent). Conservative: a variable that is
     left out may be determined after all.
     """
+    return set(_determined(tuple(values), frozenset(variables), where, tuple(extents.items())))
+
+
+@functools.lru_cache(4096)  # primitives ask again about the loops that they left as they were
+def _determined(
+    values: tuple[Expr, ...], variables: frozenset[Var], where: Expr, pairs: tuple[tuple[Var, Expr], ...]
+) -> frozenset[Var]:
+    extents = dict(pairs)
     known: set[Expr] = set()
     pending = [simplify(v) for v in values]
     while pending:
@@ -41,7 +50,7 @@ def determined_vars(
             known.add(e)
             pending.extend(_digits(e, variables, extents))
         pending.extend(_joined(known, variables))
-    return {v for v in variables if v in known} | (pinned_vars(where) & variables)
+    return frozenset(v for v in variables if v in known) | (pinned_vars(where) & variables)
 
 
 def pinned_vars(where: Expr) -> set[Var]:
@@ -57,7 +66,7 @@ def pinned_vars(where: Expr) -> set[Var]:
     return pinned
 
 
-def _digits(e: Expr, variables: set[Var], extents: Mapping[Var, Expr]) -> list[Expr]:
+def _digits(e: Expr, variables: Set[Var], extents: Mapping[Var, Expr]) -> list[Expr]:
     """Sub-expressions that the value of ``e`` determines."""
     form = affine(e, variables)
     if form is None:
@@ -133,7 +142,7 @@ def _top(atom: Expr, extents: Mapping[Var, Expr]) -> Expr | None:
     return None if high is None else as_expr(high)
 
 
-def _joined(known: set[Expr], variables: set[Var]) -> list[Expr]:
+def _joined(known: set[Expr], variables: Set[Var]) -> list[Expr]:
     """Expressions ``x`` whose ``x % n`` is known and whose ``x // n`` is known or fixed, or the other way
     round (simplified, the dividends of quotient and remainder may look different).
     """
@@ -150,11 +159,11 @@ def _joined(known: set[Expr], variables: set[Var]) -> list[Expr]:
     return found
 
 
-def _follows(e: Expr, known: set[Expr], variables: set[Var]) -> bool:
+def _follows(e: Expr, known: set[Expr], variables: Set[Var]) -> bool:
     return e in known or not uses(e, variables) or interval(e).is_point
 
 
-def _remainder_follows(x: Expr, n: Expr, known: set[Expr], variables: set[Var]) -> bool:
+def _remainder_follows(x: Expr, n: Expr, known: set[Expr], variables: Set[Var]) -> bool:
     """Whether ``x % n`` is known, as it is or digit by digit: ``x // d % m`` and ``x % d``, for
     ``n == d * m``.
     """

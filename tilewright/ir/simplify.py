@@ -21,6 +21,7 @@ from tilewright.ir.expr import (
     TRUE,
     Const,
     Expr,
+    Reduce,
     Var,
     all_of,
     conjuncts,
@@ -54,6 +55,8 @@ __all__ = [
     "simplify_within",
 ]
 
+#: So many expressions are remembered with what they simplify to.
+REMEMBERED: Final = 1 << 14
 #: The statement that does nothing.
 NOOP: Final = Seq(())
 
@@ -63,12 +66,27 @@ def simplify(e: Expr, bounds: Mapping[Var, Interval] | None = None) -> Expr:
 
     Two int64 expressions that are the same linear combination of the same atoms simplify to the same object.
     """
-    return Simplifier(bounds).simplify(e)
+    return _for(e, bounds).simplify(e)
 
 
 def prove(cond: Expr, bounds: Mapping[Var, Interval] | None = None) -> bool:
     """Whether ``cond`` certainly holds for all variables within ``bounds``. False means "not known"."""
-    return Simplifier(bounds).simplify(cond) is TRUE
+    return _for(cond, bounds).simplify(cond) is TRUE
+
+
+_unassuming = Simplifier()
+
+
+def _for(e: Expr, bounds: Mapping[Var, Interval] | None) -> Simplifier:
+    """A simplifier for ``e``; without bounds the one that remembers what it has been asked, up to a size."""
+    global _unassuming
+    if bounds is not None or isinstance(
+        e, Reduce
+    ):  # what a reduction says of its variables holds inside only
+        return Simplifier(bounds)
+    if _unassuming.remembered > REMEMBERED:
+        _unassuming = Simplifier()
+    return _unassuming
 
 
 def simplify_stmt(s: Stmt, bounds: Mapping[Var, Interval] | None = None) -> Stmt:

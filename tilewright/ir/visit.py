@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
+from operator import is_not
 
 from tilewright.ir.expr import Const, Expr, Load, Reduce, Var, as_expr, load
 from tilewright.ir.stmt import (
@@ -32,17 +33,20 @@ from tilewright.ir.stmt import (
 def walk_expr(e: Expr) -> Iterator[Expr]:
     """Every distinct node of ``e``, children before parents."""
     seen: set[Expr] = set()
-    stack: list[tuple[Expr, bool]] = [(e, False)]
+    stack = [e]
     while stack:
-        node, expanded = stack.pop()
+        node = stack[-1]
         if node in seen:
+            stack.pop()
             continue
-        if expanded:
+        missing = [child for child in node.children if child not in seen]
+        if missing:
+            missing.reverse()
+            stack += missing
+        else:
+            stack.pop()
             seen.add(node)
             yield node
-            continue
-        stack.append((node, True))
-        stack.extend((child, False) for child in reversed(node.children) if child not in seen)
 
 
 def free_vars(e: Expr) -> set[Var]:
@@ -51,7 +55,7 @@ def free_vars(e: Expr) -> set[Var]:
     return {node for node in walk_expr(e) if isinstance(node, Var)} - bound
 
 
-def uses(e: Expr, variables: set[Var]) -> bool:
+def uses(e: Expr, variables: Set[Var]) -> bool:
     """Whether any of ``variables`` occurs in ``e``."""
     return any(node in variables for node in walk_expr(e) if isinstance(node, Var))
 
@@ -66,14 +70,26 @@ def rewrite_expr(e: Expr, fn: Callable[[Expr], Expr | None], memo: dict[Expr, Ex
     replacement or None.
     """
     memo = {} if memo is None else memo
-    for node in walk_expr(e):
+    known = memo.get(e)
+    if known is not None:
+        return known
+    stack = [e]
+    while stack:
+        node = stack[-1]
         if node in memo:
+            stack.pop()
             continue
         children = node.children
+        missing = [child for child in children if child not in memo]
+        if missing:
+            missing.reverse()
+            stack += missing
+            continue
+        stack.pop()
         fresh = node
         if children:
-            mapped = [memo[c] for c in children]
-            if any(m is not c for m, c in zip(mapped, children, strict=True)):
+            mapped = [memo[child] for child in children]
+            if any(map(is_not, mapped, children)):
                 fresh = node.rebuild(mapped)
         replaced = fn(fresh)
         memo[node] = fresh if replaced is None else replaced
