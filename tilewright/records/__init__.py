@@ -6,10 +6,21 @@ database (SQLite by default, PostgreSQL by URL), travel as lines of JSON, and ar
 
 from tilewright.records.exchange import Imported, export_records, import_records
 from tilewright.records.inspect import Problem, Statistics, statistics, verify
-from tilewright.records.record import ROLES, STATUSES, Device, Epoch, Record, Sample, Workload
+from tilewright.records.record import (
+    MODEL_KINDS,
+    ROLES,
+    STATUSES,
+    Device,
+    Epoch,
+    Record,
+    Sample,
+    StoredModel,
+    Workload,
+)
 from tilewright.records.store import Store, open_store
 
 __all__ = [
+    "MODEL_KINDS",
     "ROLES",
     "STATUSES",
     "Device",
@@ -20,6 +31,7 @@ __all__ = [
     "Sample",
     "Statistics",
     "Store",
+    "StoredModel",
     "Workload",
     "export_records",
     "import_records",

@@ -26,6 +26,8 @@ STATUSES: Final = (
 ROLES: Final = ("default", "anchor", "neighbour", "constructed", "random", "search", "finalist", "user")
 #: Where the records of an epoch come from, and whether their times count for this machine.
 ORIGINS: Final = ("local", "imported", "verified", "rejected")
+#: What a stored cost model is: coefficients of the draft model, or a model that learned from records.
+MODEL_KINDS: Final = ("draft", "learned")
 
 
 def digest(text: str) -> str:
@@ -192,6 +194,33 @@ class Record:
         if not self.samples:
             raise ValueError(f"no times: {self.status}")
         return statistics.median(s.seconds for s in self.samples)
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredModel:
+    """A cost model as the store keeps it.
+
+    Attributes:
+        kind: one of :data:`MODEL_KINDS`.
+        device: the fingerprint of the device that it speaks of.
+        data: what it is, in the form of its kind.
+        threads: how many threads it speaks of; 0 for any number.
+        metrics: what was known of how good it is when it was stored.
+        created: when, in seconds since 1970.
+    """
+
+    kind: str
+    device: str
+    data: bytes
+    threads: int = 0
+    metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    created: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in MODEL_KINDS:
+            raise ValueError(f"there is no kind of model '{self.kind}'")
+        if self.threads < 0:
+            raise ValueError(f"{self.threads} threads")
 
 
 def record_uid(workload: str, schedule: str, epoch: str, threads: int) -> str:

@@ -13,6 +13,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -25,7 +26,7 @@ from sqlalchemy import (
 from tilewright.errors import StoreError
 
 #: The version of the tables that this release writes.
-VERSION: Final = 1
+VERSION: Final = 2
 
 METADATA: Final = MetaData()
 #: SQLite numbers rows itself only where the key is its INTEGER.
@@ -96,8 +97,33 @@ SAMPLE = Table(
     Column("reference", Float(53)),
     Index("sample_by_record", "record", "position", unique=True),
 )
+MODEL = Table(
+    "model",
+    METADATA,
+    Column("id", _ID, primary_key=True, autoincrement=True),
+    Column("kind", String(16), nullable=False),
+    Column("device", String(64), nullable=False),
+    Column("threads", Integer, nullable=False),
+    Column("created", Float(53), nullable=False),
+    Column("metrics", Text, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+    Index("model_by_device", "kind", "device", "threads", "id"),
+)
+
+
+def _add_models(connection: Connection) -> None:
+    MODEL.create(connection)
+
+
 #: What makes tables of version N + 1 from those of version N, by N.
-MIGRATIONS: Final[Mapping[int, Callable[[Connection], None]]] = {}
+MIGRATIONS: Final[Mapping[int, Callable[[Connection], None]]] = {1: _add_models}
+
+
+def is_current(connection: Connection) -> bool:
+    """Whether there are tables of this release's version."""
+    if META.name not in inspect(connection).get_table_names():
+        return False
+    return connection.scalar(select(META.c.value).where(META.c.name == "version")) == str(VERSION)
 
 
 def prepare(connection: Connection) -> None:

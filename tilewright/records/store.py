@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -20,22 +22,45 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
 from tilewright.errors import MissingDependencyError, StoreError
-from tilewright.records.record import ORIGINS, Device, Epoch, Record, Sample, Workload, summary
-from tilewright.records.schema import DEVICE, EPOCH, RECORD, SAMPLE, SCHEDULE, WORKLOAD, prepare
+from tilewright.records.record import (
+    ORIGINS,
+    Device,
+    Epoch,
+    Record,
+    Sample,
+    StoredModel,
+    Workload,
+    shortest_json,
+    summary,
+)
+from tilewright.records.schema import (
+    DEVICE,
+    EPOCH,
+    MODEL,
+    RECORD,
+    SAMPLE,
+    SCHEDULE,
+    WORKLOAD,
+    is_current,
+    prepare,
+)
 
 #: Seconds that a writer waits for others.
 PATIENCE: Final = 60.0
+#: Seconds that who only reads waits for a database that is locked altogether: writers lock no readers out.
+READ_PATIENCE: Final = 2.0
 #: Origins of times that count for this machine.
 TRUSTED: Final = ("local", "verified")
 #: Rows of records that are read at a time.
 _PAGE: Final = 500
 
 
-def open_store(address: str | Path, *, create: bool = True) -> Store:
+def open_store(address: str | Path, *, create: bool = True, reading: bool = False) -> Store:
     """The store at a path (SQLite) or a URL of a database.
 
     Args:
         create: whether a path at which there is nothing becomes a new store.
+        reading: whether only to read: waits for nobody, and leaves tables of this version as they are.
 
     Raises:
         StoreError: no such database, no permission, a file that is no store or a damaged one, or one of a
@@ -60,7 +85,7 @@ def open_store(address: str | Path, *, create: bool = True) -> Store:
             ) from error
         url = url.set(database=str(path))
     try:
-        engine = sa.create_engine(url, **_arguments(url))
+        engine = sa.create_engine(url, **_arguments(url, READ_PATIENCE if reading else PATIENCE))
     except NoSuchModuleError as error:
         raise StoreError(
             f"no database is known as '{url.drivername}'",
@@ -78,8 +103,9 @@ def open_store(address: str | Path, *, create: bool = True) -> Store:
         sa.event.listen(engine, "begin", _begin_sqlite)
     store = Store(engine, _shown(url))
     try:
-        with store.writing() as connection:
-            prepare(connection)
+        if not reading or not _is_current(store):
+            with store.writing() as connection:
+                prepare(connection)
     except BaseException:
         store.close()
         raise
@@ -95,9 +121,14 @@ def _url(text: str) -> URL:
         raise StoreError(f"'{text.partition('://')[0]}://…' is not the address of a database") from error
 
 
-def _arguments(url: URL) -> dict[str, Any]:
+def _is_current(store: Store) -> bool:
+    with store.reading() as connection:
+        return is_current(connection)
+
+
+def _arguments(url: URL, patience: float) -> dict[str, Any]:
     if url.get_backend_name() == "sqlite":
-        return {"connect_args": {"timeout": PATIENCE}}
+        return {"connect_args": {"timeout": patience}}
     return {"pool_pre_ping": True}
 
 
@@ -196,7 +227,63 @@ class Store:
             if not found.rowcount:
                 raise StoreError(f"there is no epoch {epoch}", location=self.location)
 
+    def put_model(
+        self,
+        kind: str,
+        device: str,
+        data: bytes,
+        *,
+        threads: int = 0,
+        metrics: Mapping[str, Any] | None = None,
+        created: float | None = None,
+        keep: int | None = None,
+    ) -> StoredModel:
+        """Keep a cost model; from now on it is the latest of its kind, device and number of threads.
+
+        Args:
+            kind: one of :data:`tilewright.records.MODEL_KINDS`.
+            device: the fingerprint of the device that it speaks of.
+            data: what it is, in its own form.
+            threads: how many threads it speaks of; 0 for any number.
+            metrics: what is known of how good it is, as JSON can hold it.
+            created: seconds since 1970; now when left out.
+            keep: so many of its kind, device and threads stay, the latest; all when left out.
+        """
+        now = time.time() if created is None else created
+        model = StoredModel(kind, device, data, threads, metrics or {}, now)
+        mine = (MODEL.c.kind == kind, MODEL.c.device == device, MODEL.c.threads == threads)
+        with self.writing() as connection:
+            row = {**dataclasses.asdict(model), "metrics": shortest_json(model.metrics)}
+            connection.execute(MODEL.insert().values(**row))
+            if keep is not None:
+                newest = sa.select(MODEL.c.id).where(*mine).order_by(MODEL.c.id.desc())
+                kept = list(connection.scalars(newest.limit(max(keep, 1))))
+                connection.execute(sa.delete(MODEL).where(*mine, MODEL.c.id.not_in(kept)))
+        return model
+
     # -- reading ---------------------------------------------------------------------------------------------
+
+    def latest_model(self, kind: str, device: str, threads: int = 0) -> StoredModel | None:
+        """The model of a kind, a device (by its fingerprint) and a number of threads that was put last, None
+        where there is none."""
+        return next(iter(self.models(kind, device, threads, limit=1)), None)
+
+    def models(
+        self,
+        kind: str | None = None,
+        device: str | None = None,
+        threads: int | None = None,
+        *,
+        limit: int | None = None,
+    ) -> list[StoredModel]:
+        """The models of which all that is given is true, at most ``limit``, the latest first."""
+        given = {MODEL.c.kind: kind, MODEL.c.device: device, MODEL.c.threads: threads}
+        query = sa.select(MODEL).where(*(c == value for c, value in given.items() if value is not None))
+        with self.reading() as connection:
+            rows = list(connection.execute(query.order_by(MODEL.c.id.desc()).limit(limit)))
+        return [
+            StoredModel(r.kind, r.device, r.data, r.threads, json.loads(r.metrics), r.created) for r in rows
+        ]
 
     def records(
         self,
