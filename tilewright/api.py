@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
+import functools
 import logging
 import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import tilewright.ops  # noqa: F401 - registers the operators
 from tilewright.backend import get_backend
-from tilewright.build import Built, Progress, build_variant, compiler_epoch
+from tilewright.build import Built, Progress, build_variant, by_default, compiler_epoch
 from tilewright.build import Options as BuildOptions
-from tilewright.cache import DiskCache, cache_key
+from tilewright.cache import DiskCache
 from tilewright.config import options
 from tilewright.dims import Dims, Shapes
-from tilewright.errors import ArtifactError, OptionError, ShapeError
+from tilewright.errors import OptionError, ShapeError, StoreError
 from tilewright.graph.alternatives import Pick, all_alternatives, default_pick
+from tilewright.kept import Kept, source_key
 from tilewright.ops.alternatives import BUILT_IN
 from tilewright.runtime.artifact import Artifact, WeightStore
 from tilewright.runtime.model import Executable, MissingVariantError
@@ -30,6 +30,9 @@ from tilewright.runtime.profiler import Profile
 from tilewright.runtime.special import Given
 from tilewright.sources import OpenModel, Source, open_model
 from tilewright.target import Target
+
+if TYPE_CHECKING:
+    from tilewright.tune.lookup import Lookup
 
 #: Values of inputs by name, or several such mappings.
 Values: TypeAlias = "Mapping[str, Any] | Sequence[Mapping[str, Any]]"
@@ -201,8 +204,11 @@ class Model:
 class _Compiler:
     """Compiles one model for any sizes of its open dimensions and any values of inputs that steer."""
 
-    def __init__(self, model: OpenModel, target: Target, threads: int, build: BuildOptions) -> None:
+    def __init__(
+        self, model: OpenModel, target: Target, threads: int, build: BuildOptions, lookup: Lookup | None
+    ) -> None:
         self.model = model
+        self.lookup = lookup
         self.target = target
         self.threads = threads
         self.build = build
@@ -222,6 +228,15 @@ class _Compiler:
     ) -> Artifact:
         """``artifact`` with the variants for ``binding`` and for what steers in ``inputs`` compiled into it:
         one for all sizes of the dimensions that have ranges, and those for their points."""
+        try:
+            return self._with_variants(artifact, binding, inputs)
+        finally:
+            if self.lookup is not None:
+                self.lookup.close()
+
+    def _with_variants(
+        self, artifact: Artifact, binding: Mapping[str, int], inputs: Mapping[str, Given]
+    ) -> Artifact:
         for point in self.model.declared.points():
             case = self.model.case({**binding, **point}, inputs)
             if any(case.binding[name] != size for name, size in point.items()):
@@ -281,6 +296,7 @@ def compile(
     dump: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
     pick: Pick | None = None,
+    store: str | os.PathLike[str] | Literal[False] | None = None,
 ) -> Model:
     """Compile a model.
 
@@ -299,6 +315,8 @@ def compile(
         dump: folder for the graph after every pass and every kernel's program at every stage.
         progress: called with (stage, done, total).
         pick: how each operator is computed, by default by measured rules (docs/alternatives.md).
+        store: the measurement store by which schedules are chosen (docs/choosing.md): a path or the URL of a
+            database; by default the one of the options, if it is there; False: none.
 
     Raises:
         ModelFileError, UnsupportedError, GraphError: the model cannot be read or compiled.
@@ -306,16 +324,34 @@ def compile(
         InputError, OptionError: ``values`` do not.
         TargetError: unknown target, or no backend for it.
         CacheError: the cache cannot be read or written (full disk, permissions).
+        StoreError: ``store`` is a path at which there is nothing. One that cannot be read is a warning.
     """
     chosen = Target.parse(target)
     count = chosen.cores if threads is None else threads
     if count < 1:
         raise OptionError(f"threads={threads} is not possible", hint="a run needs at least one thread")
     settings = options()
-    store = DiskCache(settings.cache_dir) if cache and settings.cache else None
+    address = _store_address(store)
+    disk = DiskCache(settings.cache_dir) if cache and settings.cache else None
     folder = None if dump is None else Path(dump)
+
+    @functools.cache
+    def advice() -> Lookup:
+        from tilewright.tune.lookup import Lookup
+
+        assert address is not None
+        return Lookup(address, chosen, count)
+
+    keep = disk is not None and not (folder or pick or values) and all_alternatives() == BUILT_IN
+    key = source_key(source, shapes, dims, chosen, count, address) if keep else None
+    kept = None if key is None or disk is None else Kept(disk, key, address)
+    found = None if kept is None else kept.find(advice)
+    if found is not None:
+        return Model(Executable(found, foreign=True))
+    lookup = None if address is None else advice()
     build = BuildOptions(
-        cache=store,
+        choose=lookup or by_default,
+        cache=disk,
         jobs=settings.jobs,
         progress=progress,
         dump=folder,
@@ -323,60 +359,29 @@ def compile(
         fast_conv=settings.fast_conv,
         pick=pick or default_pick,
     )
-    keep = store is not None and not (folder or pick or values) and all_alternatives() == BUILT_IN
-    key = _source_key(source, shapes, dims, chosen, count) if keep else None
-    kept = None if key is None or store is None else _kept_artifact(store, key)
-    if kept is not None:
-        return Model(Executable(kept, foreign=True))
     given = [] if not values else [values] if isinstance(values, Mapping) else list(values)
-    compiler = _Compiler(open_model(source, shapes, dims, given), chosen, count, build)
+    compiler = _Compiler(open_model(source, shapes, dims, given), chosen, count, build, lookup)
     artifact = compiler.empty()
     if given:
         artifact = compiler.add_values(artifact)
     elif not compiler.model.undeclared and not compiler.model.steering:
         artifact = compiler.add_variants(artifact, {}, {})
-        if key is not None and store is not None:
-            store.put_file(key, artifact.save)
+        if kept is not None and not (lookup and lookup.failed):
+            kept.keep(artifact, {} if lookup is None else lookup.evidence())
     return Model(Executable(artifact, foreign=True), compiler)
 
 
-def _source_key(
-    source: Source, shapes: Shapes | None, dims: Dims | None, target: Target, threads: int
-) -> str | None:
-    """The cache key of a whole compiled model; None when its content is not all in one file.
-
-    Models that mention external data are left out: their weights may change while the file stays.
-    """
-    if isinstance(source, str | os.PathLike):
-        path = Path(source)
-        try:
-            if not path.is_file() or path.stat().st_size >= 1 << 31:
-                return None  # the importer says what is wrong with it
-            data = path.read_bytes()
-        except (OSError, ValueError):  # ValueError: a name that holds a zero byte
-            return None
-    elif isinstance(source, bytes | bytearray | memoryview):
-        data = bytes(source)
-    else:
+def _store_address(store: str | os.PathLike[str] | Literal[False] | None) -> str | None:
+    """The measurement store to choose schedules by; None: by none. Raises StoreError for one that is asked
+    for and does not exist."""
+    if store is False or options().choose == "default":
         return None
-    if b"location" in data:
-        return None
-    settings = f"{options().fast_conv} {options().max_computed}"
-    given = {name: list(shape) for name, shape in (shapes or {}).items()}
-    sizes = json.dumps([given, dict(dims or {})], default=str, sort_keys=True)
-    digest = hashlib.sha256(data).hexdigest()
-    return cache_key("model", compiler_epoch(), sizes, target.to_json(), str(threads), settings, digest)
-
-
-def _kept_artifact(store: DiskCache, key: str) -> Artifact | None:
-    path = store.get_file(key)
-    if path is None:
-        return None
-    try:
-        return Artifact.load(path)
-    except ArtifactError:  # damaged by a crash of the machine: as if it had not been there
-        store.drop_file(key)
-        return None
+    address = os.fspath(options().store if store is None else store)
+    if "://" in address or os.path.exists(os.path.expanduser(address)):
+        return address
+    if store is not None:
+        raise StoreError("there is no measurement store here", location=address, hint="tw.tune makes one")
+    return None
 
 
 def load(path: str | os.PathLike[str], threads: int | None = None) -> Model:

@@ -12,9 +12,12 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from tilewright.errors import OptionError
+
+#: By what schedules may be chosen; each of them allows those behind it, too.
+CHOOSE: Final = ("model", "record", "default")
 
 
 def _parse_bool(text: str) -> bool:
@@ -62,6 +65,12 @@ def _parse_address(text: str) -> str:
     return text
 
 
+def _parse_choose(text: str) -> str:
+    if text not in CHOOSE:
+        raise ValueError(f"expected one of {', '.join(CHOOSE)}")
+    return text
+
+
 def _default_store() -> str:
     import platformdirs
 
@@ -100,6 +109,8 @@ class Options:
         max_steering: elements of an input for each of whose values a model may be compiled.
         max_variants: values of such inputs whose code one model keeps at a time.
         store: where measurements are kept: a path, or the URL of a database.
+        choose: by what schedules are chosen where there is a store: measurements and models, measurements
+            alone, or rules as if there were none.
         debug: show Python tracebacks for expected errors, verify the program after every pass.
     """
 
@@ -237,6 +248,16 @@ class Options:
             _parse_address,
             "Path or database URL of the measurement store.",
             "records.sqlite in the user's data folder",
+        ),
+    )
+    choose: str = dataclasses.field(
+        default_factory=lambda: "record",
+        metadata=_source(
+            "--choose",
+            "TILEWRIGHT_CHOOSE",
+            _parse_choose,
+            "Choose schedules by measurements and models (model), measurements (record) or rules (default).",
+            "record",
         ),
     )
     debug: bool = dataclasses.field(

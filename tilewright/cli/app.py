@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from tilewright import __version__, config
-from tilewright.cli import bench, check, compile, doctor, inspect, ops, profile, records
+from tilewright.cli import bench, check, compile, doctor, inspect, ops, profile, records, tune
 from tilewright.cli import run as run_command
 from tilewright.cli.common import error_console
 from tilewright.errors import TilewrightError
@@ -61,7 +61,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     epilog="Exit codes: 0 ok, 1 a check failed, 2 usage or bad input, 130 interrupted.",
 )
-for command in (compile, run_command, check, bench, profile, inspect, doctor, ops):
+for command in (compile, run_command, check, bench, tune, profile, inspect, doctor, ops):
     app.command(command.NAME)(_interruptible(command.main))
 group = typer.Typer(help=records.HELP, no_args_is_help=True, rich_markup_mode=None)
 for name, function in records.COMMANDS.items():
@@ -85,6 +85,7 @@ def _options(
     max_steering: Annotated[str | None, _flag("max_steering")] = None,
     max_variants: Annotated[str | None, _flag("max_variants")] = None,
     store: Annotated[str | None, _flag("store")] = None,
+    choose: Annotated[str | None, _flag("choose")] = None,
     debug: Annotated[bool, _flag("debug")] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)
@@ -97,7 +98,7 @@ def _options(
     changes |= {"max_tensor_bytes": max_tensor_bytes, "max_nodes": max_nodes, "max_nesting": max_nesting}
     changes |= {"max_fold_bytes": max_fold_bytes, "max_fold_work": max_fold_work}
     changes |= {"max_computed": max_computed, "max_steering": max_steering, "max_variants": max_variants}
-    changes |= {"store": store}
+    changes |= {"store": store, "choose": choose}
     config.use(config.Options.from_environment(**changes))
 
 

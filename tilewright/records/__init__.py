@@ -6,6 +6,7 @@ database (SQLite by default, PostgreSQL by URL), travel as lines of JSON, and ar
 
 from tilewright.records.exchange import Imported, export_records, import_records
 from tilewright.records.inspect import Problem, Statistics, statistics, verify
+from tilewright.records.leaders import Leader, elsewhere, leaders
 from tilewright.records.record import (
     MODEL_KINDS,
     ROLES,
@@ -26,6 +27,7 @@ __all__ = [
     "Device",
     "Epoch",
     "Imported",
+    "Leader",
     "Problem",
     "Record",
     "Sample",
@@ -33,8 +35,10 @@ __all__ = [
     "Store",
     "StoredModel",
     "Workload",
+    "elsewhere",
     "export_records",
     "import_records",
+    "leaders",
     "open_store",
     "statistics",
     "verify",
