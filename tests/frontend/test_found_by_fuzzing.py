@@ -254,3 +254,10 @@ def test_depths_that_are_many_numbers() -> None:
     inputs = [value("i", [3], INT64), value("d", [65536]), value("v", [2])]
     with pytest.raises(GraphError, match="the depth is one number"):
         import_onnx(model([node], inputs, ["y"], opset=13))
+
+
+def test_more_samples_than_any_image_has() -> None:
+    node = helper.make_node("RoiAlign", ["x", "r", "b"], ["y"], sampling_ratio=2**32)
+    inputs = [value("x", [1, 1, 10, 10]), value("r", [3, 4]), value("b", [3], INT64)]
+    with pytest.raises(LimitError, match="the samples of one result"):
+        import_onnx(model([node], inputs, ["y"], opset=16))

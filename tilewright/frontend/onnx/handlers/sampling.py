@@ -5,7 +5,9 @@ from __future__ import annotations
 from tilewright.frontend.onnx.context import NodeContext, product
 from tilewright.frontend.onnx.handlers.nn import kernel_of, numbers
 from tilewright.frontend.onnx.registry import onnx_op
-from tilewright.graph.graph import Value
+from tilewright.graph.graph import TensorType, Value
+from tilewright.graph.limits import check_type
+from tilewright.ir.expr import as_expr
 
 
 @onnx_op("GridSample", 16, 20, 22)
@@ -28,6 +30,7 @@ def roi_align(ctx: NodeContext) -> Value:
     sampling = int(ctx.attr("sampling_ratio", 0))
     if sampling < 1:
         ctx.unsupported("a number of samples that depends on the boxes (sampling_ratio=0) is not supported")
+    check_type(TensorType((as_expr(sampling),) * 2, ctx.x.dtype), "the samples of one result", ctx.where)
     kind = ctx.attr("coordinate_transformation_mode", "half_pixel") if ctx.since >= 16 else ""
     return ctx.op(
         "roi_align",
