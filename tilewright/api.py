@@ -20,6 +20,7 @@ from tilewright.cache import DiskCache
 from tilewright.config import options
 from tilewright.dims import Dims, Shapes
 from tilewright.errors import OptionError, ShapeError, StoreError
+from tilewright.explaining import explain
 from tilewright.graph.alternatives import Pick, all_alternatives, default_pick
 from tilewright.kept import Kept, source_key
 from tilewright.ops.alternatives import BUILT_IN
@@ -119,20 +120,9 @@ class Model:
         return self._with_variant(lambda: self._executable.profile(inputs, runs))
 
     def explain(self) -> str:
-        """Per kernel: the model's nodes, the work, and the schedule's origin, as text."""
-        lines = []
-        for variant in self.artifact.variants:
-            cases = [*variant.binding.items(), *((name, list(v)) for name, v in variant.values.items())]
-            open_dims = {k: r for k, r in variant.dims.items() if k not in variant.computed_dims}
-            ranges = [f"{k}={r.lo}..{'' if r.hi is None else r.hi}" for k, r in open_dims.items()]
-            sizes = ", ".join([*(f"{k}={v}" for k, v in cases), *ranges])
-            count, scratch = len(variant.kernels), variant.arena_bytes
-            lines.append(f"variant {sizes or 'fixed sizes'}: {count} kernels, {scratch} bytes of scratch")
-            for kernel in variant.kernels:
-                nodes = ", ".join(kernel.origins) or "-"
-                work = f"{kernel.flops / 1e6:.3f} MFLOP, {kernel.bytes / 1e6:.3f} MB"
-                lines.append(f"  {kernel.name}: {work}, default schedule; computes {nodes}")
-        return "\n".join(lines)
+        """Per kernel: the model's nodes, the work, how its schedule was chosen and which times are known of
+        it (docs/choosing.md), as text."""
+        return explain(self.artifact)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model, with every variant compiled so far, to one file. Raises ArtifactError when it

@@ -45,10 +45,10 @@ def main(
             raise OptionError(
                 "an artifact holds no programs", hint="inspect the ONNX model that it was made from"
             )
-        _stages(model, _given(model, shape, dim, input), target, stage, kernel)
+        _stages(model, given_to_compile(model, shape, dim, input), target, stage, kernel)
         return
     with common.progress() as say:
-        given = _given(model, shape, dim, input)
+        given = given_to_compile(model, shape, dim, input)
         compiled = common.open_model(model, say, target=target, threads=None, **given)
     artifact = compiled.artifact
     calls = [call for variant in artifact.variants for call in variant.kernels if (kernel or "") in call.name]
@@ -98,7 +98,7 @@ def main(
     )
 
 
-def _given(
+def given_to_compile(
     model: Path, shape: list[str] | None, dim: list[str] | None, input: list[str] | None
 ) -> dict[str, Any]:
     """``shapes``, ``dims`` and ``values`` to compile for. Raises OptionError for others than shapes beside an
