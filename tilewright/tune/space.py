@@ -21,6 +21,7 @@ from tilewright.ir.visit import transform_stmt
 from tilewright.lower import lower
 from tilewright.records.record import Workload, digest, shortest_json
 from tilewright.schedule.default import default_schedule
+from tilewright.schedule.features import FEATURES
 from tilewright.schedule.schedule import Schedule
 from tilewright.schedule.sketch import Rows, Sketch
 from tilewright.schedule.space import sketches
@@ -32,6 +33,10 @@ __all__ = ["UNTUNED", "Point", "Population", "SearchSpace"]
 
 #: The sketch without decisions that stands for the default schedule where no other sketch gives its program.
 UNTUNED: Final = "untuned"
+#: Features that equal programs share: lowering drops loops that run once and iterations that guards rule out,
+#: but changes neither vectors nor memory.
+TELLING: Final = ("lanes", "items", "temporary_bytes", "register_bytes", "packed_bytes", "shared_bytes")
+_TELLING: Final = [FEATURES.index(name) for name in TELLING]
 #: Points that are listed one by one, at most.
 MAX_LISTED: Final = 1 << 20
 
@@ -175,6 +180,16 @@ class SearchSpace:
             found = model.predict(self.sketches[sketch], rows, threads)
             log_seconds[positions], spread[positions] = found.log_seconds, found.spread
         return Prediction(log_seconds, spread)
+
+    def signatures(self, points: Sequence[Point]) -> list[bytes]:
+        """For each valid point a few bytes from its features: points with different ones have different
+        programs, so that :meth:`program` needs to be asked of others only."""
+        population = self.population(points)
+        found = np.zeros((len(population), len(TELLING)), np.int32)
+        for sketch, positions in population.by_sketch():
+            features = self.sketches[sketch].features(population.rows_at(sketch, positions))
+            found[positions] = np.round(features[:, _TELLING].astype(np.float64) * 1e4)
+        return [row.tobytes() for row in found]
 
     # -- single points ---------------------------------------------------------------------------------------
 
