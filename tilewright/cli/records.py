@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tilewright import config
+from tilewright import __version__, config
 from tilewright.cli import common
 from tilewright.errors import CheckFailed, OptionError
+
+if TYPE_CHECKING:
+    from tilewright.records import Device, Epoch, Store
 
 NAME = "records"
 HELP = "Look at, check, and exchange what was measured."
@@ -125,6 +128,72 @@ def verify(
         raise CheckFailed(f"{len(problems)} problems in the measurement store", location=store.location)
 
 
+def adopt(
+    epoch: Annotated[
+        list[str] | None,
+        typer.Argument(help="Beginnings of epochs' identities; all imported ones when left out."),
+    ] = None,
+    threads: common.ThreadsOption = None,
+    workloads: Annotated[int, typer.Option("--workloads", min=1, help="Workloads that are drawn.")] = 6,
+    schedules: Annotated[int, typer.Option("--schedules", min=2, help="Schedules of each.")] = 4,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of what is drawn.")] = 0,
+    json: common.JsonFlag = False,
+) -> None:
+    """Measure some of what was imported again, and count its times from then on if they agree; exits with 1
+    when some do not."""
+    from tilewright.build import compiler_epoch
+    from tilewright.measure import Measurer
+    from tilewright.measure.adopt import adopt as adopt_epoch
+    from tilewright.records import Device, Epoch, open_store
+    from tilewright.target import Target
+
+    target = Target.host()
+    count = threads or target.cores
+    here = Epoch.begin(Device.of(target), f"{__version__}+{compiler_epoch()[:16]}")
+    rows: list[dict[str, Any]] = []
+    with open_store(config.options().store, create=False) as store, Measurer(target, count) as measurer:
+        for found in _imported(store, epoch or [], here.device):
+            agreement = adopt_epoch(
+                store, found, measurer, count, here, workloads=workloads, schedules=schedules, seed=seed
+            )
+            verdict = "rejected" if agreement.problem else "verified"
+            rows.append({"epoch": found.uid, "verdict": verdict, "problem": agreement.problem})
+            rows[-1] |= dataclasses.asdict(agreement)
+    if json:
+        common.write_json(rows)
+    else:
+        columns = ["epoch", "verdict", "anchors", "error", "correlation", "level", "problem"]
+        cells = [[_shown(row[name]) for name in columns] for row in rows]
+        common.table("epochs measured again", columns, cells, text=(0, 1, 6))
+    if rejected := [row["epoch"] for row in rows if row["problem"]]:
+        raise CheckFailed(f"the times of {len(rejected)} epochs do not hold here: {', '.join(rejected)}")
+
+
+def _imported(store: Store, beginnings: Sequence[str], device: Device) -> list[Epoch]:
+    """The epochs to look at. Raises OptionError where there is none, or a beginning stands for none or for
+    several."""
+    epochs = store.epochs()
+    if not beginnings:
+        found = [e for e in epochs if e.origin == "imported" and e.device == device]
+        if not found:
+            raise OptionError(
+                "the store has no imported records of a machine like this one",
+                hint="`tilewright records stats` shows what it has",
+            )
+        return found
+    chosen = []
+    for text in beginnings:
+        fitting = [e for e in epochs if e.uid.startswith(text) and e.origin != "local"]
+        if len(fitting) != 1:
+            raise OptionError(f"{len(fitting)} imported epochs begin with '{text}'")
+        chosen += fitting
+    return chosen
+
+
+def _shown(value: object) -> object:
+    return f"{value:.3f}" if isinstance(value, float) else "-" if value is None else value
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
-    "stats": stats, "export": export, "import": import_, "merge": merge, "verify": verify,
+    "stats": stats, "export": export, "import": import_, "merge": merge, "verify": verify, "adopt": adopt,
 }  # fmt: skip
