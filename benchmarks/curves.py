@@ -14,11 +14,11 @@ from tilewright.measure.timing import student
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """One measurement of a search.
+    """A moment of a search.
 
     Attributes:
-        trial: its number, from ``first`` of the curve on; number 0 is what the search started with, unasked.
-        wall: seconds since the search began, at the end of the measurement.
+        trial: the number of the measurement, or how many there had been; 0 is what the search began with.
+        wall: seconds since the search began.
         seconds: of a call, as the search has seen it; None for a failure.
     """
 
@@ -29,7 +29,7 @@ class Measured:
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """The measurements of a search, in order. Raises ValueError where numbers or times go back."""
+    """The moments of a search, in order. Raises ValueError where numbers or times go back."""
 
     points: tuple[Measured, ...]
 

@@ -36,8 +36,6 @@ from tilewright.compare import compare
 from tilewright.feeds import complete_inputs, integer_bounds, model_inputs
 from tilewright.frontend.onnx.reader import read
 from tilewright.peers import open_peer, parse_peers, parsed, specialized
-from tilewright.records import open_store
-from tilewright.records import statistics as store_statistics
 
 #: Models of one engine each that are timed beside the peers.
 UNTUNED, TUNED = "untuned", "tuned"
@@ -112,9 +110,24 @@ class Gain:
         return Gain(medians, paired_ratio(times[UNTUNED], times[TUNED]), over_peer, peer)
 
 
-def tuned(path: Path, shapes: Shapes, folder: Path, minutes: float, threads: int) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """The choices of a run, as its options name them."""
+
+    folder: Path
+    minutes: float
+    effort: str
+    threads: int
+    peers: tuple[str, ...]
+    starts: int
+    seconds: float
+
+
+def tuned(setup: Setup, path: Path, shapes: Shapes, folder: Path) -> dict[str, Any]:
     """Tune a model into an empty store, and keep it compiled as it was and as it is; what that took."""
-    request = {"model": path.name, "shapes": shapes, "minutes": minutes, "threads": threads}
+    threads = setup.threads
+    request = {"model": path.name, "shapes": shapes, "minutes": setup.minutes, "threads": threads}
+    request["effort"] = setup.effort
     found = done(folder / "tuned.json", request)
     if found is not None:
         return found
@@ -125,39 +138,27 @@ def tuned(path: Path, shapes: Shapes, folder: Path, minutes: float, threads: int
     before = tw.compile(path, threads=threads, shapes=shapes, store=False)
     before.save(folder / f"{UNTUNED}.tw")
     begin = time.perf_counter()
-    tw.tune(path, budget=f"{minutes:g}m", threads=threads, shapes=shapes, store=store)
+    result = tw.tune(
+        path, f"{setup.minutes:g}m", threads=threads, shapes=shapes, store=store, effort=setup.effort
+    )
     spent = time.perf_counter() - begin
-    after = tw.compile(path, threads=threads, shapes=shapes, store=store)
-    after.save(folder / f"{TUNED}.tw")
-    with open_store(store) as opened:
-        known = store_statistics(opened)
+    result.compile().save(folder / f"{TUNED}.tw")
     found = {
         "seconds": spent,
-        "measurements": known.records,
-        "failures": {status: n for status, n in known.by_status.items() if status != "ok"},
-        "tasks": known.workloads,
+        "measurements": result.trials,
+        "failures": dict(result.failures),
+        "tasks": len(result.tasks),
+        "result": result.to_json(),
     }
     keep(folder / "tuned.json", request, found)
     return found
-
-
-@dataclasses.dataclass(frozen=True)
-class Setup:
-    """The choices of a run, as its options name them."""
-
-    folder: Path
-    minutes: float
-    threads: int
-    peers: tuple[str, ...]
-    starts: int
-    seconds: float
 
 
 def measure(setup: Setup, key: str, shapes: Shapes) -> dict[str, Any]:
     """Tune a model and time it in several processes; a JSON-able mapping."""
     path = model_file(key)
     folder = setup.folder.resolve() / "-".join([key, *("x".join(map(str, s)) for s in shapes.values())])
-    spent = tuned(path, shapes, folder, setup.minutes, setup.threads)
+    spent = tuned(setup, path, shapes, folder)
     artifacts = {name: folder / f"{name}.tw" for name in (UNTUNED, TUNED)}
     times: dict[str, list[float]] = {}
     agrees: dict[str, bool] = {}
@@ -203,6 +204,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("models", nargs="*", help=f"of `benchmarks.models`; by default {', '.join(BUILT)}")
     parser.add_argument("--minutes", type=float, default=5, help="of tuning for each model")
+    parser.add_argument("--effort", default="full", help="as for `tilewright tune`")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--against", default="onnxruntime,openvino", help="engines, separated by commas")
     parser.add_argument("--folder", type=Path, required=True, help="where stores and models are kept")
@@ -212,7 +214,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     peers = tuple(parse_peers(arguments.against))
     setup = Setup(
-        arguments.folder, arguments.minutes, arguments.threads, peers, arguments.starts, arguments.seconds
+        arguments.folder,
+        arguments.minutes,
+        arguments.effort,
+        arguments.threads,
+        peers,
+        arguments.starts,
+        arguments.seconds,
     )
     results: list[dict[str, Any]] = []
     for key, shapes in cases(arguments.models or list(BUILT)):
