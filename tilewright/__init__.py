@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tilewright.scheduling import Workbench
     from tilewright.scheduling import Workbench as schedule  # noqa: N813
     from tilewright.target import Target
+    from tilewright.tuning import TuningResult, tune
 
 _HOME = {
     "Dim": "tilewright.dims",
@@ -35,6 +36,7 @@ _HOME = {
     "Options": "tilewright.config",
     "Target": "tilewright.target",
     "TilewrightError": "tilewright.errors",
+    "TuningResult": "tilewright.tuning",
     "Workbench": "tilewright.scheduling",
     "bench": "tilewright.benching",
     "check": "tilewright.checking",
@@ -42,8 +44,8 @@ _HOME = {
     "load": "tilewright.api",
 }
 
-#: Subpackages that are public as they are; ``schedule`` can be called.
-_PACKAGES = frozenset(["schedule"])
+#: Subpackages that are public as they are; both can be called.
+_PACKAGES = frozenset(["schedule", "tune"])
 
 __all__ = [
     "Dim",
@@ -52,12 +54,14 @@ __all__ = [
     "Options",
     "Target",
     "TilewrightError",
+    "TuningResult",
     "Workbench",
     "bench",
     "check",
     "compile",
     "load",
     "schedule",
+    "tune",
 ]
 
 

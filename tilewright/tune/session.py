@@ -1,0 +1,549 @@
+"""A tuning session: tasks are worked on in turns until the budget is spent, and every time goes to the store.
+
+The schedule that a task begins with is measured first and runs in every race. Another one takes its place
+only when a race says that it is surely faster, so a task never ends worse than it began.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import FrameType
+from typing import Final
+
+import numpy as np
+
+from tilewright.cost.model import CostModel
+from tilewright.errors import StoreError, TilewrightError
+from tilewright.measure.batch import Finals, Measurement
+from tilewright.measure.timing import Plan
+from tilewright.records.leaders import leaders
+from tilewright.records.record import Epoch, Record, digest
+from tilewright.records.store import TRUSTED, Store
+from tilewright.target import Target
+from tilewright.tune.events import Baseline, Began, Ended, Event, Listener, Measured, Noted, Raced, Visited
+from tilewright.tune.history import History
+from tilewright.tune.plugins import Measures
+from tilewright.tune.population import Point
+from tilewright.tune.scheduler import Visit, next_task
+from tilewright.tune.space import SearchSpace
+from tilewright.tune.state import State, ratio_of
+from tilewright.tune.strategy import Proposal, Strategy
+from tilewright.tune.tasks import Extracted, Task
+
+#: Challengers in a race.
+CHALLENGERS: Final = 3
+#: Candidates of which the cost model tells the least time that it hopes for.
+HOPEFULS: Final = 256
+#: How fast the interest in a way to compute a node falls with its distance to the fastest way.
+INTEREST: Final = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How a session works.
+
+    Attributes:
+        budget: seconds; None: no limit.
+        trials: candidates to measure; None: no limit.
+        batch: candidates of one visit.
+        enough: candidates of a task, those in the store included, after which it is left alone; None: never.
+        least: tasks that promise less than this share of the model's time for each second are left alone.
+        race_seconds: how long a race may take.
+        measure: whether anything is measured; else the session says what the store knows.
+        seed: of all choices.
+    """
+
+    budget: float | None = None
+    trials: int | None = None
+    batch: int = 16
+    enough: int | None = None
+    least: float = 0.0
+    race_seconds: float = 3.0
+    measure: bool = True
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a session has come to.
+
+    Attributes:
+        states: of every task.
+        reason: as in :class:`tilewright.tune.events.Ended`.
+        seconds: how long it took.
+    """
+
+    states: tuple[State, ...]
+    reason: str
+    seconds: float
+
+    @property
+    def trials(self) -> int:
+        """Candidates that were measured."""
+        return sum(s.trials for s in self.states)
+
+    @property
+    def failures(self) -> Mapping[str, int]:
+        """How many of them failed, by status."""
+        return dict(sum((s.failures for s in self.states), collections.Counter()))
+
+
+class Session:
+    """Tunes the tasks of a model; :meth:`run` does it, once.
+
+    Args:
+        extracted: what to tune.
+        store: where records go, and come from.
+        target, threads: what code is made for, and on how many threads it runs.
+        strategy, model: who proposes candidates, and by what.
+        make_measurer: called when something has to be measured for the first time.
+        epoch: of new records. Records of its device and compiler are not measured again.
+        settings: budget and the rest.
+        listeners: are told what happens.
+        bound: the least seconds that a task can take on this machine, and what says so.
+        clock: in seconds.
+    """
+
+    def __init__(
+        self,
+        extracted: Extracted,
+        store: Store,
+        target: Target,
+        threads: int,
+        strategy: Strategy,
+        model: CostModel,
+        make_measurer: Callable[[], Measures],
+        epoch: Epoch,
+        settings: Settings | None = None,
+        listeners: Sequence[Listener] = (),
+        bound: Callable[[Task], tuple[float, str]] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.extracted, self.store, self.target, self.threads = extracted, store, target, threads
+        self.strategy, self.model, self.epoch = strategy, model, epoch
+        self.settings = settings or Settings()
+        self.states = [State(task) for task in extracted.tasks]
+        self._make_measurer = make_measurer
+        self._measurer: Measures | None = None
+        self._current: State | None = None
+        self._listeners, self._bound, self._clock = tuple(listeners), bound, clock
+        self._rng = np.random.default_rng(self.settings.seed)
+        self._began = clock()
+        self._interrupted = False
+
+    def run(self, names: tuple[str, str] = ("", "")) -> Outcome:
+        """Work until the budget is spent, nothing more is to be gained, or Ctrl-C was pressed.
+
+        Ctrl-C once: stops after the candidate in flight; twice: raises KeyboardInterrupt at once. What was
+        measured is in the store either way.
+
+        Args:
+            names: of the model and the strategy, for the first event.
+
+        Raises:
+            StoreError: the store cannot be read or written any more; what it has is intact.
+            TilewrightError: nothing can be measured on this machine.
+        """
+        self._began = self._clock()
+        settings, skipped = self.settings, self.extracted.skipped
+        self._tell(
+            Began(
+                0.0,
+                names[0],
+                self.store.location,
+                self.epoch.device.name,
+                self.epoch.uid,
+                self.epoch.compiler,
+                self.threads,
+                names[1],
+                self.model.name,
+                settings.budget,
+                settings.trials,
+                len(self.states),
+                tuple((s.name, s.reason) for s in skipped),
+            )
+        )
+        try:
+            with self._interruptible():
+                for state in self.states:
+                    if self._interrupted or self._spent() >= 1:
+                        break
+                    self._baseline(state)
+                reason = self._search() if self.settings.measure else "done"
+        finally:
+            if self._measurer is not None:
+                self._measurer.close()
+        outcome = Outcome(tuple(self.states), reason, self._now())
+        now, before = self.projected()
+        self._tell(Ended(self._now(), reason, outcome.trials, outcome.failures, now, before))
+        return outcome
+
+    def projected(self) -> tuple[float, float]:
+        """Seconds of all kernels that are tuned, one after the other: with the best schedules, and with those
+        of the beginning."""
+        known = [s for s in self.states if s.ready]
+        now = sum(s.task.occurrences * s.seconds for s in known)
+        return now, sum(s.task.occurrences * s.at_start for s in known)
+
+    # -- the parts of a session ------------------------------------------------------------------------------
+
+    def _baseline(self, state: State) -> None:
+        """Find out with what a task begins; measure it where the store does not know."""
+        workload, known = state.task.workload, 0
+        try:
+            state.space = space = SearchSpace(workload, self.target)
+            state.history = History.of(space, self.store, self.threads, self.epoch.compiler)
+            known = len(state.history)
+            self._recall(state)
+            start = self._recorded(space) or space.default
+            for point, role in ((space.default, "default"), (start, "anchor")):
+                if point in state.ratios or state.error:
+                    continue
+                if not self.settings.measure:
+                    state.error = "it was not measured yet"
+                    continue
+                self._measure(state, [Proposal(point, role)], trial=False)
+                if point not in state.ratios:
+                    start = space.default  # what was fast does not run any more
+            if not state.error:
+                state.start = state.best = start
+                if self._bound is not None:
+                    state.floor, state.bound = self._bound(state.task)
+                self._hope(state)
+        except StoreError:
+            raise
+        except TilewrightError as error:
+            state.error = error.message
+        ready = state.ready
+        self._tell(
+            Baseline(
+                self._now(),
+                state.task.key,
+                state.task.name,
+                state.task.occurrences,
+                state.seconds if ready else None,
+                state.default if ready else None,
+                known,
+                state.error,
+            )
+        )
+
+    def _search(self) -> str:
+        """Visit tasks; why it ended."""
+        while True:
+            if (reason := self._over()) is not None:
+                break
+            number = self._next()
+            if number is None:
+                reason = "done"
+                break
+            self._visit(self.states[number])
+        if reason == "interrupted":
+            kept = sum(s.best != s.start for s in self.states)
+            message = f"stopped: {kept} better schedules are kept, and all that was measured"
+            self._tell(Noted(self._now(), message))
+        return reason
+
+    def _next(self) -> int | None:
+        known = [n for n, s in enumerate(self.states) if s.ready]
+        enough = self.settings.enough
+        for n in known:
+            history = self.states[n].history
+            if enough is not None and history is not None and len(history) >= enough:
+                self.states[n].exhausted = True
+        rows = [self.states[n].progress(w) for n, w in zip(known, self._weights(known), strict=True)]
+        least = self.settings.least * self.projected()[0]
+        place = next_task(rows, least)
+        return None if place is None else known[place]
+
+    def _weights(self, numbers: Sequence[int]) -> list[float]:
+        """How often the model runs each kernel; less for those of ways that are far from the fastest."""
+        seconds = {self.states[n].task.key: self.states[n].seconds for n in numbers}
+        weights: dict[str, float] = collections.defaultdict(float)
+        for ways in self.extracted.ways:
+            known = ways.seconds(seconds)
+            for way, total in known.items():
+                interest = ways.occurrences * (min(known.values()) / total) ** INTEREST
+                for key in set(ways.kernels[way]):
+                    weights[key] = max(weights[key], ways.kernels[way].count(key) * interest)
+        tasks = [self.states[n].task for n in numbers]
+        return [max(t.occurrences, weights[t.key]) for t in tasks]
+
+    def _visit(self, state: State) -> None:
+        """Measure a batch of candidates of a task, and let those that look better run against the best."""
+        assert state.space is not None
+        assert state.history is not None
+        began = self._clock()
+        count = self.settings.batch
+        if self.settings.enough is not None:
+            count = min(count, max(self.settings.enough - len(state.history), 1))
+        if self.settings.trials is not None:
+            count = min(count, self.settings.trials - self._trials())
+        proposals = self.strategy.propose(
+            state.space, self.model, state.history, count, self._rng, self.threads
+        )
+        state.exhausted = not proposals
+        if proposals:
+            self._measure(state, proposals[:count])
+        self._race(state)
+        spent = self._clock() - began
+        state.visits.append(Visit(spent, state.seconds))
+        now, before = self.projected()
+        limited = self.settings.budget is not None or self.settings.trials is not None
+        used = min(self._spent(), 1.0) if limited else None
+        self._tell(
+            Visited(
+                self._now(),
+                state.task.key,
+                spent,
+                state.seconds,
+                now,
+                before,
+                self._trials(),
+                used,
+                state.exhausted,
+            )
+        )
+
+    def _race(self, state: State) -> None:
+        """Let candidates that look faster than the best one run against it, that of the beginning beside."""
+        challengers = state.challengers(CHALLENGERS)
+        if not challengers:
+            return
+        space, best, start = state.space, state.best, state.start
+        assert space is not None
+        assert best is not None
+        assert start is not None
+        points = list(dict.fromkeys((best, *challengers, start)))
+        traces = [space.trace(p) for p in points]
+        finals = self._ready(state).final(traces, Plan(seconds=self.settings.race_seconds))
+        state.raced.update(challengers)
+        self._keep_finals(state, points, traces, finals)
+        if start not in state.ratios:
+            state.start = space.default
+        if best not in state.ratios:
+            state.best = space.default
+            self._tell(Noted(self._now(), f"the best schedule of {state.task.name} failed and is left out"))
+        promoted: int | None = None
+        ratio, half_width = None, None
+        if finals.race is not None and 0 in finals.runners:
+            ran = [n for n in range(1, len(challengers) + 1) if n in finals.runners]
+            found = {n: finals.difference(n, 0) for n in ran}
+            if found:
+                fastest = min(found, key=lambda n: found[n].log_ratio)
+                ratio, half_width = math.exp(found[fastest].log_ratio), _finite(found[fastest].half_width)
+            faster = [n for n in found if found[n].faster]
+            if faster:
+                promoted = min(faster, key=lambda n: found[n].log_ratio + found[n].half_width)
+                state.best = points[promoted]
+            now, place = promoted or 0, points.index(start)
+            if now != place and {now, place} <= set(finals.runners):
+                state.gain = finals.difference(now, place)
+        race = finals.race
+        self._tell(
+            Raced(
+                self._now(),
+                state.task.key,
+                tuple(map(digest, traces)),
+                None if promoted is None else digest(traces[promoted]),
+                ratio,
+                half_width,
+                0.0 if race is None else race.noise,
+                0.0 if race is None else race.drift,
+                state.seconds,
+            )
+        )
+
+    # -- measuring and keeping -------------------------------------------------------------------------------
+
+    def _measure(self, state: State, proposals: Sequence[Proposal], trial: bool = True) -> None:
+        """Measure candidates and keep what comes of each. One that crashes has a second chance before that is
+        written down: a process may have been killed that had nothing to do with it."""
+        assert state.space is not None
+        crashed: list[Proposal] = []
+        for second in (False, True):
+            batch = crashed if second else proposals
+            if not batch:
+                return
+            traces = [state.space.trace(p.point) for p in batch]
+            for number, found in self._ready(state).measure(traces):
+                if found.status == "crash" and not second:
+                    crashed.append(batch[number])
+                    continue
+                state.trials += trial
+                self._keep(state, batch[number], traces[number], found)
+                if trial and self._over() is not None:
+                    return
+
+    def _keep(self, state: State, proposal: Proposal, trace: str, found: Measurement) -> None:
+        """Put what came of a candidate into the store, then into memory."""
+        assert state.history is not None
+        assert state.space is not None
+        point = proposal.point
+        self._store(state, point, trace, proposal.role, found)
+        ratio = seconds = None
+        if found.status == "ok":
+            seconds = float(np.median([s.seconds for s in found.samples]))
+            if point == state.space.default:
+                state.default, ratio = seconds, 1.0
+            else:
+                ratio = ratio_of(found.samples, state.default)
+            state.ratios[point] = ratio
+        else:
+            state.failures[found.status] += 1
+            if point == state.space.default:
+                state.error = f"its default schedule fails ({found.status}): {found.error}"
+        state.history.add(point, found.status, seconds)
+        key, role = state.task.key, proposal.role
+        error, build = found.error, found.build_seconds
+        self._tell(
+            Measured(self._now(), key, digest(trace), role, found.status, seconds, ratio, error, build)
+        )
+
+    def _keep_finals(
+        self, state: State, points: Sequence[Point], traces: Sequence[str], finals: Finals
+    ) -> None:
+        """Keep the times of a race. Who failed in it, where it was right before, is looked at once more."""
+        assert state.space is not None
+        for number, (point, trace) in enumerate(zip(points, traces, strict=True)):
+            found = finals.measurements[number]
+            if found.status == "ok":
+                self._store(state, point, trace, "finalist", found)
+                if point != state.space.default:
+                    state.ratios[point] = ratio_of(found.samples, state.default)
+            elif point != state.space.default:  # that one runs beside all others, and was right all the time
+                del state.ratios[point]
+                self._measure(state, [Proposal(point, "finalist")], trial=False)
+
+    def _store(self, state: State, point: Point, trace: str, role: str, found: Measurement) -> None:
+        assert state.space is not None
+        sketch = state.space.sketches[point.sketch].name
+        self.store.add(
+            Record(
+                state.task.workload,
+                trace,
+                self.epoch,
+                self.threads,
+                found.status,
+                found.samples,
+                role,
+                sketch,
+                found.error,
+                time.time(),
+            )
+        )
+
+    def _ready(self, state: State) -> Measures:
+        """The measurer, with the task's workload set."""
+        if self._measurer is None:
+            self._measurer = self._make_measurer()
+        if self._current is not state:
+            self._current = None
+            self._measurer.set_workload(state.task.workload)
+            self._current = state
+        return self._measurer
+
+    # -- what is known already -------------------------------------------------------------------------------
+
+    def _recall(self, state: State) -> None:
+        """The times that the store has of this device, compiler and number of threads."""
+        assert state.space is not None
+        device, compiler = self.epoch.device.fingerprint, self.epoch.compiler
+        samples: dict[Point, Record] = {}
+        for record in self.store.records(
+            state.task.key, device=device, compiler=compiler, threads=self.threads, origins=TRUSTED
+        ):
+            point = state.space.point_of(record.trace)
+            if point is None:
+                continue
+            known = samples.get(point)
+            if known is None or (record.status != "ok", len(record.samples)) > (
+                known.status != "ok",
+                len(known.samples),
+            ):
+                samples[point] = record
+        default = samples.get(state.space.default)
+        if default is None or default.status != "ok":
+            if default is not None:
+                state.error = f"its default schedule fails ({default.status}): {default.error}"
+            return
+        state.default = default.seconds
+        state.ratios = {
+            p: 1.0 if p == state.space.default else ratio_of(r.samples, state.default)
+            for p, r in samples.items()
+            if r.status == "ok"
+        }
+        state.raced = {p for p, r in samples.items() if r.role == "finalist"}
+
+    def _recorded(self, space: SearchSpace) -> Point | None:
+        """The schedule that compiling with the store would take."""
+        device = self.epoch.device.fingerprint
+        for leader in leaders(self.store, space.workload.key, device, self.threads):
+            if leader.ratio is not None and leader.limit < 1:
+                point = space.point_of(leader.trace)
+                if point is not None:
+                    return point
+        return None
+
+    def _hope(self, state: State) -> None:
+        """The least ratio to the default schedule that the cost model sees among candidates."""
+        assert state.space is not None
+        rng = np.random.default_rng(self.settings.seed)
+        points = [state.space.default, *state.space.sample(HOPEFULS, rng)]
+        said = state.space.predict(self.model, points, self.threads).log_seconds
+        state.predicted = float(np.exp(said.min() - said[0]))
+
+    # -- budget, signals, listeners --------------------------------------------------------------------------
+
+    def _trials(self) -> int:
+        return sum(s.trials for s in self.states)
+
+    def _now(self) -> float:
+        return self._clock() - self._began
+
+    def _spent(self) -> float:
+        """The part of the budget that is used up."""
+        settings = self.settings
+        time_part = 0.0 if settings.budget is None else self._now() / settings.budget
+        return max(time_part, 0.0 if settings.trials is None else self._trials() / max(settings.trials, 1))
+
+    def _over(self) -> str | None:
+        """Why the session is to end now, if it is."""
+        if self._interrupted:
+            return "interrupted"
+        if self.settings.trials is not None and self._trials() >= self.settings.trials:
+            return "trials"
+        return "budget" if self._spent() >= 1 else None
+
+    def _tell(self, event: Event) -> None:
+        for listener in self._listeners:
+            listener(event)
+
+    @contextlib.contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Ctrl-C once asks the session to end, twice ends it; only the main thread hears of it."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def interrupt(number: int, frame: FrameType | None) -> None:
+            if self._interrupted:
+                raise KeyboardInterrupt
+            self._interrupted = True
+
+        before = signal.signal(signal.SIGINT, interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
