@@ -3,6 +3,8 @@
 from tilewright.measure.batch import Finals, Measurement, Measurer
 from tilewright.measure.builder import Build, Builder, Candidate
 from tilewright.measure.data import Data, make_data, random_inputs
+from tilewright.measure.look import Look
+from tilewright.measure.noise import Noise, NoiseWatch
 from tilewright.measure.program import Program, build_program, parameters
 from tilewright.measure.runner import Limits, Outcome, Runner, Task
 from tilewright.measure.timing import Difference, Plan, Race, race
@@ -18,8 +20,11 @@ __all__ = [
     "Finals",
     "GraphRunner",
     "Limits",
+    "Look",
     "Measurement",
     "Measurer",
+    "Noise",
+    "NoiseWatch",
     "Outcome",
     "Plan",
     "Program",

@@ -194,4 +194,4 @@ def _anchors(records: Sequence[Record], workloads: int, schedules: int, seed: in
 def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Spearman's."""
     ranks = [np.argsort(np.argsort(values)) for values in (a, b)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])

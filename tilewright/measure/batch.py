@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import statistics
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Final
 
 from tilewright.errors import TilewrightError
 from tilewright.ir.parser import parse
-from tilewright.measure.builder import Builder, Candidate
+from tilewright.measure.builder import Build, Builder, Candidate
 from tilewright.measure.data import make_data
+from tilewright.measure.noise import Noise, NoiseWatch
 from tilewright.measure.program import Program, build_program
 from tilewright.measure.runner import Limits, Runner, Task
 from tilewright.measure.timing import Difference, Plan, Race
@@ -20,8 +23,11 @@ from tilewright.target import Target
 
 #: Copies of weights take so many times the size of the last cache: none is still there when its turn comes.
 COLD: Final = 2
-#: A first look: few short turns beside the reference kernel.
-LOOK: Final = Plan(turn_seconds=2e-3, min_rounds=2, max_rounds=2, halving=False)
+#: So many candidates are compiled before they are looked at together, while nothing is compiled.
+GROUP: Final = 12
+#: A candidate has at least as long as so many calls of the reference kernel before it counts as one that
+#: never ends.
+PATIENCE: Final = 50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +39,15 @@ class Measurement:
         error: for failures, what happened.
         samples: every time that was measured, each with the reference kernel's beside it.
         build_seconds: how long compiling took.
+        disturbed: whether the machine was not calm while it was timed, also when that was repeated: the times
+            are kept, but should be measured again before anything rests on them.
     """
 
     status: str
     error: str = ""
     samples: tuple[Sample, ...] = ()
     build_seconds: float = 0.0
+    disturbed: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +98,14 @@ class Measurer:
         self._builder = Builder(target, jobs or max(target.cores, 1))
         self._workload: Workload | None = None
         self._reference: Program | None = None
+        self._limits = limits or Limits()
+        self._best = 1.0
+        self._watch = NoiseWatch()
+
+    @property
+    def noise(self) -> Noise:
+        """How quiet the machine has been since the workload was set."""
+        return self._watch.noise
 
     def __enter__(self) -> Measurer:
         return self
@@ -120,34 +137,62 @@ class Measurer:
                 data.params,
                 data.inputs,
                 data.expected,
+                rtol=data.rtol,
+                off_by_one=data.off_by_one,
                 cold=cold,
                 flush_bytes=COLD * self.target.l3_bytes,
             )
         )
         reference = build_program(default_schedule(func, self.target), self.target)
+        self._runner.limits = self._limits
         outcome = self._runner.check(reference)
-        if outcome.status != "ok":
+        if outcome.status != "ok" or outcome.seconds is None:
             raise TilewrightError(f"the default schedule of '{func.name}' fails: {outcome.error}")
-        self._workload, self._reference = workload, reference
+        patience = max(self._limits.seconds, PATIENCE * outcome.seconds)
+        self._runner.limits = dataclasses.replace(self._limits, seconds=patience)
+        self._workload, self._reference, self._best = workload, reference, 1.0
+        self._watch = NoiseWatch()
 
     def measure(self, traces: Sequence[str]) -> Iterator[tuple[int, Measurement]]:
         """Compile, check and time candidates; gives each one's number and what came of it, in any order.
 
+        Samples come in pairs with the reference kernel's time beside them. A candidate that is far from the
+        best one has one or two short ones; those that are near it have several of at least 5 ms.
+
         Raises ValueError when no workload is set.
         """
-        if self._workload is None or self._reference is None:
+        if self._workload is None:
             raise ValueError("a measurer needs a workload first")
         text = self._workload.text
+        waiting: list[tuple[int, Build, Program]] = []
         for number, build in self._builder.build(Candidate(text, trace) for trace in traces):
             if build.program is None:
                 yield number, Measurement(build.status, build.error, build_seconds=build.seconds)
                 continue
-            outcome = self._runner.check(build.program)
-            samples: tuple[Sample, ...] = ()
+            waiting.append((number, build, build.program))
+            if len(waiting) == GROUP:
+                yield from self._look(waiting)
+                waiting = []
+        yield from self._look(waiting)
+
+    def _look(self, waiting: Sequence[tuple[int, Build, Program]]) -> Iterator[tuple[int, Measurement]]:
+        assert self._reference is not None
+        if not waiting:
+            return
+        programs = [program for _, _, program in waiting]
+        for place, outcome in self._runner.look(programs, self._reference, best=self._best):
+            number, build, _ = waiting[place]
+            samples = outcome.samples[0]
             if outcome.status == "ok":
-                outcome = self._runner.race([build.program], self._reference, LOOK)
-                samples = outcome.samples[0]
-            yield number, Measurement(outcome.status, outcome.error, samples, build.seconds)
+                self._watch.looked(outcome.disturbed)
+                if not outcome.disturbed:
+                    ratio = statistics.median(s.seconds / (s.reference or math.inf) for s in samples)
+                    self._best = min(self._best, ratio)
+            self._watch.saw(s.reference for s in samples if s.reference is not None)
+            yield (
+                number,
+                Measurement(outcome.status, outcome.error, samples, build.seconds, outcome.disturbed),
+            )
 
     def final(self, traces: Sequence[str], plan: Plan | None = None) -> Finals:
         """Let candidates run against each other, the reference kernel beside all of them; those that fail

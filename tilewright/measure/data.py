@@ -7,13 +7,14 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
+import ml_dtypes
 import numpy as np
 
 from tilewright.errors import ShapeError, TilewrightError
 from tilewright.ir import dtype as dt
 from tilewright.ir.interp import run as interpret
 from tilewright.ir.stmt import Buffer, PrimFunc
-from tilewright.ir.visit import const_int, find_blocks
+from tilewright.ir.visit import const_int, find_blocks, stores_of
 from tilewright.measure.program import (
     Arrays,
     Loaded,
@@ -29,6 +30,9 @@ from tilewright.target import Target
 #: cannot compute with whole arrays it takes a microsecond for each.
 INTERPRETED: Final = 1 << 22
 
+#: The share of an integer output that may be off by one, if it is rounded from floats.
+ROUNDED: Final = 1e-3
+
 
 @dataclasses.dataclass(frozen=True)
 class Data:
@@ -40,12 +44,16 @@ class Data:
         expected: the outputs.
         oracle: what computed them: ``interpreter``, or ``native`` for compiled code of the function without
             any schedule.
+        rtol: how far floats of another schedule may be off, relative to the largest expected one.
+        off_by_one: the share of an integer output that may be off by one.
     """
 
     params: tuple[Parameter, ...]
     inputs: tuple[np.ndarray, ...]
     expected: tuple[np.ndarray, ...]
     oracle: str
+    rtol: float
+    off_by_one: float
 
 
 def random_inputs(func: PrimFunc, seed: int = 0, positive: bool = False) -> list[np.ndarray]:
@@ -84,17 +92,30 @@ def make_data(func: PrimFunc, target: Target, seed: int = 0) -> Data:
         VerifyError: the function is not well-formed.
         CompileError: it is too large for the interpreter and could not be compiled.
     """
+    rtol, off_by_one = tolerance(func)
     oracle = "interpreter" if _instances(func) <= INTERPRETED else "native"
     data = None
     for positive in (False, True):
         inputs = random_inputs(func, seed, positive)
         expected = interpret(func, inputs) if oracle == "interpreter" else _run_plainly(func, target, inputs)
         if data is None or _finite(expected) > _finite(data.expected):
-            data = Data(parameters(func), tuple(inputs), tuple(expected), oracle)
+            data = Data(parameters(func), tuple(inputs), tuple(expected), oracle, rtol, off_by_one)
         if _finite(expected) >= 0.5:
             break
     assert data is not None
     return data
+
+
+def tolerance(func: PrimFunc) -> tuple[float, float]:
+    """How far outputs of another schedule may be off: floats, relative to the largest one, by eight units in
+    the last place of the coarsest type that values are rounded to on their way, though not below 1e-4; and
+    the share of integers that may be off by one, where they are rounded floats.
+    """
+    stored = {store.buffer.dtype for store in stores_of(func.body)}
+    params = {param.dtype for param in func.params if isinstance(param, Buffer)}
+    floats = {dtype for dtype in stored | params if dt.is_float(dtype)}
+    coarsest = max((float(ml_dtypes.finfo(dt.to_numpy(dtype)).eps) for dtype in floats), default=0.0)
+    return max(8 * coarsest, 1e-4), ROUNDED if floats else 0.0
 
 
 def _run_plainly(func: PrimFunc, target: Target, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:

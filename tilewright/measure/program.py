@@ -137,6 +137,10 @@ class Bound:
         self._turn = (self._turn + 1) % len(self._args)
         return int(self._kernel(self._pool, self._args[self._turn], self._where))
 
+    def first(self) -> int:
+        """One call on the first list of arrays; as calling it otherwise."""
+        return int(self._kernel(self._pool, self._args[0], self._where))
+
 
 class Loaded:
     """A program in this process.

@@ -17,49 +17,22 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from types import TracebackType
-from typing import Any, Final
-
-import numpy as np
+from typing import Any
 
 from tilewright.errors import TilewrightError
-from tilewright.measure.program import (
-    Arrays,
-    Loaded,
-    Parameter,
-    Program,
-    check_array,
-    in_layout,
-    runtime_code,
-)
-from tilewright.measure.timing import Plan, Race, race
+from tilewright.measure.jobs import JOBS, Outcome, Places, Task
+from tilewright.measure.look import Look
+from tilewright.measure.program import Program, check_array, runtime_code
+from tilewright.measure.timing import Plan
 from tilewright.records.record import Sample
 from tilewright.runtime.host import check_host
 from tilewright.runtime.loader import load_runtime
 from tilewright.target import Target
 
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """What all candidates of a workload share.
-
-    Attributes:
-        params: the kernel's arguments, outputs last.
-        inputs: data for those before the outputs.
-        expected: the outputs, computed by something trusted.
-        rtol: how far an output may be off, relative to the largest expected one.
-        cold: names of inputs that calls find in memory, not in caches: a model's weights.
-        flush_bytes: how many bytes of copies of these inputs there are at least.
-    """
-
-    params: tuple[Parameter, ...]
-    inputs: tuple[np.ndarray, ...]
-    expected: tuple[np.ndarray, ...]
-    rtol: float = 1e-4
-    cold: frozenset[str] = frozenset()
-    flush_bytes: int = 0
+__all__ = ["Limits", "Outcome", "Runner", "Task"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,25 +41,6 @@ class Limits:
 
     seconds: float = 10.0
     memory: int = 4 << 30
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """What became of a job.
-
-    Attributes:
-        status: one of :data:`tilewright.records.STATUSES`.
-        error: for failures, what happened.
-        seconds: for a check, the least of a few calls.
-        race: for races that ended.
-        samples: every time that was seen, by program, also when the race did not end.
-    """
-
-    status: str
-    error: str = ""
-    seconds: float | None = None
-    race: Race | None = None
-    samples: tuple[tuple[Sample, ...], ...] = ()
 
 
 class Runner:
@@ -153,6 +107,46 @@ class Runner:
         """
         return self._job(("race", list(programs), reference, plan or Plan(), self.limits), len(programs))
 
+    def look(
+        self, programs: Sequence[Program], reference: Program, look: Look | None = None, best: float = 1.0
+    ) -> Iterator[tuple[int, Outcome]]:
+        """Check candidates and look at those that are right, several in one child; gives each one's number
+        and what became of it, with all times that were seen, in order.
+
+        One that fails is run again in a child of its own unless it was the first in its child: what others
+        have done there is not held against it.
+
+        Args:
+            reference: a right program that runs between them.
+            best: the least ratio of a candidate's time to the reference's so far.
+        """
+        if self._task is None:
+            raise ValueError("a runner needs a task first")
+        left = list(range(len(programs)))
+        samples: dict[int, list[Sample]] = {n: [] for n in left}
+        ended = False
+        try:
+            connection = self._started()
+            connection.send(("look", list(programs), reference, look or Look(), best, self.limits))
+            while True:
+                kind, *what = connection.recv()
+                if kind == "end":
+                    ended = True
+                    return
+                if kind == "sample":
+                    samples[what[0]].append(what[1])
+                elif kind == "done":
+                    left.remove(what[0])
+                    yield what[0], dataclasses.replace(what[1], samples=(tuple(samples[what[0]]),))
+        except (EOFError, OSError) as error:
+            self.close()
+            why = f"the worker died ({error or 'it closed its pipe'})"
+            for number in left:
+                yield number, Outcome("crash", why, samples=(tuple(samples[number]),))
+        finally:
+            if not ended:  # nobody will hear the rest
+                self.close()
+
     def _job(self, message: tuple[Any, ...], programs: int = 0) -> Outcome:
         if self._task is None:
             raise ValueError("a runner needs a task first")
@@ -164,7 +158,7 @@ class Runner:
                 kind, *what = connection.recv()
                 if kind == "sample":
                     samples[what[0]].append(what[1])
-                else:
+                elif kind == "end":
                     outcome: Outcome = what[0]
                     break
         except (EOFError, OSError) as error:
@@ -193,26 +187,77 @@ def _serve(connection: Connection, runtime: bytes, threads: int) -> None:
     """The worker: take jobs until the other side is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
     functions = load_runtime(runtime)
-    task: Task | None = None
+    places: Places | None = None
     while True:
         try:
             kind, *what = connection.recv()
+            if kind == "task":
+                places = Places(what[0], functions, threads)
+                continue
+            assert places is not None
+            *arguments, limits = what
+            outcome = Outcome("ok")
+            if kind == "look":
+                programs, reference, look, best = arguments
+                _look(places, programs, reference, look, best, limits, connection.send)
+            else:
+                programs = arguments[0] if kind == "race" else [arguments[0]]
+                places.prepare(programs)
+                job = functools.partial(JOBS[kind], places, *arguments)
+                outcome = _in_child(job, limits, connection.send)
+            connection.send(("end", outcome))
         except (EOFError, OSError):
             return
-        if kind == "task":
-            task = what[0]
-            continue
-        *arguments, limits = what
-        job = functools.partial(_JOBS[kind], task, functools.partial(_loaded, functions, threads), *arguments)
-        connection.send(("end", _in_child(job, limits, connection)))
 
 
-def _loaded(functions: dict[str, int], threads: int, program: Program) -> Loaded:
-    return Loaded(program, functions, threads)
+def _look(
+    places: Places,
+    programs: Sequence[Program],
+    reference: Program,
+    look: Look,
+    best: float,
+    limits: Limits,
+    send: Callable[[Any], None],
+) -> None:
+    """Look at programs in as few children as it takes."""
+    left = list(enumerate(programs))
+    alone = False
+    while left:
+        group = left[:1] if alone else list(left)
+        before = len(left)
+        places.prepare([reference, *(program for _, program in group)])
+        current: int | None = None
+        failed: Outcome | None = None
+
+        def hear(message: Any) -> None:
+            nonlocal current, failed
+            if message[0] == "begin":
+                current = message[1]
+            elif message[0] == "done" and message[2].status != "ok":
+                failed = message[2]
+            else:
+                if message[0] == "done":
+                    left.pop(0)
+                    current = None
+                send(message)
+
+        outcome = _in_child(
+            functools.partial(JOBS["look"], places, group, reference, look, best), limits, hear
+        )
+        if outcome.status != "ok":
+            failed = outcome
+        done = before - len(left)
+        if failed is None or not left or (current is None and done):
+            alone = False  # whatever went wrong, if anything, went wrong after the last candidate
+        elif done:
+            alone = True  # is it this one, or what the ones before have done here?
+        else:
+            send(("done", left.pop(0)[0], failed))
+            alone = False
 
 
-def _in_child(job: Callable[..., Outcome], limits: Limits, forward: Connection) -> Outcome:
-    """Do a job in a forked child; what it sends goes on to ``forward``."""
+def _in_child(job: Callable[..., Outcome], limits: Limits, hear: Callable[[Any], None]) -> Outcome:
+    """Do a job in a forked child; ``hear`` is given what it sends before its outcome."""
     ours, theirs = multiprocessing.Pipe(duplex=False)
     child = os.fork()
     if child == 0:
@@ -220,12 +265,12 @@ def _in_child(job: Callable[..., Outcome], limits: Limits, forward: Connection) 
         _run_child(job, limits, theirs)
     theirs.close()
     try:
-        return _watch(child, ours, limits, forward)
+        return _watch(child, ours, limits, hear)
     finally:
         ours.close()
 
 
-def _watch(child: int, ours: Connection, limits: Limits, forward: Connection) -> Outcome:
+def _watch(child: int, ours: Connection, limits: Limits, hear: Callable[[Any], None]) -> Outcome:
     outcome: Outcome | None = None
     try:
         while outcome is None:
@@ -237,7 +282,7 @@ def _watch(child: int, ours: Connection, limits: Limits, forward: Connection) ->
             if isinstance(message, Outcome):
                 outcome = message
             else:
-                forward.send(message)
+                hear(message)
     except EOFError:
         pass
     deadline = time.monotonic() + limits.seconds
@@ -292,82 +337,3 @@ def _confine(limits: Limits) -> None:
 
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-
-
-# ---------------------------------------------------------------------------------------------- in the child
-#: Calls of a check, of which the first one pays for pages and threads.
-_CALLS: Final = 4
-
-
-def _check(
-    task: Task, load: Callable[[Program], Loaded], program: Program, send: Callable[[object], None]
-) -> Outcome:
-    memory = Arrays()
-    bound = load(program).bind(task.params, task.inputs, memory)
-    given = [array.tobytes() for array in bound.inputs]
-    times = []
-    for number in range(_CALLS):
-        begin = time.perf_counter()
-        status = bound()
-        times.append(time.perf_counter() - begin)
-        if status:
-            return Outcome("refused", f"it ended with status {status}")
-        # The second call finds the results of the first: it must not build on them.
-        if number < 2 and (wrong := _wrong(task, bound.outputs)) is not None:
-            return wrong
-    if memory.damaged() or given != [array.tobytes() for array in bound.inputs]:
-        return Outcome("wrong_result", "it writes outside of its arrays")
-    return Outcome("ok", seconds=min(times[1:]))
-
-
-def _wrong(task: Task, outputs: Sequence[np.ndarray]) -> Outcome | None:
-    """What is wrong with the outputs, or None."""
-    for param, got, want in zip(task.params[len(task.inputs) :], outputs, task.expected, strict=True):
-        a, b = np.asarray(got, np.float64), np.asarray(want, np.float64)
-        finite = np.isfinite(b)
-        if not np.array_equal(np.isfinite(a), finite):
-            return Outcome("not_finite", f"'{param.name}' is not finite where it should be")
-        special = ~finite
-        if not np.array_equal(a[special], b[special], equal_nan=True):
-            return Outcome("wrong_result", f"'{param.name}' has other infinities or NaNs")
-        if not finite.any():
-            continue
-        difference = float(np.max(np.abs(a[finite] - b[finite])))
-        scale = float(np.max(np.abs(b[finite])))
-        exact = want.dtype.kind in "iub"
-        if difference > (0.0 if exact else task.rtol * scale):
-            error = f"'{param.name}' is off by {difference:.3g}, its scale is {scale:.3g}"
-            return Outcome("wrong_result", error)
-    return None
-
-
-def _race(
-    task: Task,
-    load: Callable[[Program], Loaded],
-    programs: Sequence[Program],
-    reference: int | Program,
-    plan: Plan,
-    send: Callable[[object], None],
-) -> Outcome:
-    memory = Arrays()
-    kept: dict[tuple[str, str], Sequence[np.ndarray]] = {}
-    bytes_cold = sum(d.nbytes for p, d in zip(task.params, task.inputs, strict=False) if p.name in task.cold)
-    copies = 1 if not bytes_cold else min(max(-(-task.flush_bytes // bytes_cold), 1), 256)
-
-    def laid(param: Parameter, data: np.ndarray, layout: str) -> Sequence[np.ndarray]:
-        key = param.name, layout
-        if key not in kept:
-            stored = in_layout(data, layout)
-            kept[key] = [memory.put(stored) for _ in range(copies if param.name in task.cold else 1)]
-        return kept[key]
-
-    bound = [load(p).bind(task.params, task.inputs, memory, laid) for p in programs]
-    if isinstance(reference, int):
-        beside = bound[reference]
-    else:
-        beside = load(reference).bind(task.params, task.inputs, memory, laid)
-    found = race(bound, beside, plan, seen=lambda n, sample: send(("sample", n, sample)))
-    return Outcome("ok", race=found)
-
-
-_JOBS: Final[Mapping[str, Callable[..., Outcome]]] = {"check": _check, "race": _race}

@@ -241,7 +241,7 @@ def measured_pick(
                 point.threads,
                 seconds=seconds,
                 choose=choose,
-                    cache=cache,
+                cache=cache,
             )
             known[key] = comparison.choice(margin)
             if report is not None:
