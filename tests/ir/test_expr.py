@@ -8,7 +8,7 @@ import math
 import pytest
 
 from tilewright.ir import te
-from tilewright.ir.bounds import Interval, affine, interval, linear, upper_bounds
+from tilewright.ir.bounds import Interval, affine, interval, upper_bounds
 from tilewright.ir.expr import (
     FALSE,
     TRUE,
@@ -29,6 +29,7 @@ from tilewright.ir.expr import (
     reduce_identity,
     select,
 )
+from tilewright.ir.linear import linear
 from tilewright.ir.simplify import simplify
 from tilewright.ir.stmt import Buffer, For, Seq, Store, seq
 from tilewright.ir.visit import (

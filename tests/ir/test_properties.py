@@ -7,8 +7,9 @@ from __future__ import annotations
 from hypothesis import given, settings
 
 from tests.ir.strategies import IntegerProblem, evaluate, integer_problems
-from tilewright.ir.bounds import Interval, from_terms, interval, known_divisor, linear
+from tilewright.ir.bounds import Interval, interval
 from tilewright.ir.expr import TRUE, Var, as_expr
+from tilewright.ir.linear import from_terms, known_divisor, linear
 from tilewright.ir.simplify import Simplifier, prove, simplify
 
 _some = settings(max_examples=500, deadline=None, derandomize=True)

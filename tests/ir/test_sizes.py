@@ -86,6 +86,29 @@ def test_the_index_of_a_fused_loop_taken_apart() -> None:
     assert not ranges.prove(fused // tiles < 15)
 
 
+@pytest.mark.parametrize(("parts", "by"), [(3, 8), (6, 8), (24, 32), (12, 16), (5, 8)])
+def test_the_index_of_three_fused_loops_taken_apart(parts: int, by: int) -> None:
+    rows, tiles, fused = M // by, (N + 13) // 14, Var("f", lo=0)
+    ranges = Simplifier().with_loop(fused, simplify(rows * tiles * parts))
+    index = ranges.simplify(fused // tiles // rows)
+    assert ranges.interval(index) == Interval(0, parts - 1), "whatever the extent's canonical form is"
+    assert ranges.prove(index * 16 + 15 < parts * 16)
+    assert not ranges.prove(index < parts - 1)
+
+
+@given(
+    st.sampled_from([1, 2, 4, 8, 16, 32]), st.sampled_from([1, 2, 4, 8, 16, 32]), st.integers(1, 8), st.data()
+)
+def test_limits_of_quotients_hold(whole: int, by: int, parts: int, data: st.DataObject) -> None:
+    fused, rows, tiles = Var("f", lo=0), M // by, N // 3 + 1
+    extent = simplify(M // whole * tiles * parts)
+    index = fused // tiles // rows
+    limit = Simplifier().with_loop(fused, extent).interval(index).hi
+    n, m = data.draw(st.integers(1, 512)), 32 * data.draw(st.integers(1, 30))
+    last = at(extent, n=n, m=m) - 1
+    assert limit is None or last // (n // 3 + 1) // (m // by) <= limit
+
+
 @pytest.mark.parametrize(
     ("cond", "holds"),
     [

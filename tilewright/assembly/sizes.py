@@ -10,8 +10,8 @@ from tilewright.graph.graph import Graph, Value
 from tilewright.graph.memory import Place
 from tilewright.graph.requirements import Requirement, requirements
 from tilewright.graph.shapes import Dim, as_dim, count, typical
-from tilewright.ir.bounds import linear
 from tilewright.ir.expr import Expr, Var
+from tilewright.ir.linear import linear
 from tilewright.ir.sizes import dims_of, largest_size
 from tilewright.runtime.plan import Operand, Space
 

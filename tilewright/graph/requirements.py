@@ -15,8 +15,9 @@ from tilewright.errors import ShapeError
 from tilewright.graph.graph import Graph, Node
 from tilewright.graph.opdef import FusionKind, get_op
 from tilewright.graph.shapes import Dims, count
-from tilewright.ir.bounds import LinearForm, factors, interval, linear
+from tilewright.ir.bounds import interval
 from tilewright.ir.expr import FALSE, TRUE, Const, Expr, as_expr
+from tilewright.ir.linear import LinearForm, factors, linear
 from tilewright.ir.simplify import simplify
 
 

@@ -9,21 +9,7 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from tilewright.ir import dtype as dt
-from tilewright.ir.bounds import (
-    Interval,
-    Ranges,
-    Terms,
-    add_terms,
-    factors,
-    from_terms,
-    known_divisor,
-    linear_terms,
-    mul_terms,
-    product,
-    scale_terms,
-    sort_key,
-    upper_bounds,
-)
+from tilewright.ir.bounds import Interval, Ranges, upper_bounds
 from tilewright.ir.conditions import any_of, conjunction, decide, negate, nonnegative_condition, operands_of
 from tilewright.ir.expr import (
     FALSE,
@@ -40,6 +26,18 @@ from tilewright.ir.expr import (
     conjuncts,
     const,
     select,
+)
+from tilewright.ir.linear import (
+    Terms,
+    add_terms,
+    factors,
+    from_terms,
+    known_divisor,
+    linear_terms,
+    mul_terms,
+    product,
+    scale_terms,
+    sort_key,
 )
 from tilewright.ir.visit import uses
 

@@ -3,17 +3,9 @@
 from __future__ import annotations
 
 from tilewright.ir import dtype as dt
-from tilewright.ir.bounds import (
-    UNBOUNDED,
-    Interval,
-    Terms,
-    add_terms,
-    from_terms,
-    linear_terms,
-    scale_terms,
-    sort_key,
-)
+from tilewright.ir.bounds import UNBOUNDED, Interval
 from tilewright.ir.expr import FALSE, TRUE, BinOp, Cmp, Const, Expr, all_of, binop, cmp, const, logical_not
+from tilewright.ir.linear import Terms, add_terms, from_terms, linear_terms, scale_terms, sort_key
 
 
 def nonnegative_condition(terms: Terms, base: int) -> Expr:

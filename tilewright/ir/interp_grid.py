@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from tilewright.ir.bounds import linear_terms
 from tilewright.ir.expr import BinOp, Const, Expr, Select, Var, as_expr, conjuncts
 from tilewright.ir.interp_ops import BINARY
+from tilewright.ir.linear import linear_terms
 from tilewright.ir.simplify import Simplifier
 from tilewright.ir.stmt import Annotate, Block, Buffer, For, If, Stmt, Store
 from tilewright.ir.visit import free_vars, loads_of, substitute, substitute_expr, uses

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tilewright.ir.bounds import linear
 from tilewright.ir.expr import Expr, Var, as_expr
+from tilewright.ir.linear import linear
 from tilewright.ir.simplify import simplify
 from tilewright.ir.stmt import Buffer, For, Range, Region, Stmt, Store
 from tilewright.ir.visit import all_exprs, free_vars, loads_of, stores_of, walk_stmt
@@ -28,9 +28,7 @@ def hull_region(buffer: Buffer, indices: tuple[Expr, ...], loops: Mapping[Var, E
     """The smallest box that holds the element at ``indices`` while ``loops`` run; a whole dimension where
     the index is not linear in them.
     """
-    return Region(
-        buffer, tuple(_hull(i, loops, dim) for i, dim in zip(indices, buffer.shape, strict=True))
-    )
+    return Region(buffer, tuple(_hull(i, loops, dim) for i, dim in zip(indices, buffer.shape, strict=True)))
 
 
 def _hull(index: Expr, loops: Mapping[Var, Expr], dim: Expr) -> Range:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from tilewright.ir.bounds import factors, interval, linear, product
+from tilewright.ir.bounds import interval
 from tilewright.ir.expr import Const, Expr, Var, as_expr
+from tilewright.ir.linear import factors, linear, product
 from tilewright.ir.simplify import simplify
 from tilewright.ir.visit import const_int, free_vars, substitute_expr
 

@@ -25,8 +25,8 @@ from typing import Final
 
 from tilewright.errors import IntrinsicError
 from tilewright.ir import dtype as dt
-from tilewright.ir.bounds import known_divisor
 from tilewright.ir.expr import Expr, Load, as_expr, load
+from tilewright.ir.linear import known_divisor
 from tilewright.ir.simplify import simplify
 from tilewright.ir.stmt import (
     Buffer,

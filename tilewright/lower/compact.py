@@ -8,9 +8,10 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from tilewright.errors import ScheduleError
-from tilewright.ir.bounds import Interval, linear
+from tilewright.ir.bounds import Interval
 from tilewright.ir.expr import Expr, Load, Var, all_of, as_expr, load
 from tilewright.ir.launch import is_private, thread_axis
+from tilewright.ir.linear import linear
 from tilewright.ir.simplify import Simplifier, lasting, simplify
 from tilewright.ir.stmt import (
     Alloc,

@@ -13,8 +13,9 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 from tilewright.ir import dtype as dt
-from tilewright.ir.bounds import Interval, interval, linear
+from tilewright.ir.bounds import Interval, interval
 from tilewright.ir.expr import Cmp, Expr, Var, all_of, as_expr, conjuncts
+from tilewright.ir.linear import linear
 from tilewright.ir.simplify import Simplifier, simplify, simplify_stmt, simplify_within
 from tilewright.ir.stmt import Alloc, Annotate, For, If, PrimFunc, Seq, Stmt, child_stmts, seq
 from tilewright.ir.visit import const_int, free_vars, loads_of, substitute, transform_stmt, walk_stmt

@@ -6,7 +6,6 @@ import dataclasses
 import math
 
 from tilewright.ir import dtype as dt
-from tilewright.ir.bounds import linear
 from tilewright.ir.expr import (
     BinOp,
     Cmp,
@@ -22,6 +21,7 @@ from tilewright.ir.expr import (
     maximum,
     minimum,
 )
+from tilewright.ir.linear import linear
 from tilewright.ir.padding import is_padding, split_zero
 from tilewright.ir.simplify import simplify
 from tilewright.ir.stmt import For, If, PrimFunc, Stmt, Store

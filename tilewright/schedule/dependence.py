@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tilewright.ir.bounds import affine, linear
+from tilewright.ir.bounds import affine
 from tilewright.ir.expr import TRUE, BinOp, Cmp, Expr, Load, Var, all_of, as_expr, conjuncts, load
 from tilewright.ir.itermap import ascending, determined_vars, step_size
 from tilewright.ir.launch import is_private
+from tilewright.ir.linear import linear
 from tilewright.ir.regions import local_loops
 from tilewright.ir.simplify import Simplifier, prove, simplify
 from tilewright.ir.stmt import Block, Buffer, For, IterVar, Range

@@ -7,8 +7,8 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 from tilewright.errors import IntrinsicError
-from tilewright.ir.bounds import linear
 from tilewright.ir.expr import BinOp, Expr, Load, Var, as_expr
+from tilewright.ir.linear import linear
 from tilewright.ir.simplify import simplify
 from tilewright.ir.stmt import Buffer, For, Range, Region, Store, TensorIntrinsic
 from tilewright.ir.tensor_intrinsics import check_operands, parameters, semantic_nest
@@ -81,9 +81,7 @@ def pairings(wanted: Expr, found: Expr, depth: int = 0) -> Iterator[list[Pair] |
     if not wanted.children:
         yield Mismatch(f"the program has {found!r} where the intrinsic has {wanted!r}", depth)
     for order in orders:
-        parts = [
-            pairings(a, b, depth + 1) for a, b in zip(wanted.children, order, strict=True)
-        ]
+        parts = [pairings(a, b, depth + 1) for a, b in zip(wanted.children, order, strict=True)]
         for combination in itertools.product(*parts):
             failures = [c for c in combination if isinstance(c, Mismatch)]
             if failures:
@@ -141,9 +139,7 @@ def _operand(
     """The part of a buffer that one access runs through; notes in ``of`` which loops correspond."""
     what = f"operand '{pair.param.name}'"
     if pair.buffer.dtype != pair.param.dtype:
-        raise Mismatch(
-            f"{what} is {pair.param.dtype}, '{pair.buffer.name}' is {pair.buffer.dtype}", progress
-        )
+        raise Mismatch(f"{what} is {pair.param.dtype}, '{pair.buffer.name}' is {pair.buffer.dtype}", progress)
     ranges: list[Range] = []
     moved: list[Var] = []
     for dim, index in enumerate(pair.indices):

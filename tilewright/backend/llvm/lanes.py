@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from tilewright.ir.bounds import Terms, add_terms, from_terms, known_divisor, linear_terms, scale_terms
 from tilewright.ir.expr import BinOp, Const, Expr, Var
+from tilewright.ir.linear import Terms, add_terms, from_terms, known_divisor, linear_terms, scale_terms
 
 
 class LaneForm(NamedTuple):

@@ -13,8 +13,8 @@ from tilewright.backend.llvm.registers import Run, Slots, access_picks, access_r
 from tilewright.backend.llvm.values import Values
 from tilewright.errors import CompileError
 from tilewright.ir import dtype as dt
-from tilewright.ir.bounds import Terms
 from tilewright.ir.expr import BinOp, Const, Expr, Load, reduce_identity
+from tilewright.ir.linear import Terms
 from tilewright.ir.stmt import Buffer, Store
 from tilewright.ir.visit import loads_of
 

@@ -13,9 +13,10 @@ from tilewright.backend.llvm.ops import Namer
 from tilewright.backend.llvm.placement import Placement, Value
 from tilewright.errors import CompileError
 from tilewright.ir import dtype as dt
-from tilewright.ir.bounds import Interval, Ranges, Terms
+from tilewright.ir.bounds import Interval, Ranges
 from tilewright.ir.expr import BinOp, Call, Cast, Cmp, Const, Expr, Load, Select, Var, const
 from tilewright.ir.float_limits import float_limits
+from tilewright.ir.linear import Terms
 from tilewright.ir.stmt import Buffer
 
 #: Up to here every whole number is a float32.

@@ -7,9 +7,9 @@ import math
 
 from tilewright.errors import ScheduleError
 from tilewright.ir import dtype as dt
-from tilewright.ir.bounds import linear
 from tilewright.ir.expr import BinOp, Call, Cast, Const, Expr, Load, Select, Var, as_expr
 from tilewright.ir.intrinsics import flops_of
+from tilewright.ir.linear import linear
 from tilewright.ir.simplify import simplify
 from tilewright.ir.sizes import dims_of, typical_size
 from tilewright.ir.stmt import Block, Buffer, Store

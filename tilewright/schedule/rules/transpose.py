@@ -11,8 +11,8 @@ import dataclasses
 
 from tilewright.errors import ScheduleError
 from tilewright.ir import dtype as dt
-from tilewright.ir.bounds import linear
 from tilewright.ir.expr import Expr, Var
+from tilewright.ir.linear import linear
 from tilewright.ir.simplify import simplify
 from tilewright.ir.sizes import typical_size
 from tilewright.ir.visit import free_vars

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from tilewright.errors import ScheduleError
 from tilewright.ir import dtype as dt
-from tilewright.ir.bounds import linear
 from tilewright.ir.expr import Expr
+from tilewright.ir.linear import linear
 from tilewright.ir.simplify import simplify
 from tilewright.ir.stmt import Block
 from tilewright.ir.visit import free_vars
