@@ -29,7 +29,6 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -38,11 +37,12 @@ import numpy as np
 
 from benchmarks.curves import Curve, Measured, Ratio, first_reaching, geometric_mean, paired_ratio
 from benchmarks.kernels import KERNELS, Kernel
-from benchmarks.own_search import search
+from benchmarks.own_search import Guide, make_guide, search
 from benchmarks.steps import done, keep
 from benchmarks.turns import Command, ServerError, take_turns
 from tilewright.benching import machine
 from tilewright.cli.common import table
+from tilewright.errors import TilewrightError
 from tilewright.target import Target
 
 #: Ways to write a kernel in TVM that are tried; ``matmul`` is for 1x1 convolutions of stride 1.
@@ -55,7 +55,7 @@ VARIANTS: Final[Mapping[str, tuple[str, ...]]] = {
 #: After how many measurements the latencies are shown.
 OUR_STEPS: Final = (0, 8, 16, 32)
 THEIR_STEPS: Final = (32, 100, 300, 1000)
-#: Of the programs that were the best for a while, those are timed again that gained at least so much.
+#: Of their programs that were the best for a while, those are timed again that gained at least so much.
 GAIN: Final = 0.02
 #: What the child says when a search has had its minutes.
 OUT_OF_TIME: Final = "out of time"
@@ -161,8 +161,8 @@ def their_best_variant(setup: Setup, kernel: Kernel, folder: Path) -> tuple[str,
 
 
 # ------------------------------------------------------------------------------------------------------- ours
-def our_search(setup: Setup, kernel: Kernel, folder: Path) -> dict[str, Any]:
-    """Our search: wall time; the curve and the traces are in the folder."""
+def our_search(setup: Setup, guide: Guide, kernel: Kernel, folder: Path) -> dict[str, Any]:
+    """Our search: what it took; the curve and the traces are in the folder. Raises StepError."""
     request = {
         "kernel": dataclasses.asdict(kernel),
         "trials": setup.ours,
@@ -172,13 +172,16 @@ def our_search(setup: Setup, kernel: Kernel, folder: Path) -> dict[str, Any]:
     found = done(folder / "search.json", request)
     if found is None:
         folder.mkdir(parents=True, exist_ok=True)
-        begin = time.perf_counter()
         with (folder / "curve.jsonl").open("w") as file:
-            for entry in search(kernel, setup.threads, setup.ours, setup.seed, folder):
-                entry = {**entry, "wall": time.perf_counter() - begin}
+
+            def tell(entry: Mapping[str, Any]) -> None:
                 file.write(json.dumps(entry) + "\n")
                 file.flush()
-        found = {"wall": time.perf_counter() - begin}
+
+            try:
+                found = search(kernel, guide, setup.threads, setup.ours, setup.seed, folder, tell)
+            except (TilewrightError, RuntimeError) as error:
+                raise StepError(f"our search: {error}") from error
         keep(folder / "search.json", request, found)
     return found
 
@@ -188,7 +191,7 @@ def timed_again(setup: Setup, kernel: Kernel, variant: str, folder: Path) -> dic
     """Seconds of the best programs of both, by trial, for every round of turns."""
     theirs, ours = (Curve.read(folder / side / "curve.jsonl") for side in ("tvm", "ours"))
     their_trials = [p.trial for p in theirs.steps(GAIN, THEIR_STEPS)]
-    our_trials = [p.trial for p in ours.steps(GAIN, OUR_STEPS)]
+    our_trials = [p.trial for p in ours.improvements()]
     if not their_trials or not our_trials:
         raise StepError("no program of this kernel could be measured")
     request = {
@@ -311,7 +314,6 @@ class Outcome:
             "their_rounds": {str(k): v for k, v in self.their_rounds.items()},
             "our_rounds": {str(k): v for k, v in self.our_rounds.items()},
             "their_failures": self.theirs.failures,
-            "our_failures": self.ours.failures,
             "their_wall": self.their_wall,
             "our_wall": self.our_wall,
             "ratio": dataclasses.asdict(self.ratio),
@@ -326,12 +328,12 @@ class Outcome:
         return Outcome(theirs, ours, *rounds, document["their_wall"], document["our_wall"])
 
 
-def compare(setup: Setup, kernel: Kernel) -> dict[str, Any]:
+def compare(setup: Setup, guide: Guide, kernel: Kernel) -> dict[str, Any]:
     """Everything for one kernel; what is finished already is not done again. Raises StepError."""
     folder = setup.folder.resolve() / kernel.name
     variant, pilots = their_best_variant(setup, kernel, folder)
     theirs = their_search(setup, kernel, variant, setup.trials, folder / "tvm")
-    ours = our_search(setup, kernel, folder / "ours")
+    ours = our_search(setup, guide, kernel, folder / "ours")
     samples = timed_again(setup, kernel, variant, folder)
     outcome = Outcome(
         Curve.read(folder / "tvm" / "curve.jsonl"),
@@ -342,6 +344,7 @@ def compare(setup: Setup, kernel: Kernel) -> dict[str, Any]:
         ours["wall"],
     )
     about = {"variant": variant, "pilots": pilots, "stopped": theirs["stopped"], "tvm": theirs["tvm"]}
+    about["our_search"] = ours
     return {"kernel": dataclasses.asdict(kernel), "name": kernel.name, **about, **outcome.to_dict()}
 
 
@@ -432,6 +435,7 @@ def plot(results: Sequence[Mapping[str, Any]], path: Path) -> None:
                 x.append(last.trial if half == 0 else last.wall)
                 y = [seconds[p.trial] * 1e6 for p in steps]
                 axis.step(x, [*y, y[-1]], where="post", label=label, color=colour)
+                axis.axhline(y[-1], linestyle=":", linewidth=0.8, color=colour)
             axis.set_xscale("log")
             axis.set_yscale("log")
             axis.set_xlabel(what)
@@ -486,11 +490,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         arguments.turn,
         arguments.seed,
     )
+    guide = make_guide(setup.threads, setup.folder)
+    print(f"cost model '{guide.name}': {guide.seconds:.1f} s, once", flush=True)
     results: list[dict[str, Any]] = []
     for kernel in kernels:
         print(f"{kernel.name} ...", flush=True)
         try:
-            results.append(compare(setup, kernel))
+            results.append(compare(setup, guide, kernel))
         except StepError as error:
             results.append({"kernel": dataclasses.asdict(kernel), "name": kernel.name, "error": str(error)})
         if arguments.out:
