@@ -330,7 +330,7 @@ def compile(
         from tilewright.tune.lookup import Lookup
 
         assert address is not None
-        return Lookup(address, chosen, count)
+        return Lookup(address, chosen, count, models=settings.choose == "model")
 
     keep = disk is not None and not (folder or pick or values) and all_alternatives() == BUILT_IN
     key = source_key(source, shapes, dims, chosen, count, address) if keep else None
@@ -347,7 +347,7 @@ def compile(
         dump=folder,
         check=settings.debug,
         fast_conv=settings.fast_conv,
-        pick=pick or default_pick,
+        pick=pick or (default_pick if lookup is None else lookup.pick),
     )
     given = [] if not values else [values] if isinstance(values, Mapping) else list(values)
     compiler = _Compiler(open_model(source, shapes, dims, given), chosen, count, build, lookup)

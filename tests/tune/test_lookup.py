@@ -14,6 +14,8 @@ import pytest
 
 import tilewright as tw
 from tests.tune.stored import (
+    DEVICE,
+    TARGET,
     dense_model,
     epoch,
     record,
@@ -21,13 +23,26 @@ from tests.tune.stored import (
     tasks,
     traces,
 )
+from tilewright.assembly.program import graph_kernels
 from tilewright.config import overriding
+from tilewright.cost.model import FeatureModel, Prediction
 from tilewright.errors import StoreError
+from tilewright.graph.alternatives import DIRECT, ChoicePoint, default_pick
+from tilewright.graph.builder import GraphBuilder
+from tilewright.graph.graph import Graph
+from tilewright.graph.partition import partition
+from tilewright.graph.pipeline import optimise, variants
+from tilewright.graph.quantize import multiplied_type
+from tilewright.ir.parser import parse
 from tilewright.ir.printer import workload_key
-from tilewright.records import Device, Record, open_store
+from tilewright.ir.stmt import PrimFunc
+from tilewright.records import Device, Record, Workload, open_store
 from tilewright.runtime.plan import KernelCall
+from tilewright.schedule.default import default_schedule
+from tilewright.schedule.features import FEATURES
 from tilewright.schedule.trace import Trace
 from tilewright.target import PRESETS
+from tilewright.tune.lookup import Lookup
 
 MODEL = dense_model()
 DENSE, SOFTMAX = tasks(MODEL)
@@ -343,3 +358,107 @@ def test_sizes_that_are_compiled_for_later_use_the_store(path: Path) -> None:
         model.run({"x": sample(6)})
         assert "record" in {k.chosen.by for k in model.artifact.kernels()}
 
+
+
+class Likes(FeatureModel):
+    """Says that candidates of few loads are fast, and how sure it is of that."""
+
+    name = "likes"
+
+    def __init__(self, spread: float) -> None:
+        self.spread = spread
+
+    def predict_features(self, features: np.ndarray, threads: int) -> Prediction:
+        column = features[:, FEATURES.index("loads_per_op")].astype(np.float64)
+        return Prediction(column - 10, np.full(len(column), self.spread))
+
+
+@pytest.mark.parametrize(("spread", "by"), [(1e-6, "learned"), (100.0, "default")])
+def test_a_model_chooses_where_it_is_sure(
+    path: Path, spread: float, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import functools
+
+    model = functools.cached_property(lambda lookup: Likes(spread))
+    model.__set_name__(Lookup, "_model")
+    monkeypatch.setattr(Lookup, "_model", model)
+    with open_store(path) as store:
+        store.put_model("learned", DEVICE.fingerprint, b"")
+    with overriding(choose="model"), tw.compile(MODEL, threads=1, store=path) as compiled:
+        chosen = {k.workload: k.chosen for k in compiled.artifact.kernels()}[workload_key(DENSE)]
+        np.testing.assert_allclose(compiled(X)[0], run_onnxruntime(MODEL, X), rtol=1e-5, atol=1e-6)
+    assert chosen.by == by
+    if by == "learned":
+        assert chosen.gain is not None
+        assert chosen.gain > 1
+        with open_store(path) as store:
+            store.add(record(DENSE, FIRST))
+        with overriding(choose="model"):
+            assert dense(path).chosen.by == "record"
+    assert dense(path).chosen.by in ("record", "default")
+
+
+def test_a_new_model_is_asked_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    builds = count_builds(monkeypatch)
+    monkeypatch.setattr(Lookup, "_model", None)
+    with overriding(choose="model"):
+        for data in (b"one", b"one", b"two"):
+            with open_store(path) as store:
+                store.put_model("learned", DEVICE.fingerprint, data)
+            dense(path)
+    assert len(builds) == 2
+
+
+def ways_of(graph: Graph) -> tuple[ChoicePoint, dict[str, list[PrimFunc]]]:
+    """The first node that can be computed in several ways, and each way's kernels."""
+    points: list[ChoicePoint] = []
+
+    def note(point: ChoicePoint) -> str:
+        points.append(point)
+        return DIRECT
+
+    optimise(graph, threads=1, pick=note, operands=multiplied_type(TARGET))
+    point = points[0]
+    found = {n: [k.func for k in graph_kernels(g, partition(g))] for n, g in variants(point).items()}
+    return point, found
+
+
+def test_ways_to_compute_are_chosen_by_all_their_kernels(path: Path) -> None:
+    builder = GraphBuilder("rows")
+    x = builder.input("x", (2, 16384), "float32")
+    graph = builder.build([builder.op("softmax", x, axis=1)])
+    point, ways = ways_of(graph)
+    usual = default_pick(point)
+    (other,) = (name for name in ways if name != usual)
+
+    def kept(name: str, ratio: float) -> list[Record]:
+        def trace(func: PrimFunc) -> str:
+            return default_schedule(parse(Workload.of(func).text), TARGET).trace.to_json()
+
+        return [record(func, trace(func), ratio) for func in ways[name]]
+
+    def picked(*records: Record) -> str:
+        number = len(list(path.parent.glob("ways*.sqlite")))
+        address = path.with_name(f"ways{number}.sqlite")
+        with open_store(address) as store:
+            store.add(*records)
+        lookup = Lookup(str(address), TARGET, 1)
+        try:
+            return lookup.pick(point)
+        finally:
+            lookup.close()
+
+    count = {name: len(funcs) for name, funcs in ways.items()}
+    equal = count[usual] / count[other]
+    assert picked(*kept(usual, 0.5)) == usual  # nothing is known of the other way
+    assert picked(*kept(other, 0.01)) == usual  # nor here of the usual one
+    assert picked(*kept(usual, 0.5), *kept(other, 0.4 * equal)) == other
+    assert picked(*kept(usual, 0.5), *kept(other, 0.49 * equal)) == usual  # within the margin
+    with open_store(path) as store:
+        store.add(*kept(usual, 0.5), *kept(other, 0.2 * equal))
+    plain = tw.compile(graph, threads=1, store=False)
+    with tw.compile(graph, threads=1, store=path) as tuned:
+        assert len(tuned.artifact.kernels()) == len(ways[other])
+        assert {k.chosen.by for k in tuned.artifact.kernels()} == {"record"}
+        x = np.random.default_rng(0).standard_normal((2, 16384)).astype(np.float32)
+        np.testing.assert_allclose(tuned(x)[0], plain(x)[0], rtol=1e-4, atol=1e-7)

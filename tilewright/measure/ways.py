@@ -233,7 +233,7 @@ def measured_pick(
     known: dict[object, str] = {}
 
     def pick(point: ChoicePoint) -> str:
-        key = _likeness(point)
+        key = likeness(point)
         if key not in known:
             comparison = compare_variants(
                 variants(point),
@@ -251,7 +251,7 @@ def measured_pick(
     return pick
 
 
-def _likeness(point: ChoicePoint) -> object:
+def likeness(point: ChoicePoint) -> object:
     """Equal for points between whose timings there is no difference."""
     node = point.node
     operands = tuple(None if v is None else (repr(v.type), v in point.constants) for v in node.inputs)
