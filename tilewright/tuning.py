@@ -48,6 +48,8 @@ EFFORTS: Final[Mapping[str, tuple[str | None, int | None, float, bool]]] = {
 #: Part of the budget, and seconds at most, that are kept for timing the whole model at the end.
 CLOSING: Final = 0.1
 CLOSING_SECONDS: Final = 20.0
+#: Seconds for it where the budget is in trials.
+CLOSING_ALONE: Final = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -413,7 +415,7 @@ def tune(
         whole, why_not = None, _why_not(outcome, bool(tasks), bool(dims))
         if not why_not:
             try:
-                whole = measure_whole(source, compiled, compiling, closing or CLOSING_SECONDS)
+                whole = measure_whole(source, compiled, compiling, closing or CLOSING_ALONE)
             except TilewrightError as error:
                 why_not = error.message
         now, before = session.projected()
@@ -440,11 +442,8 @@ def _why_not(outcome: Outcome, some: bool, ranges: bool) -> str:
         return "only some of its kernels were tuned"
     if ranges:
         return "it has ranges of sizes"
-    return (
-        ""
-        if outcome.trials or any(s.best != s.space.default for s in outcome.states if s.space)
-        else ("nothing was measured")
-    )
+    found = any(s.ready and s.space is not None and s.best != s.space.default for s in outcome.states)
+    return "" if outcome.trials or found else "nothing was measured"
 
 
 def measure_whole(

@@ -103,7 +103,7 @@ class Session:
         store: where records go, and come from.
         target, threads: what code is made for, and on how many threads it runs.
         strategy, model: who proposes candidates, and by what.
-        make_measurer: called when something has to be measured for the first time.
+        make_measurer: called once where anything may be measured.
         epoch: of new records. Records of its device and compiler are not measured again.
         settings: budget and the rest.
         listeners: are told what happens.
@@ -171,6 +171,8 @@ class Session:
             )
         )
         try:
+            if settings.measure:
+                self._measurer = self._make_measurer()
             with self._interruptible():
                 for state in self.states:
                     if self._interrupted or self._spent() >= 1:
@@ -442,8 +444,7 @@ class Session:
 
     def _ready(self, state: State) -> Measures:
         """The measurer, with the task's workload set."""
-        if self._measurer is None:
-            self._measurer = self._make_measurer()
+        assert self._measurer is not None
         if self._current is not state:
             self._current = None
             self._measurer.set_workload(state.task.workload)
