@@ -9,7 +9,7 @@ import numpy as np
 
 from tilewright.cost.model import CostModel
 from tilewright.tune.batch import OPTIMISM, choose, probes
-from tilewright.tune.fitness import Fitness
+from tilewright.tune.fitness import Fitness, Floats
 from tilewright.tune.history import History
 from tilewright.tune.population import Population
 from tilewright.tune.random_search import draw
@@ -66,7 +66,7 @@ class Annealing:
     ) -> Population:
         """All points that chains stood on, each once."""
 
-        def energy(points: Population) -> np.ndarray:
+        def energy(points: Population) -> Floats:
             mean, spread = fitness.expected(points)
             return np.asarray(mean - OPTIMISM * spread)
 

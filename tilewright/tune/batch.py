@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from tilewright.tune.fitness import NOISE, Fitness
+from tilewright.tune.fitness import Fitness, Floats
 from tilewright.tune.history import History
 from tilewright.tune.population import Point, Population
 
@@ -42,7 +42,7 @@ def choose(
     known = history.space.population(chosen)
     mean, covariance = fitness.joint(Population.concat([pool, known]) if len(known) else pool)
     for place in range(len(pool), len(mean)):
-        covariance = _measured(covariance, place)
+        covariance = _measured(covariance, place, fitness.noise)
     found: list[Point] = []
     left = np.ones(len(mean), bool)
     left[len(pool) :] = False
@@ -53,14 +53,14 @@ def choose(
         new = history.fresh([pool[place]], 1, [*chosen, *found])
         if new:
             found += new
-            covariance = _measured(covariance, place)
+            covariance = _measured(covariance, place, fitness.noise)
     return found
 
 
-def _measured(covariance: np.ndarray, place: int) -> np.ndarray:
+def _measured(covariance: Floats, place: int, noise: float) -> Floats:
     """The covariance once the point at ``place`` has been measured."""
     column = covariance[:, place]
-    return np.asarray(covariance - np.outer(column, column) / (column[place] + NOISE**2))
+    return np.asarray(covariance - np.outer(column, column) / (column[place] + noise**2))
 
 
 def probes(count: int, share: float, rng: np.random.Generator) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 from tilewright.cost.model import CostModel
 from tilewright.tune.batch import OPTIMISM, choose, probes
 from tilewright.tune.constructed import constructed
-from tilewright.tune.fitness import Fitness
+from tilewright.tune.fitness import Fitness, Floats
 from tilewright.tune.history import History
 from tilewright.tune.population import Point, Population
 from tilewright.tune.random_search import draw
@@ -100,8 +100,8 @@ class Evolutionary:
         return population
 
     def _fittest(
-        self, population: Population, hope: np.ndarray | None, fitness: Fitness
-    ) -> tuple[Population, np.ndarray]:
+        self, population: Population, hope: Floats | None, fitness: Fitness
+    ) -> tuple[Population, Floats]:
         """The ``size`` most hopeful ones, in this order, with what makes them so."""
         if hope is None:
             mean, spread = fitness.expected(population)

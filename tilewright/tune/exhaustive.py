@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tilewright.cost.model import CostModel
+from tilewright.tune.batch import choose
 from tilewright.tune.fitness import Fitness
 from tilewright.tune.history import History
 from tilewright.tune.space import SearchSpace
@@ -13,8 +14,8 @@ from tilewright.tune.strategy import Proposal, register_strategy
 
 @register_strategy("exhaustive")
 class Exhaustive:
-    """The default schedule, then all points, in the order in which the model and what was measured so far
-    expect them; in the end each program was measured once."""
+    """The default schedule, then all points, the most hopeful first; in the end each program was measured
+    once."""
 
     def propose(
         self,
@@ -29,6 +30,7 @@ class Exhaustive:
         points to list."""
         every = space.enumerate().without(history.keys)
         first = history.fresh([space.default], min(count, 1))
-        order = np.argsort(Fitness(space, model, history, threads).expected(every)[0], kind="stable")
-        rest = history.fresh(every.take(order), count - len(first), first)
-        return [*(Proposal(p, "default") for p in first), *(Proposal(p, "search") for p in rest)]
+        fitness = Fitness(space, model, history, threads)
+        chosen = first + choose(fitness, history, every, count - len(first), first)
+        chosen += history.fresh(every, count - len(chosen), chosen)
+        return [Proposal(p, "default" if p in first else "search") for p in chosen]

@@ -11,6 +11,7 @@ gives. With nothing measured the model's word counts; each measurement makes it 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Final
 
 import numpy as np
@@ -29,24 +30,29 @@ MEMORY: Final = 512
 COMMON: Final = 1.0
 #: The same of what those of one sketch are off by beside that.
 OF_SKETCH: Final = 0.3
-#: The same of a measurement's own error.
-NOISE: Final = 0.05
 #: A model is never taken to be surer than this.
 LEAST_SPREAD: Final = 0.1
 #: A failure counts as so much slower, in logarithms, than the slowest success or prediction.
 FAILED: Final = 0.5
-#: Distances, in doublings of decisions, and multiples of the model's spread that the pattern may have; what
-#: explains the observations best is taken.
+#: Distances in doublings of decisions, multiples of the model's spread, and standard deviations of a
+#: measurement's own error that the pattern may have; what explains the observations best is taken.
 LENGTHS: Final = (0.7, 1.5, 3.0)
 SCALES: Final = (0.5, 1.0, 2.0)
+NOISES: Final = (0.02, 0.06, 0.2)
+#: Observations from which on that is asked; the middle ones are taken before.
+ENOUGH: Final = 6
 
 
 class Fitness:
-    """What to expect of points of a space, given a model and a history."""
+    """What to expect of points of a space, given a model and a history.
+
+    Attributes:
+        noise: standard deviation, in logarithms, that a measurement seems to have.
+    """
 
     def __init__(self, space: SearchSpace, model: CostModel, history: History, threads: int) -> None:
         self.space, self.model, self.threads = space, model, threads
-        self._length, self._scale = 1.5, 1.0
+        self._length, self._scale, self.noise = LENGTHS[1], SCALES[1], NOISES[1]
         seen = history.observations[-MEMORY:]
         self._points = space.population([o.point for o in seen])
         self._seen = self._described(self._points)
@@ -80,16 +86,16 @@ class Fitness:
     def _fit(self) -> None:
         """Choose length and scale by their likelihood, and solve for the weights of the observations."""
         n = len(self._points)
+        grid = itertools.product(LENGTHS, SCALES, NOISES)
         best = -np.inf
-        for length in LENGTHS if n >= 4 else (self._length,):
-            for scale in SCALES if n >= 4 else (self._scale,):
-                covariance = self._covariance(self._seen, self._seen, length, scale) + NOISE**2 * np.eye(n)
-                root = np.linalg.cholesky(covariance)
-                half = np.linalg.solve(root, self._error)
-                likelihood = -0.5 * float(half @ half) - float(np.log(np.diagonal(root)).sum())
-                if likelihood > best:
-                    best, self._length, self._scale, self._root = likelihood, length, scale, root
-                    self._weights = np.linalg.solve(root.T, half)
+        for length, scale, noise in grid if n >= ENOUGH else [(self._length, self._scale, self.noise)]:
+            covariance = self._covariance(self._seen, self._seen, length, scale) + noise**2 * np.eye(n)
+            root = np.linalg.cholesky(covariance)
+            half = np.linalg.solve(root, self._error)
+            likelihood = -0.5 * float(half @ half) - float(np.log(np.diagonal(root)).sum())
+            if likelihood > best:
+                best, self._root, self._weights = likelihood, root, np.linalg.solve(root.T, half)
+                self._length, self._scale, self.noise = length, scale, noise
 
     def _described(self, points: Population) -> _Described:
         prediction = self.space.predict(self.model, points, self.threads)
