@@ -18,6 +18,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    func,
     inspect,
     select,
     update,
@@ -27,6 +28,9 @@ from tilewright.errors import StoreError
 
 #: The version of the tables that this release writes.
 VERSION: Final = 2
+
+#: The number of the lock that keeps two processes from making the same tables.
+_PREPARING: Final = 0x74696C65
 
 METADATA: Final = MetaData()
 #: SQLite numbers rows itself only where the key is its INTEGER.
@@ -131,6 +135,8 @@ def prepare(connection: Connection) -> None:
 
     Raises StoreError for tables that a newer release has written and for a database of something else.
     """
+    if connection.dialect.name == "postgresql":  # SQLite's writers wait for each other anyway
+        connection.execute(select(func.pg_advisory_xact_lock(_PREPARING)))
     present = set(inspect(connection).get_table_names())
     if META.name not in present:
         if present & {t.name for t in METADATA.sorted_tables}:
