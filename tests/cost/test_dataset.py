@@ -1,0 +1,110 @@
+"""Records as features and labels."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tests.cost.synthetic import DRAFT, EPOCH, SIZES, TARGET, dataset, records
+from tilewright.cost.dataset import dataset_of, near_duplicates, read_dataset
+from tilewright.ir.parser import parse
+from tilewright.records import Sample, open_store
+from tilewright.schedule.features import features_of
+from tilewright.schedule.trace import Trace
+
+
+def test_features_are_those_of_the_replayed_traces():
+    data = dataset()
+    rows = sorted(records(), key=lambda r: r.uid)
+    for n in range(0, len(rows), 17):
+        func = Trace.from_json(rows[n].trace).apply(parse(rows[n].workload.text)).func
+        assert np.allclose(data.features[n], features_of(func, TARGET), rtol=1e-4, atol=1e-4)
+
+
+def test_labels_are_relative_to_the_best_of_the_task():
+    data = dataset()
+    assert len(data.tasks) == len(SIZES)
+    for task in range(len(data.tasks)):
+        own = data.labels[data.task == task]
+        assert own.max() == 0
+        assert (own <= 0).all()
+    assert data.default.sum() == len(SIZES)
+    assert np.isclose(data.weight.mean(), 1)
+
+
+def test_what_does_not_apply_and_what_failed_is_counted():
+    some = list(records()[:8])
+    broken = dataclasses.replace(some[0], trace=some[0].trace.replace('"get_block"', '"get_blocks"'))
+    other = dataclasses.replace(some[1], workload=records()[-1].workload)
+    failed = dataclasses.replace(some[2], status="timeout", samples=())
+    data = dataset_of([broken, other, failed, *some[3:]])
+    assert data.failures == {"timeout": 1}
+    assert data.skipped >= 1
+    assert len(data) + data.skipped == 7
+
+
+def test_nothing_measured_is_an_empty_data_set():
+    data = dataset_of([])
+    assert len(data) == 0
+    assert data.vectors.shape[0] == 0
+
+
+def test_drift_is_taken_off_by_the_reference():
+    first, second = records()[:2]
+    quiet = dataclasses.replace(first, samples=(Sample(1.0, 0.5), Sample(1.0, 0.5)))
+    # The same speed on a machine that was twice as slow just then.
+    slow = dataclasses.replace(second, samples=(Sample(2.0, 1.0), Sample(2.0, 1.0)))
+    data = dataset_of([quiet, slow])
+    assert np.isclose(data.log_seconds[0], data.log_seconds[1])
+
+
+def test_a_store_is_read_without_what_was_rejected(tmp_path):
+    wrong = dataclasses.replace(EPOCH, uid="1" * 32)
+    imported = dataclasses.replace(EPOCH, uid="2" * 32, origin="imported")
+    with open_store(str(tmp_path / "records.sqlite")) as store:
+        store.add(*records()[:6])
+        store.add(*(dataclasses.replace(r, epoch=wrong) for r in records()[6:9]))
+        store.add(*(dataclasses.replace(r, epoch=imported) for r in records()[9:12]))
+        store.set_origin(wrong.uid, "rejected")
+        data = read_dataset(store)
+        none = read_dataset(store, threads=2)
+        mine = read_dataset(store, workloads=[records()[0].workload.key], device=EPOCH.device.fingerprint)
+    assert len(data) == 9
+    assert np.isclose(data.weight.min() / data.weight.max(), 0.5)
+    assert len(none) == 0
+    assert len(mine) == 9
+
+
+def test_near_duplicates_are_found_and_others_are_not():
+    data = dataset()
+    place = {t.workload.key: n for n, t in enumerate(data.tasks)}
+    numbers = [place[r.workload.key] for r in records()]
+    first = numbers[0]
+    second = next(n for n in numbers if n != first)
+    near = near_duplicates(data.vectors, [first])
+    assert near[first]
+    assert near[second]
+    assert near.sum() == 2
+
+
+def test_only_keeps_the_order_of_records():
+    data = dataset()
+    some = data.only([3, 1])
+    rows = np.flatnonzero(np.isin(data.task, [1, 3]))
+    assert np.array_equal(some.features, data.features[rows])
+    assert some.tasks == (data.tasks[3], data.tasks[1])
+    assert np.array_equal(some.task == 0, data.task[rows] == 3)
+
+
+def test_the_draft_speaks_of_these_features():
+    assert np.isfinite(DRAFT.predict_features(dataset().features, 1).log_seconds).all()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_tasks_with_too_few_records_are_left_out(count):
+    first, last = records()[0].workload.key, records()[-1].workload.key
+    many = [r for r in records() if r.workload.key == first][:8]
+    few = [r for r in records() if r.workload.key == last][:count]
+    data = dataset_of([*many, *few])
+    assert len(data.tasks) == 2
+    assert len(data.with_at_least(count + 1).tasks) == 1
