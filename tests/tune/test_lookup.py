@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ from tilewright.graph.quantize import multiplied_type
 from tilewright.ir.parser import parse
 from tilewright.ir.printer import workload_key
 from tilewright.ir.stmt import PrimFunc
-from tilewright.records import Device, Record, Workload, open_store
+from tilewright.records import Device, Record, Sample, Workload, open_store
 from tilewright.runtime.plan import KernelCall
 from tilewright.schedule.default import default_schedule
 from tilewright.schedule.features import FEATURES
@@ -117,10 +118,6 @@ def test_nothing_that_may_be_slower_than_the_default_is_used(path: Path) -> None
 
 
 def test_times_without_a_reference_are_compared_with_the_default_record(path: Path) -> None:
-    from dataclasses import replace
-
-    from tilewright.records import Sample
-
     def alone(trace: str, seconds: float, role: str = "search"):  # type: ignore[no-untyped-def]
         return replace(record(DENSE, trace, role=role), samples=(Sample(seconds),) * 8)
 
@@ -128,6 +125,10 @@ def test_times_without_a_reference_are_compared_with_the_default_record(path: Pa
         store.add(alone(FIRST, 1e-3, "default"), alone(SECOND, 0.7e-3))
     chosen = dense(path).chosen
     assert (chosen.by, chosen.gain) == ("record", pytest.approx(1 / 0.7))
+    lonely = path.with_name("lonely.sqlite")
+    with open_store(lonely) as store:
+        store.add(alone(SECOND, 1e-9))
+    assert dense(lonely).chosen.by == "default"
     slower = path.with_name("slower.sqlite")
     with open_store(slower) as store:
         store.add(alone(FIRST, 1e-3, "default"), alone(SECOND, 1.1e-3))
@@ -456,6 +457,17 @@ def test_ways_to_compute_are_chosen_by_all_their_kernels(path: Path) -> None:
     assert picked(*kept(usual, 0.5), *kept(other, 0.49 * equal)) == usual  # within the margin
     with open_store(path) as store:
         store.add(*kept(usual, 0.5), *kept(other, 0.2 * equal))
+    lookup = Lookup(str(path), TARGET, 1)
+    assert lookup.pick(point) == other
+    evidence = lookup.evidence()
+    lookup.close()
+    assert Lookup(str(path), TARGET, 1).confirms(evidence)
+    with open_store(path) as store:  # the same schedules, other times: another way may be faster now
+        again = [replace(r, samples=(Sample(2e-4, 1e-3),) * 50) for r in kept(usual, 0.5)]
+        store.add(*again)
+    assert not Lookup(str(path), TARGET, 1).confirms(evidence)
+    with open_store(path) as store:
+        store.add(*(replace(r, samples=(Sample(1e-5, 1e-3),) * 99) for r in kept(other, 1)))
     plain = tw.compile(graph, threads=1, store=False)
     with tw.compile(graph, threads=1, store=path) as tuned:
         assert len(tuned.artifact.kernels()) == len(ways[other])

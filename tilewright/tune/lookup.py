@@ -37,7 +37,8 @@ from tilewright.schedule.trace import Trace
 from tilewright.target import Target
 from tilewright.tune.guided import best_by_model
 
-#: The key of the model's state among the evidence, which else has keys of workloads.
+#: What begins the keys of workloads whose times were asked for among the evidence, and the key of the model.
+_TIME: Final = "time "
 _MODEL: Final = "model"
 #: Schedules of a task that are tried before the default one.
 TRIED: Final = 3
@@ -83,6 +84,7 @@ class Lookup:
         self._store: Store | None = None
         self._known: dict[str, Known] = {}
         self._ways: dict[object, str] = {}
+        self._timed: set[str] = set()
         self.failed = False
 
     def __call__(self, func: PrimFunc, target: Target, workload: str) -> Sequence[Choice]:
@@ -119,8 +121,9 @@ class Lookup:
 
     def _seconds(self, graph: Graph) -> float | None:
         """The time of all kernels of an optimised graph; None where one is not known."""
-        kernels = graph_kernels(graph, partition(graph))
-        found = [self.known(workload_key(kernel.func)).seconds for kernel in kernels]
+        keys = [workload_key(kernel.func) for kernel in graph_kernels(graph, partition(graph))]
+        self._timed.update(keys)
+        found = [self.known(key).seconds for key in keys]
         return None if None in found else sum(s for s in found if s is not None)
 
     def known(self, workload: str) -> Known:
@@ -132,20 +135,32 @@ class Lookup:
     def evidence(self) -> dict[str, str]:
         """What everything that was asked so far was answered, by workload key."""
         answers = {workload: known.state for workload, known in self._known.items()}
+        answers |= {f"{_TIME}{workload}": self._time(workload) for workload in self._timed}
         return {**answers, _MODEL: self._model_state} if self.models else answers
 
     def confirms(self, evidence: Mapping[str, str]) -> bool:
         """Whether the store answers today as it did then; not where it cannot be read."""
-        answers = ((key, state) for key, state in evidence.items() if key != _MODEL)
-        if not all(self.known(key).state == state for key, state in answers):
-            return False
-        return evidence.get(_MODEL, "") == (self._model_state if self.models else "") and not self.failed
+        for key, state in evidence.items():
+            if key == _MODEL:
+                now = self._model_state
+            elif key.startswith(_TIME):
+                now = self._time(key.removeprefix(_TIME))
+            else:
+                now = self.known(key).state
+            if now != state:
+                return False
+        return not self.failed
 
     def close(self) -> None:
         """Let go of the store; it is opened again when it is asked again."""
         if self._store is not None:
             self._store.close()
             self._store = None
+
+    def _time(self, workload: str) -> str:
+        """The recorded time of a task, in which small changes do not show."""
+        seconds = self.known(workload).seconds
+        return "" if seconds is None else f"{seconds:.2e}"
 
     def _read(self, question: Callable[[Store], _T]) -> _T | None:
         """The answer of the store; None, after one warning for all, where it cannot be read."""
@@ -165,7 +180,7 @@ class Lookup:
         found = self._read(lambda store: leaders(store, *where, TRIED))
         if not found:
             return Known(note=self._read(lambda store: elsewhere(store, *where)) or "")
-        faster = tuple(leader for leader in found if leader.ratio is None or leader.limit < 1)
+        faster = tuple(leader for leader in found if leader.ratio is not None and leader.limit < 1)
         if faster:
             return Known(faster, "", faster[0].seconds)
         slower = found[0]
