@@ -1,8 +1,9 @@
 """Finding the draft model's coefficients for this machine, by kernels that each show one of its limits.
 
 The kernels are tensor expressions, scheduled by the rules or by a sketch and compiled as any other, and the
-model that is fitted is the one that predicts: the coefficients are those with which it says the times that were
-measured, as far as what is plausible for the target allows. A kernel that a neighbour has disturbed counts less.
+model that is fitted is the one that predicts: the coefficients are those with which it says the times that
+were measured, as far as what is plausible for the target allows. A kernel that a neighbour has disturbed
+counts less.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from tilewright.cost.coefficients import BOUNDS, Coefficients
 from tilewright.cost.draft import DraftModel
 from tilewright.errors import TilewrightError
 from tilewright.ir import te
-from tilewright.ir.intrinsics import call
+from tilewright.ir.expr import Expr, call
 from tilewright.ir.stmt import PrimFunc
 from tilewright.measure.data import random_inputs
 from tilewright.measure.program import Arrays, Loaded, build_program, parameters, runtime_functions
@@ -38,6 +39,8 @@ TURN: Final = 1.5e-3
 TURNS: Final = 6
 #: How far a coefficient may reasonably be from what the target's numbers suggest, as a logarithm.
 PRIOR: Final = 0.7
+#: The same for the length of a cycle, which everything else is counted in.
+CYCLE_PRIOR: Final = 0.1
 #: How well the model describes a kernel whose limit it knows, as a logarithm; beyond twice that a
 #: kernel's influence no longer grows.
 ERROR: Final = 0.15
@@ -50,7 +53,7 @@ class Probe:
     Attributes:
         name: the limit, and its size.
         func: what it computes.
-        sketch: the sketch that it takes its structure from; the rules' own schedule when empty.
+        sketch: the sketch that it takes its structure from; the first one where there is none of this name.
         decisions: values that differ from those that the rules would take, by the last part of their names.
     """
 
@@ -60,10 +63,11 @@ class Probe:
     decisions: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def schedule(self, target: Target) -> Schedule:
-        """The scheduled kernel; by the rules where there is no such sketch or no such candidate."""
-        found = next((s for s in sketches(self.func, target) if s.name == self.sketch), None)
-        if found is None:
+        """The scheduled kernel; with the rules' values where there is no such candidate."""
+        if not self.sketch and not self.decisions:
             return default_schedule(self.func, target)
+        known = sketches(self.func, target)
+        found = next((s for s in known if s.name == self.sketch), known[0])
         row = found.default.copy()
         for column, name in enumerate(found.columns):
             row[0, column] = self.decisions.get(name.rpartition("_")[2], row[0, column])
@@ -179,12 +183,13 @@ def store_calibration(store: Store, target: Target, found: Calibration) -> None:
 def fit(timed: Sequence[Timed], target: Target, threads: int) -> Coefficients:
     """The coefficients with which the draft model says these times best, near to the target's numbers.
 
-    Gauss-Newton steps on the logarithms, damped (Levenberg and Marquardt), with Huber's weights; the prior keeps
-    what no probe shows where it was.
+    Gauss-Newton steps on the logarithms, damped (Levenberg and Marquardt), with Huber's weights; the prior
+    keeps what no probe shows where it was.
     """
     start = Coefficients.of(target, threads)
     names = list(BOUNDS)
     origin = start.logs(names)
+    prior = np.array([CYCLE_PRIOR if name == "cycle" else PRIOR for name in names])
     measured = np.log([t.seconds for t in timed])
 
     def coefficients(x: NDArray[np.float64]) -> Coefficients:
@@ -196,7 +201,7 @@ def fit(timed: Sequence[Timed], target: Target, threads: int) -> Coefficients:
     def cost(x: NDArray[np.float64]) -> float:
         size = np.abs(residuals(x))
         huber = np.where(size <= 2.0, size**2, 4.0 * size - 4.0)
-        return float(huber.sum() + (((x - origin) / PRIOR) ** 2).sum())
+        return float(huber.sum() + (((x - origin) / prior) ** 2).sum())
 
     x, damping = origin.copy(), 1.0
     lowest = cost(x)
@@ -205,8 +210,8 @@ def fit(timed: Sequence[Timed], target: Target, threads: int) -> Coefficients:
         step = 1e-3
         slopes = np.stack([(residuals(x + step * e) - now) / step for e in np.eye(len(x))], axis=1)
         weights = np.minimum(1.0, 2.0 / np.maximum(np.abs(now), 1e-12))
-        normal = slopes.T @ (weights[:, None] * slopes) + np.eye(len(x)) / PRIOR**2
-        gradient = slopes.T @ (weights * now) + (x - origin) / PRIOR**2
+        normal = slopes.T @ (weights[:, None] * slopes) + np.diag(prior**-2)
+        gradient = slopes.T @ (weights * now) + (x - origin) / prior**2
         trial = x - np.linalg.solve(normal + damping * np.diag(np.diag(normal)), gradient)
         trial = coefficients(trial).logs(names)
         value = cost(trial)
@@ -246,17 +251,22 @@ def _calls_for(run: Callable[[], object]) -> int:
 # -- the probes ----------------------------------------------------------------------------------------------
 
 
+#: Decisions of a register tile: one row of one vector; six rows of the shortest vectors.
+_SMALL: Final = {"rows": 1, "vectors": 1, "panels": 1, "tiles": 1}
+_SHORT: Final = {"rows": 6, "vectors": 3, "lanes": 4, "panels": 1, "tiles": 1}
+
+
 def probes(target: Target) -> list[Probe]:
     """The kernels that are measured, for the sizes of the target's caches and vectors."""
     lanes = target.lanes(32)
     l1, l2, l3 = (size // 4 for size in (target.l1d_bytes, target.l2_bytes, target.l3_bytes))
     big = min(2 * l3, 1 << 25)
-    found = [
+    return [
         Probe("product in L1", _product(24, 3 * lanes, 128)),
         Probe("product in L2", _product(96, 12 * lanes, 384)),
         Probe("product in L3", _product(384, 48 * lanes, 256)),
-        Probe("product, small tiles", _product(48, 3 * lanes, 128), "tile_each", {"rows": 1, "vectors": 1}),
-        Probe("product, short vectors", _product(24, 3 * lanes, 128), "tile_each", {"lanes": 4}),
+        Probe("product, small tiles", _product(48, 3 * lanes, 128), "", _SMALL),
+        Probe("product, short vectors", _product(24, 3 * lanes, 128), "", _SHORT),
         Probe("product, rows apart", _product(48, 48, 96), "rows"),
         Probe("product, plain loops", _product(48, 3 * lanes, 128), "loops"),
         Probe("sum of rows", _sum_rows(32, l1 // 128)),
@@ -264,8 +274,8 @@ def probes(target: Target) -> list[Probe]:
         Probe("copy in L1", _scaled(l1 // 4)),
         Probe("copy in L2", _scaled(l2 // 4)),
         Probe("copy in L3", _scaled(l3 // 6)),
-        Probe("copy in memory", _scaled(big)),
-        Probe("copy, short vectors", _scaled(l1 // 4), "loops", {"lanes": 4, "unroll": 1}),
+        Probe("sum of memory", _sum_rows(1024, big // 1024)),
+        Probe("copy, short vectors", _scaled(l1 // 4), "", {"lanes": 4}),
         Probe("exponential", _of_each("exp", l1 // 8)),
         Probe("division", _of_each("div", l1 // 8)),
         Probe("transpose in L1", _transpose(48, 64)),
@@ -274,7 +284,6 @@ def probes(target: Target) -> list[Probe]:
         Probe("next to nothing", _scaled(lanes)),
         Probe("little for many", _scaled(l1)),
     ]
-    return found
 
 
 def _product(m: int, n: int, k: int) -> PrimFunc:
@@ -297,7 +306,7 @@ def _scaled(count: int) -> PrimFunc:
 def _of_each(operation: str, count: int) -> PrimFunc:
     x = te.placeholder((count,), "float32", "x")
 
-    def value(i: te.ExprLike) -> te.ExprLike:
+    def value(i: Expr) -> Expr:
         return call("exp", [x[i]]) if operation == "exp" else 1.5 / x[i]
 
     return te.primfunc(operation, [x], [te.compute((count,), value, "y")])
