@@ -43,9 +43,7 @@ def both_open() -> PrimFunc:
 def padded() -> PrimFunc:
     n = dimension("n", 1, 40)
     x, w = te.placeholder((n, 8), "float32", "x"), te.placeholder((3, 8, 16), "float32", "w")
-    pad = te.compute(
-        (n + 2, 8), lambda i, c: select((i >= 1) & (i < n + 1), x[i - 1, c], 0.0), "pad"
-    )
+    pad = te.compute((n + 2, 8), lambda i, c: select((i >= 1) & (i < n + 1), x[i - 1, c], 0.0), "pad")
     y = te.compute(
         (n, 16), lambda i, o: te.reduce("sum", (3, 8), lambda t, c: pad[i + t, c] * w[t, c, o]), "y"
     )
@@ -104,6 +102,25 @@ def test_every_stage_computes_the_same(make: Callable[[], PrimFunc], data: st.Da
             np.testing.assert_array_equal(np.asarray(got).reshape(want.shape), want)
 
 
+def rows_of_copies(lo: int) -> list[int]:
+    """How many rows each copy of the code for a tile of a product computes."""
+    n = dimension("n", lo, 64)
+    x, w = te.placeholder((n, 24), "float32", "x"), te.placeholder((24, 40), "float32", "w")
+    y = te.compute((n, 40), lambda i, j: te.reduce("sum", (24,), lambda k: x[i, k] * w[k, j]), "y")
+    stages: dict[str, PrimFunc] = {}
+    lower(default_schedule(te.primfunc("f", [x, w], [y], [w]), TARGET).func, stages.__setitem__)
+    loops = [s for s in walk_stmt(stages["split_edges"].body) if isinstance(s, For)]
+    inner = [s.body for s in loops if s.var.name.startswith("r0")]
+    return [const_int(s.extent) or 0 for s in inner if isinstance(s, For)]
+
+
+def test_few_rows_have_code_of_their_own() -> None:
+    whole, few, edge = rows_of_copies(lo=1)
+    assert whole == edge >= 4
+    assert few == -(-whole // 4)
+    assert rows_of_copies(lo=few + 1) == [whole, edge], "there are never so few"
+
+
 def inner_ifs(func: PrimFunc) -> int:
     """Conditions inside reduction loops that stand in the part for whole tiles."""
     interior = next(s for s in walk_stmt(func.body) if isinstance(s, If) and s.orelse is not None)
@@ -116,7 +133,7 @@ def test_whole_tiles_carry_no_guards_and_edges_none_in_their_inner_loops() -> No
     func = stages["split_edges"]
     assert inner_ifs(func) == 0
     reductions = [s for s in walk_stmt(func.body) if isinstance(s, For) and s.var.name.startswith("r0")]
-    assert len(reductions) == 2, "one copy for whole tiles, one for the last ones"
+    assert len(reductions) == 3, "one copy for whole tiles, one for the last ones, one for few rows"
     assert not any(isinstance(s, If) for loop in reductions for s in walk_stmt(loop))
 
 

@@ -20,6 +20,7 @@ from tilewright.lower.guards import clip_loops, guard_padded_updates, hoist_guar
 from tilewright.lower.limits import check_limits
 from tilewright.lower.overrun import drop_overrun_guards
 from tilewright.lower.pipeline import copy_synchronously, pipeline_loops
+from tilewright.lower.thin_tiles import thin_tiles
 from tilewright.lower.threads import bind_threads, refuse_threads
 from tilewright.lower.unroll import unroll_loops
 from tilewright.lower.virtual import lower_virtual_threads
@@ -43,6 +44,7 @@ PASSES: Passes = (
     ("pipeline_loops", pipeline_loops),
     ("copy_synchronously", copy_synchronously),
     ("drop_overrun_guards", drop_overrun_guards),
+    ("thin_tiles", thin_tiles),
     ("clamp_overruns", clamp_overruns),
     ("simplify_body", simplify_body),
     ("guard_padded_updates", guard_padded_updates),

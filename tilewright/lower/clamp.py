@@ -46,10 +46,13 @@ def _walk(stmt: Stmt, env: Simplifier, inside: Mapping[Buffer, set[Var]], lanes:
         return Seq(tuple(_walk(s, env, inside, lanes) for s in stmt.stmts))
     if isinstance(stmt, Annotate):
         return dataclasses.replace(stmt, body=_walk(stmt.body, env, inside, lanes))
-    if isinstance(stmt, If) and stmt.orelse is None:
-        if isinstance(stmt.then, Store) and stmt.then.buffer in inside:
+    if isinstance(stmt, If):
+        if isinstance(stmt.then, Store) and stmt.then.buffer in inside and stmt.orelse is None:
             return _without_guards(stmt, stmt.then, env, inside[stmt.then.buffer], lanes)
-        return If(stmt.cond, _walk(stmt.then, env.assuming(lasting(stmt.cond)), inside, lanes))
+        cond, orelse = lasting(stmt.cond), stmt.orelse
+        if orelse is not None:
+            orelse = _walk(orelse, env.assuming(lasting(negate(stmt.cond))), inside, lanes)
+        return If(stmt.cond, _walk(stmt.then, env.assuming(cond), inside, lanes), orelse)
     return stmt
 
 

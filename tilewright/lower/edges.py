@@ -167,7 +167,8 @@ def _conditions(body: Stmt, bounds: Bounds) -> dict[Expr, Bounds]:
             top = interval(stmt.extent, {**bounds, **inner}).hi
             visit(stmt.body, {**inner, stmt.var: Interval(0, None if top is None else max(top - 1, 0))})
         elif isinstance(stmt, If):
-            for cond in conjuncts(stmt.cond):
+            # What chooses between two ways is no guard: it need not hold in the interior.
+            for cond in conjuncts(stmt.cond) if stmt.orelse is None else ():
                 found.setdefault(cond, inner)
             visit(stmt.then, inner)
             if stmt.orelse is not None:
