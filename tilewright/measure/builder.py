@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
 import multiprocessing
 import signal
 import time
@@ -160,6 +161,8 @@ class _Worker:
 
 def _serve(connection: Connection, target: Target) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
+    gc.freeze()  # what is there now stays; of what candidates leave, little needs the collector
+    gc.set_threshold(50_000, 20, 20)
     while True:
         try:
             candidate = connection.recv()
