@@ -126,18 +126,25 @@ class Sketch:
         rng = np.random.default_rng(seed)
         result = rows.copy()
         todo = np.arange(len(rows))
-        for _ in range(tries if self.columns else 0):
+        if not self.columns:
+            return result
+        values, sizes = self._table
+        places = np.stack([np.searchsorted(d, c) for d, c in zip(self.domains, rows.T, strict=True)], axis=1)
+        places = np.minimum(places, sizes - 1)
+        for _ in range(tries):
             if not len(todo):
                 break
-            trial = rows[todo]
-            for step in range(2):
-                moved = rng.random(len(todo)) < (1.0 if step == 0 else 0.3)
-                which = rng.integers(len(self.columns), size=len(todo))
-                for column, domain in enumerate(self.domains):
-                    mine = np.flatnonzero(moved & (which == column))
-                    trial[mine, column] = _stepped(trial[mine, column], domain, rng)
-            good = self.valid(trial) & (trial != rows[todo]).any(axis=1)
-            result[todo[good]] = trial[good]
+            trial = places[todo]
+            for share in (1.0, 0.3):
+                moved = np.flatnonzero(rng.random(len(todo)) < share)
+                which = rng.integers(len(self.columns), size=len(moved))
+                near = trial[moved, which] + rng.choice([-2, -1, 1, 2], size=len(moved))
+                anywhere = (rng.random(len(moved)) * sizes[which]).astype(np.int64)
+                chosen = np.where(rng.random(len(moved)) < 0.6, near, anywhere)
+                trial[moved, which] = np.clip(chosen, 0, sizes[which] - 1)
+            fresh = values[np.arange(len(self.columns)), trial]
+            good = self._conditions(fresh) & (fresh != rows[todo]).any(axis=1)
+            result[todo[good]] = fresh[good]
             todo = todo[~good]
         return result
 
@@ -191,6 +198,14 @@ class Sketch:
         return rows
 
     @cached_property
+    def _table(self) -> tuple[Rows, Rows]:
+        """``[decisions, longest domain]``: the domains, their last values repeated; ``[decisions]``: how many
+        values each has."""
+        sizes = np.array([len(d) for d in self.domains], np.int64)
+        longest = int(sizes.max())
+        return np.stack([np.pad(d, (0, longest - len(d)), "edge") for d in self.domains]), sizes
+
+    @cached_property
     def _symbols(self) -> list[Expr]:
         return [d.symbol for d in self.schedule.decisions.values()]
 
@@ -213,12 +228,3 @@ def _distinct(rows: Rows) -> Rows:
     """Rows without repetitions, in order of their first appearance."""
     _, first = np.unique(rows, axis=0, return_index=True)
     return rows[np.sort(first)]
-
-
-def _stepped(values: Rows, domain: Rows, rng: np.random.Generator) -> Rows:
-    """Other members of ``domain``: mostly a neighbour, else any."""
-    place = np.searchsorted(domain, values)
-    near = place + rng.choice([-2, -1, 1, 2], size=len(values))
-    anywhere = rng.integers(len(domain), size=len(values))
-    chosen = np.where(rng.random(len(values)) < 0.6, near, anywhere)
-    return np.asarray(domain[np.clip(chosen, 0, len(domain) - 1)])
