@@ -15,18 +15,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tilewright
-from benchmarks import metaschedule, turns
+from benchmarks import metaschedule, own_search, turns
 from benchmarks.curves import Curve, Measured, Ratio, first_reaching, geometric_mean, paired_ratio
 from benchmarks.kernels import KERNELS, Kernel
 from benchmarks.metaschedule import Outcome, plot, report, summary_columns, summary_row, variants
 from benchmarks.metaschedule_child import laid_out
 from benchmarks.networks import Gemm
+from benchmarks.own_search import Guide
 from benchmarks.steps import done, keep
 from benchmarks.tuning import Gain, Job, row, times_of
 from benchmarks.turns import Command, Server, ServerError, take_turns
+from tests.tune.faked import Clock, FakeMeasurer
 from tilewright.measure.program import parameters
 from tilewright.schedule.default import default_schedule
 from tilewright.target import Target
+from tilewright.tune.models import Ignorance
 
 CURVE = Curve(
     (
@@ -208,6 +211,38 @@ def test_an_outcome_survives_its_document(capsys, tmp_path):
     assert "other: it cannot" in printed
 
 
+def test_our_search_tells_what_would_be_compiled_after_each_batch(tmp_path: Path, monkeypatch):
+    measurer = FakeMeasurer(Clock())
+    monkeypatch.setattr(own_search, "Measurer", lambda target, threads: measurer)
+    kernel = Kernel("-", "dense", (16, 64, 32))
+    path = tmp_path / "curve.jsonl"
+    told: list[dict] = []
+    found = own_search.search(kernel, Guide("none", Ignorance(), 0.0), 1, 20, 0, tmp_path, told.append)
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in told))
+    curve = Curve.read(path)
+    assert [p.trial for p in curve.points] == [0, 8, 16, 20]
+    assert (found["measured"], found["failures"]) == (20, {})
+    traces = {entry["trial"]: entry["trace"] for entry in told}
+    assert traces[0] == measurer.default
+    # The fake has much faster programs than the default schedule, and no noise: races find them.
+    assert traces[20] != traces[0]
+    new = [n for n, before in ((8, 0), (16, 8), (20, 16)) if traces[n] != traces[before]]
+    assert [p.trial for p in curve.improvements()] == [0, *new]
+    # A second search does not profit from the first one's records.
+    again: list[dict] = []
+    own_search.search(kernel, Guide("none", Ignorance(), 0.0), 1, 20, 0, tmp_path, again.append)
+    assert [entry["trace"] for entry in again] == [entry["trace"] for entry in told]
+
+
+def test_a_kernel_that_cannot_be_tuned_is_an_error(tmp_path: Path, monkeypatch):
+    broken = FakeMeasurer(Clock(), status=lambda trace: "crash")
+    monkeypatch.setattr(own_search, "Measurer", lambda target, threads: broken)
+    with pytest.raises(RuntimeError, match="default schedule fails"):
+        own_search.search(
+            Kernel("-", "dense", (16, 64, 32)), Guide("none", Ignorance(), 0.0), 1, 4, 0, tmp_path, print
+        )
+
+
 def test_a_plot_without_matplotlib_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(SystemExit, match="pip install matplotlib"):
@@ -224,7 +259,8 @@ def test_finished_steps_are_found_again(tmp_path: Path):
     assert done(path, {"a": (1, 2)}) is None
 
 
-def test_a_side_that_fails_is_reported_and_the_run_goes_on(tmp_path: Path, capsys):
+def test_a_side_that_fails_is_reported_and_the_run_goes_on(tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.setattr(metaschedule, "make_guide", lambda threads, folder: Guide("none", Ignorance(), 0.0))
     peer = tmp_path / "peer"
     peer.write_text("#!/bin/sh\necho no tvm here >&2\nexit 3\n")
     peer.chmod(0o755)
