@@ -474,3 +474,13 @@ def test_ways_to_compute_are_chosen_by_all_their_kernels(path: Path) -> None:
         assert {k.chosen.by for k in tuned.artifact.kernels()} == {"record"}
         x = np.random.default_rng(0).standard_normal((2, 16384)).astype(np.float32)
         np.testing.assert_allclose(tuned(x)[0], plain(x)[0], rtol=1e-4, atol=1e-7)
+
+
+def test_without_a_learned_model_the_rules_choose(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    open_store(path).close()
+    with overriding(choose="model"):
+        assert dense(path).chosen.by == "default"
+        with open_store(path) as store:
+            store.put_model("learned", DEVICE.fingerprint, b"no model at all")
+        assert dense(path).chosen.by == "default"
+    assert len(caplog.messages) == 1
