@@ -24,7 +24,7 @@ from tilewright.target import Target
 #: Copies of weights take so many times the size of the last cache: none is still there when its turn comes.
 COLD: Final = 2
 #: So many candidates are compiled before they are looked at together, while nothing is compiled.
-GROUP: Final = 12
+GROUP: Final = 16
 #: A candidate has at least as long as so many calls of the reference kernel before it counts as one that
 #: never ends.
 PATIENCE: Final = 50
@@ -164,16 +164,16 @@ class Measurer:
         if self._workload is None:
             raise ValueError("a measurer needs a workload first")
         text = self._workload.text
-        waiting: list[tuple[int, Build, Program]] = []
-        for number, build in self._builder.build(Candidate(text, trace) for trace in traces):
-            if build.program is None:
-                yield number, Measurement(build.status, build.error, build_seconds=build.seconds)
-                continue
-            waiting.append((number, build, build.program))
-            if len(waiting) == GROUP:
-                yield from self._look(waiting)
-                waiting = []
-        yield from self._look(waiting)
+        for start in range(0, len(traces), GROUP):
+            waiting: list[tuple[int, Build, Program]] = []
+            group = traces[start : start + GROUP]
+            for place, build in self._builder.build(Candidate(text, trace) for trace in group):
+                if build.program is None:
+                    failed = Measurement(build.status, build.error, build_seconds=build.seconds)
+                    yield start + place, failed
+                else:
+                    waiting.append((start + place, build, build.program))
+            yield from self._look(waiting)
 
     def _look(self, waiting: Sequence[tuple[int, Build, Program]]) -> Iterator[tuple[int, Measurement]]:
         assert self._reference is not None
