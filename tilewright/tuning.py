@@ -31,7 +31,7 @@ from tilewright.sources import Source, open_model
 from tilewright.target import Target
 from tilewright.tune.budget import duration, parse_budget
 from tilewright.tune.events import EventLog, Listener, Noted
-from tilewright.tune.models import bound_of, default_model
+from tilewright.tune.models import bounds_of, calibrate_once, default_model, train_again
 from tilewright.tune.plugins import find_strategy, load_plugin, make_measurer, make_model
 from tilewright.tune.session import Outcome, Session, Settings
 from tilewright.tune.state import State
@@ -390,7 +390,9 @@ def tune(
             for listener in listeners:
                 listener(Noted(time.monotonic() - began, message))
 
-        name = model or default_model(database, machine, count, effort != "none", note)
+        if effort != "none" and model in (None, "draft", "learned"):
+            calibrate_once(database, machine, count, note)
+        name = model or default_model(database, machine, count)
         chosen = make_model(name, machine, count, database)
         epoch = Epoch.begin(Device.of(machine), compiler_name())
         closing = 0.0 if seconds is None else min(CLOSING * seconds, CLOSING_SECONDS)
@@ -409,7 +411,7 @@ def tune(
             epoch,
             settings,
             listeners,
-            bound_of(database, machine, count),
+            bounds_of(database, machine, count),
         )
         outcome = session.run((Path(source).name if isinstance(source, str | os.PathLike) else "", strategy))
         whole, why_not = None, _why_not(outcome, bool(tasks), bool(dims))
@@ -418,6 +420,8 @@ def tune(
                 whole = measure_whole(source, compiled, compiling, closing or CLOSING_ALONE)
             except TilewrightError as error:
                 why_not = error.message
+        if effort == "full" and outcome.trials and outcome.reason != "interrupted":
+            note(train_again(database, machine, count))
         now, before = session.projected()
         return TuningResult(
             tuple(map(TaskResult.of, outcome.states)),

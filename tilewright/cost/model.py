@@ -34,13 +34,12 @@ class Prediction:
 
 @runtime_checkable
 class CostModel(Protocol):
-    """Says how long candidates of a sketch take.
+    """Says how long candidates of a sketch take."""
 
-    Attributes:
-        name: what it is called in reports.
-    """
-
-    name: str
+    @property
+    def name(self) -> str:
+        """What it is called in reports."""
+        ...
 
     def predict(self, sketch: Sketch, rows: Rows, threads: int) -> Prediction:
         """The times of candidates.

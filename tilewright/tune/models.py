@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 import numpy as np
 
+from tilewright.cost.draft import bound, cold_bytes, draft_model
 from tilewright.cost.model import CostModel, Prediction
+from tilewright.cost.training import load_model, retrain
+from tilewright.errors import OptionError, StoreError, TilewrightError
+from tilewright.ir.stmt import Buffer
+from tilewright.measure.calibrate import calibrated
+from tilewright.records.record import Device
 from tilewright.records.store import Store
 from tilewright.schedule.sketch import Rows, Sketch
 from tilewright.target import Target
 from tilewright.tune.plugins import register_model
+from tilewright.tune.population import Point
+from tilewright.tune.session import Bounds
+from tilewright.tune.space import SearchSpace
 from tilewright.tune.tasks import Task
+
+#: Operators whose operations are multiply-adds of vectors: the peak of the machine bounds their kernels.
+CONTRACTIONS: Final = ("conv", "matmul")
 
 
 class Ignorance:
@@ -29,18 +42,66 @@ def _none(target: Target, threads: int, store: Store) -> CostModel:
     return Ignorance()
 
 
-def default_model(
-    store: Store, target: Target, threads: int, calibrate: bool, note: Callable[[str], None]
-) -> str:
-    """The name of the best model that there is for a machine.
-
-    Args:
-        calibrate: whether to measure the machine where that was not done yet.
-        note: is told what takes time.
-    """
-    return "none"
+@register_model("draft")
+def _draft(target: Target, threads: int, store: Store) -> CostModel:
+    return draft_model(target, threads, store)
 
 
-def bound_of(store: Store, target: Target, threads: int) -> Callable[[Task], tuple[float, str]] | None:
-    """What says the least seconds of a task and what bounds it; None before the machine was measured."""
-    return None
+@register_model("learned")
+def _learned(target: Target, threads: int, store: Store) -> CostModel:
+    found = load_model(store, Device.of(target).fingerprint, draft_model(target, threads, store))
+    if found is None:
+        raise OptionError(
+            "the store has no learned model for this machine",
+            location=store.location,
+            hint="`tilewright tune --effort full` trains one from what was measured; or take --model draft",
+        )
+    return found
+
+
+def default_model(store: Store, target: Target, threads: int) -> str:
+    """The name of the best model that there is for a machine."""
+    device = Device.of(target).fingerprint
+    return "draft" if load_model(store, device, draft_model(target, threads, store)) is None else "learned"
+
+
+def calibrate_once(store: Store, target: Target, threads: int, note: Callable[[str], None]) -> None:
+    """Measure what the draft model needs to know of this machine, if the store does not know it. ``note`` is
+    told before that begins. Raises as :func:`tilewright.measure.calibrate.calibrate`, and StoreError."""
+    if store.latest_model("draft", Device.of(target).fingerprint, threads) is None:
+        note("first use on this machine: its speed is measured, for 20 seconds at most")
+        calibrated(target, threads, store)
+
+
+def train_again(store: Store, target: Target, threads: int) -> str:
+    """Train the learned model on all records of this machine, and use it from now on if it is no worse; what
+    came of it, in words. Raises StoreError when the store cannot be read or written."""
+    try:
+        draft = draft_model(target, threads, store)
+        found = retrain(store, Device.of(target).fingerprint, draft)
+    except StoreError:
+        raise
+    except TilewrightError as error:  # too few records, or LightGBM is not installed: no harm to the session
+        return f"no learned model was trained: {error.message}"
+    return f"learned model: {found.reason}" + ("" if found.promoted else "; the old one stays")
+
+
+def bounds_of(store: Store, target: Target, threads: int) -> Bounds:
+    """What bounds kernels of a machine, by the draft model."""
+    model = draft_model(target, threads, store)
+    calibrated = store.latest_model("draft", Device.of(target).fingerprint, threads) is not None
+
+    def bounds(task: Task, space: SearchSpace, point: Point) -> tuple[float, str]:
+        sketch, rows = space.sketches[point.sketch], np.array([point.row], np.int64)
+        cold = cold_bytes(space.func)
+        words = bound(sketch.features(rows)[0], model, threads, cold).limit
+        c = model.coefficients
+        floor = cold / c.memory
+        floats = all(p.dtype == "float32" for p in space.func.params if isinstance(p, Buffer))
+        if floats and task.workload.family in CONTRACTIONS:
+            each = c.multiply_add * c.cycle / (2 * target.lanes(32) * threads)
+            floor = max(floor, task.flops * each)
+        # What a target's numbers suggest is no bound.
+        return (floor if calibrated else 0.0), words
+
+    return bounds

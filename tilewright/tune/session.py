@@ -37,6 +37,9 @@ from tilewright.tune.state import State, ratio_of
 from tilewright.tune.strategy import Proposal, Strategy
 from tilewright.tune.tasks import Extracted, Task
 
+#: The least seconds that a task can take, and what bounds the program of a point, in words.
+Bounds = Callable[[Task, SearchSpace, Point], tuple[float, str]]
+
 #: Challengers in a race.
 CHALLENGERS: Final = 3
 #: Candidates of which the cost model tells the least time that it hopes for.
@@ -107,7 +110,7 @@ class Session:
         epoch: of new records. Records of its device and compiler are not measured again.
         settings: budget and the rest.
         listeners: are told what happens.
-        bound: the least seconds that a task can take on this machine, and what says so.
+        bounds: says the least seconds that a task can take on this machine, and what bounds a program.
         clock: in seconds.
     """
 
@@ -123,7 +126,7 @@ class Session:
         epoch: Epoch,
         settings: Settings | None = None,
         listeners: Sequence[Listener] = (),
-        bound: Callable[[Task], tuple[float, str]] | None = None,
+        bounds: Bounds | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.extracted, self.store, self.target, self.threads = extracted, store, target, threads
@@ -133,7 +136,7 @@ class Session:
         self._make_measurer = make_measurer
         self._measurer: Measures | None = None
         self._current: State | None = None
-        self._listeners, self._bound, self._clock = tuple(listeners), bound, clock
+        self._listeners, self._bounds, self._clock = tuple(listeners), bounds, clock
         self._rng = np.random.default_rng(self.settings.seed)
         self._began = clock()
         self._interrupted = False
@@ -216,8 +219,7 @@ class Session:
                     start = space.default  # what was fast does not run any more
             if not state.error:
                 state.start = state.best = start
-                if self._bound is not None:
-                    state.floor, state.bound = self._bound(state.task)
+                self._judge(state)
                 self._hope(state)
         except StoreError:
             raise
@@ -292,9 +294,15 @@ class Session:
             state.space, self.model, state.history, count, self._rng, self.threads
         )
         state.exhausted = not proposals
-        if proposals:
-            self._measure(state, proposals[:count])
-        self._race(state)
+        try:
+            if proposals:
+                self._measure(state, proposals[:count])
+            self._race(state)
+        except StoreError:
+            raise
+        except TilewrightError as error:
+            state.exhausted = True
+            self._tell(Noted(self._now(), f"{state.task.name} is left alone from here on: {error.message}"))
         spent = self._clock() - began
         state.visits.append(Visit(spent, state.seconds))
         now, before = self.projected()
@@ -338,6 +346,8 @@ class Session:
         if finals.race is not None and 0 in finals.runners:
             ran = [n for n in range(1, len(challengers) + 1) if n in finals.runners]
             found = {n: finals.difference(n, 0) for n in ran}
+            for n, difference in found.items():
+                state.ratios[points[n]] = state.ratios[best] * math.exp(difference.log_ratio)
             if found:
                 fastest = min(found, key=lambda n: found[n].log_ratio)
                 ratio, half_width = math.exp(found[fastest].log_ratio), _finite(found[fastest].half_width)
@@ -348,6 +358,7 @@ class Session:
             now, place = promoted or 0, points.index(start)
             if now != place and {now, place} <= set(finals.runners):
                 state.gain = finals.difference(now, place)
+            self._judge(state)
         race = finals.race
         self._tell(
             Raced(
@@ -418,8 +429,6 @@ class Session:
             found = finals.measurements[number]
             if found.status == "ok":
                 self._store(state, point, trace, "finalist", found)
-                if point != state.space.default:
-                    state.ratios[point] = ratio_of(found.samples, state.default)
             elif point != state.space.default:  # that one runs beside all others, and was right all the time
                 del state.ratios[point]
                 self._measure(state, [Proposal(point, "finalist")], trial=False)
@@ -447,7 +456,12 @@ class Session:
         assert self._measurer is not None
         if self._current is not state:
             self._current = None
-            self._measurer.set_workload(state.task.workload)
+            try:
+                self._measurer.set_workload(state.task.workload)
+            except (
+                TilewrightError
+            ):  # a process may have been killed: the second time counts
+                self._measurer.set_workload(state.task.workload)
             self._current = state
         return self._measurer
 
@@ -492,6 +506,11 @@ class Session:
                 if point is not None:
                     return point
         return None
+
+    def _judge(self, state: State) -> None:
+        """What bounds the best schedule."""
+        if self._bounds is not None and state.space is not None and state.best is not None:
+            state.floor, state.bound = self._bounds(state.task, state.space, state.best)
 
     def _hope(self, state: State) -> None:
         """The least ratio to the default schedule that the cost model sees among candidates."""
