@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.tune.spaces import NAMES, Guess, Truth, space
+from tests.tune.spaces import Guess, Truth, space
 from tilewright.errors import OptionError, ScheduleError
 from tilewright.tune import (
     History,
@@ -53,7 +53,7 @@ def test_the_strategies_are_registered() -> None:
     assert make_strategy("evolutionary") == Evolutionary()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["product", "convolution", "softmax"])
 @pytest.mark.parametrize("strategy", QUICK)
 def test_proposals_are_valid_new_and_different(strategy: str, name: str) -> None:
     here, rng = space(name), np.random.default_rng(0)
