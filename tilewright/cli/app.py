@@ -13,7 +13,19 @@ from typing import Annotated, Any
 import typer
 
 from tilewright import __version__, config
-from tilewright.cli import bench, check, compile, doctor, explain, inspect, ops, profile, records, tune
+from tilewright.cli import (
+    bench,
+    calibrate,
+    check,
+    compile,
+    doctor,
+    explain,
+    inspect,
+    ops,
+    profile,
+    records,
+    tune,
+)
 from tilewright.cli import run as run_command
 from tilewright.cli.common import error_console
 from tilewright.errors import TilewrightError
@@ -61,7 +73,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     epilog="Exit codes: 0 ok, 1 a check failed, 2 usage or bad input, 130 interrupted.",
 )
-for command in (compile, run_command, check, bench, tune, profile, explain, inspect, doctor, ops):
+for command in (compile, run_command, check, bench, tune, profile, explain, inspect, doctor, calibrate, ops):
     app.command(command.NAME)(_interruptible(command.main))
 group = typer.Typer(help=records.HELP, no_args_is_help=True, rich_markup_mode=None)
 for name, function in records.COMMANDS.items():

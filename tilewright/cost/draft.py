@@ -237,11 +237,11 @@ class _Kernels:
         takes its share, but two start in a cycle at most."""
         return np.maximum(self.width * full, min(full, 0.5))
 
-    def _loads(self) -> tuple[Column, Column, Column]:
-        """Vectors that are loaded, single elements, and elements that lie apart, in one visit of the
-        innermost tile: each distinct one once, the emitter keeps what it has. Features count what lies
-        between them, too, so there are no more than instances of the tile."""
-        found = [np.zeros(len(self.visits)) for _ in range(3)]
+    def _loads(self) -> tuple[Column, Column, Column, Column]:
+        """Vectors that are loaded, single elements, elements that lie apart, and shuffles of vectors, in one
+        visit of the innermost tile: each distinct one once, the emitter keeps what it has. Features count
+        what lies between them, too, so there are no more than instances of the tile."""
+        found = [np.zeros(len(self.visits)) for _ in range(4)]
         size, lanes = self._feature("element_bytes"), self._power("lanes")
         points = self._power("unrolled")
         for n in range(LOADS):
@@ -250,8 +250,12 @@ class _Kernels:
             elements = np.maximum(self._power(f"load{n}_micro") / size, 1.0)
             found[0] += np.where(there & (stride == 0), np.clip(elements / lanes, 1.0, points), 0.0)
             found[1] += np.where(there & (stride < 0), np.minimum(elements, points), 0.0)
-            found[2] += np.where(there & (stride > 0), np.clip(elements, lanes, lanes * points), 0.0)
-        return found[0], found[1], found[2]
+            # A square tile in registers is turned by shuffles, as many for a vector as its length has digits.
+            turned = (self._feature("register_bytes") >= self._feature(f"load{n}_micro")) & ~self.reduces
+            apart = np.where(there & (stride > 0), np.clip(elements, lanes, lanes * points), 0.0)
+            found[2] += np.where(turned, 0.0, apart)
+            found[3] += np.where(turned, apart / lanes * self._feature("lanes"), 0.0)
+        return found[0], found[1], found[2], found[3]
 
     def _tile_cycles(self) -> tuple[Column, Column]:
         """Cycles of arithmetic, and of loads and stores, in one visit of the innermost tile."""
@@ -263,8 +267,8 @@ class _Kernels:
         slow = np.maximum(self.width, 1.0) * (
             self._feature("ops_div") * c.divide + self._feature("ops_call") * c.call
         )
-        arithmetic = points * (simple * self._cycles(c.multiply_add) + slow)
-        vectors, single, apart = self._loads()
+        vectors, single, apart, shuffles = self._loads()
+        arithmetic = (points * simple + shuffles) * self._cycles(c.multiply_add) + points * slow
         lanes = self._power("lanes")
         elements = self._power("store_micro") / self._feature("element_bytes")
         written = np.where(self.held, 0.0, np.maximum(elements / lanes, 1.0))
@@ -276,7 +280,7 @@ class _Kernels:
         need = self._power("accumulators") * self.vectors + vectors / steps * self.vectors + 1
         over = np.where(self.held, np.maximum(need - self.target.vector_registers, 0.0), 0.0)
         moved = moved + over * c.spill * steps
-        instructions = (points * simple + vectors + written + again) * self.vectors
+        instructions = (points * simple + vectors + shuffles + written + again) * self.vectors
         instructions += single + apart + np.where(spread, written * lanes, 0.0)
         chain = np.where(self.held, c.latency * steps, 0.0)
         front = instructions * c.issue + c.loop
