@@ -141,16 +141,22 @@ def throughput(name: str, target: Target, count: int, threads: int, jobs: int) -
 def passes(measurer: Measurer, traces: Sequence[str], plan: Plan) -> list[float]:
     """For each trace the logarithm of the ratio between two passes of its time relative to the reference."""
 
-    def ratios(finals: Finals) -> list[float | None]:
-        return [
-            statistics.median(math.log(s.seconds / s.reference) for s in m.samples if s.reference)
-            if m.status == "ok"
-            else None
-            for m in finals.measurements
-        ]
+    def ratios(finals: Finals) -> dict[int, float]:
+        """Over the rounds in which the machine was calm, by trace."""
+        if finals.race is None:
+            return {}
+        logs = {
+            number: [
+                math.log(samples[r].seconds / (samples[r].reference or math.nan))
+                for r in finals.race.counted
+                if r < len(samples)
+            ]
+            for number, samples in zip(finals.runners, finals.race.samples, strict=True)
+        }
+        return {number: statistics.median(values) for number, values in logs.items() if values}
 
     first, second = (ratios(measurer.final(traces, plan)) for _ in range(2))
-    return [b - a for a, b in zip(first, second, strict=True) if a is not None and b is not None]
+    return [second[number] - first[number] for number in first.keys() & second.keys()]
 
 
 def honesty(address: str, target: Target, count: int, seconds: float) -> list[tuple[str, int, list[float]]]:
