@@ -10,7 +10,7 @@ import numpy as np
 from tilewright.cost.draft import bound, cold_bytes, draft_model
 from tilewright.cost.model import CostModel, Prediction
 from tilewright.cost.training import load_model, retrain
-from tilewright.errors import OptionError, StoreError, TilewrightError
+from tilewright.errors import OptionError, TilewrightError
 from tilewright.ir.stmt import Buffer
 from tilewright.measure.calibrate import calibrated
 from tilewright.records.record import Device
@@ -75,13 +75,11 @@ def calibrate_once(store: Store, target: Target, threads: int, note: Callable[[s
 
 def train_again(store: Store, target: Target, threads: int) -> str:
     """Train the learned model on all records of this machine, and use it from now on if it is no worse; what
-    came of it, in words. Raises StoreError when the store cannot be read or written."""
+    came of it, in words. It stands at the end of a session, which has its results whatever happens here."""
     try:
         draft = draft_model(target, threads, store)
         found = retrain(store, Device.of(target).fingerprint, draft)
-    except StoreError:
-        raise
-    except TilewrightError as error:  # too few records, or LightGBM is not installed: no harm to the session
+    except TilewrightError as error:
         return f"no learned model was trained: {error.message}"
     return f"learned model: {found.reason}" + ("" if found.promoted else "; the old one stays")
 
