@@ -15,7 +15,7 @@ POOL: Final = 256
 #: Candidates of each sketch that are among them anyway.
 OF_EACH_SKETCH: Final = 8
 #: Standard deviations by which a point may turn out better than expected: the uncertain is worth a try.
-OPTIMISM: Final = 1.0
+OPTIMISM: Final = 2.0
 
 
 def choose(
