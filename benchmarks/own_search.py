@@ -14,7 +14,7 @@ from tilewright.measure.batch import Measurer
 from tilewright.records import Device, Epoch, Workload, open_store
 from tilewright.target import Target
 from tilewright.tune.events import Event, Visited
-from tilewright.tune.models import default_model
+from tilewright.tune.models import calibrate_once, default_model
 from tilewright.tune.plugins import make_model
 from tilewright.tune.session import Session, Settings
 from tilewright.tune.strategy import make_strategy
@@ -46,7 +46,8 @@ def make_guide(threads: int, folder: Path) -> Guide:
     folder.mkdir(parents=True, exist_ok=True)
     begin = time.perf_counter()
     with open_store(folder / "machine.sqlite") as store:
-        name = default_model(store, target, threads, True, print)
+        calibrate_once(store, target, threads, print)
+        name = default_model(store, target, threads)
         return Guide(name, make_model(name, target, threads, store), time.perf_counter() - begin)
 
 
