@@ -49,13 +49,14 @@ def test_nothing_measured_is_an_empty_data_set():
     assert data.vectors.shape[0] == 0
 
 
-def test_drift_is_taken_off_by_the_reference():
+def test_the_least_time_of_any_epoch_counts():
     first, second = records()[:2]
-    quiet = dataclasses.replace(first, samples=(Sample(1.0, 0.5), Sample(1.0, 0.5)))
-    # The same speed on a machine that was twice as slow just then.
-    slow = dataclasses.replace(second, samples=(Sample(2.0, 1.0), Sample(2.0, 1.0)))
-    data = dataset_of([quiet, slow])
-    assert np.isclose(data.log_seconds[0], data.log_seconds[1])
+    later = dataclasses.replace(EPOCH, uid="3" * 32)
+    busy = dataclasses.replace(first, samples=(Sample(3.0, 9.0), Sample(2.0)))
+    quiet = dataclasses.replace(first, epoch=later, samples=(Sample(1.0), Sample(1.5)))
+    other = dataclasses.replace(second, samples=(Sample(1.0),))
+    data = dataset_of([busy, quiet, other])
+    assert data.log_seconds.tolist() == [0.0, 0.0]
 
 
 def test_a_store_is_read_without_what_was_rejected(tmp_path):

@@ -11,7 +11,6 @@ import collections
 import dataclasses
 import json
 import math
-import statistics
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -69,7 +68,7 @@ class Dataset:
     Attributes:
         tasks: what the numbers in ``task`` mean.
         features: ``[n, len(FEATURES)]`` float32.
-        log_seconds: ``[n]`` float64, natural logarithm of the time in seconds, without the machine's drift.
+        log_seconds: ``[n]`` float64, natural logarithm of the least time in seconds.
         task: ``[n]`` int64.
         weight: ``[n]`` float64, how much a record counts; 1 on average.
         default: ``[n]`` bool, whether the record is of the task's default schedule.
@@ -259,18 +258,22 @@ def dataset_of(records: Sequence[Record], reader: FeatureReader | None = None) -
     reader = reader or FeatureReader()
     failures = collections.Counter(r.status for r in records if r.status != "ok")
     timed = sorted((r for r in records if r.status == "ok"), key=lambda r: r.uid)
-    seconds = _without_drift(timed)
+    seconds = _least_times(timed)
+    # One row for a schedule: the epoch that is trusted most stands for all.
+    timed = list({_identity(r): r for r in sorted(timed, key=lambda r: TRUST[r.epoch.origin])}.values())
     tasks: dict[tuple[str, str, int], tuple[int, Task]] = {}
     rows: list[NDArray[np.float32]] = []
     kept: list[tuple[int, float, float, bool]] = []
-    for record, features, time in zip(timed, reader.features(timed), seconds, strict=True):
+    for record, features in zip(timed, reader.features(timed), strict=True):
         if features is None:
             continue
         key = (record.workload.key, record.epoch.device.fingerprint, record.threads)
         if key not in tasks:
             tasks[key] = len(tasks), reader.task(record)
         rows.append(features)
-        kept.append((tasks[key][0], time, TRUST[record.epoch.origin], record.role == "default"))
+        kept.append(
+            (tasks[key][0], seconds[_identity(record)], TRUST[record.epoch.origin], record.role == "default")
+        )
     task = np.array([k[0] for k in kept], np.int64)
     # A task with four times as many records counts twice as much.
     share = np.array([k[2] for k in kept]) / np.sqrt(np.maximum(np.bincount(task), 1))[task]
@@ -286,22 +289,21 @@ def dataset_of(records: Sequence[Record], reader: FeatureReader | None = None) -
     )
 
 
-def _without_drift(records: Sequence[Record]) -> list[float]:
-    """Logarithms of times as they would be had the machine been as fast all the time as it was for half of a
-    task's measurements: samples are divided by the reference kernel's times beside them."""
-    references: dict[tuple[str, str, int], list[float]] = {}
+def _least_times(records: Sequence[Record]) -> dict[tuple[str, str, int, str], float]:
+    """Logarithms of the least time of each schedule in any epoch, by workload, device, threads and schedule.
+
+    What else a machine does only makes times longer, and a reference that was disturbed makes a ratio to it
+    too small: the least time is nearest to the truth where there are few samples.
+    """
+    found: dict[tuple[str, str, int, str], float] = {}
     for record in records:
-        place = (record.workload.key, record.epoch.uid, record.threads)
-        references.setdefault(place, []).extend(s.reference for s in record.samples if s.reference)
-    found = []
-    for record in records:
-        typical = references[(record.workload.key, record.epoch.uid, record.threads)]
-        ratios = [s.seconds / s.reference for s in record.samples if s.reference]
-        if ratios and typical:
-            found.append(math.log(statistics.median(ratios)) + math.log(statistics.median(typical)))
-        else:
-            found.append(math.log(record.seconds))
+        key = _identity(record)
+        found[key] = min(found.get(key, math.inf), math.log(min(s.seconds for s in record.samples)))
     return found
+
+
+def _identity(record: Record) -> tuple[str, str, int, str]:
+    return record.workload.key, record.epoch.device.fingerprint, record.threads, record.schedule
 
 
 def near_duplicates(
