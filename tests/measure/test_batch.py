@@ -12,9 +12,11 @@ from tests.measure.test_runner import TARGET, product
 from tilewright.errors import ShapeError, TilewrightError
 from tilewright.ir import te
 from tilewright.ir.expr import Var, call
+from tilewright.ir.stmt import PrimFunc
 from tilewright.measure import Measurer, Plan, batch, data, make_data, parameters, random_inputs
 from tilewright.measure.verdict import Judge
 from tilewright.records import Workload
+from tilewright.target import Target
 
 
 @pytest.fixture(scope="module")
@@ -154,3 +156,25 @@ def test_tolerances_follow_the_coarsest_type() -> None:
     assert tolerance("float32", "float16")[0] == pytest.approx(8 * 2**-10)
     assert tolerance("bfloat16", "float32")[0] == pytest.approx(8 * 2**-7)
     assert tolerance("int32", "int8") == (1e-4, 0.0)
+
+
+def test_coming_back_to_a_workload_makes_nothing_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def make(func: PrimFunc, target: Target) -> data.Data:
+        made.append(func.name)
+        return make_data(func, target)
+
+    monkeypatch.setattr(batch, "make_data", make)
+    x = te.placeholder((64,), "float32", "x")
+    other = te.primfunc("copied", [x], [te.compute((64,), lambda i: x[i] + 1.0, "y")])
+    with Measurer(TARGET, jobs=1) as measurer:
+        for func in (product(), other, product(), other, product()):
+            measurer.set_workload(Workload.of(func))
+        assert len(made) == 2
+        ((_, found),) = measurer.measure([candidate(4).trace])
+        assert found.status == "ok", found.error
+        monkeypatch.setattr(batch, "KEPT", 0)
+        measurer.set_workload(Workload.of(other))
+        measurer.set_workload(Workload.of(product()))
+    assert len(made) == 3

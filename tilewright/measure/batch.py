@@ -25,6 +25,8 @@ from tilewright.target import Target
 COLD: Final = 2
 #: So many candidates are compiled before they are looked at together, while nothing is compiled.
 GROUP: Final = 16
+#: Bytes of data of workloads that are kept for when they come back.
+KEPT: Final = 1 << 30
 #: A candidate has at least as long as so many calls of the reference kernel before it counts as one that
 #: never ends.
 PATIENCE: Final = 50
@@ -76,6 +78,30 @@ class Finals:
         return self.race.difference(self.runners.index(trace), self.runners.index(other))
 
 
+@dataclasses.dataclass
+class _Prepared:
+    """What measuring a workload takes.
+
+    Attributes:
+        workload: which.
+        task: data and expected outputs.
+        reference: the kernel with the default schedule.
+        patience: seconds that a candidate has.
+        best: the least time that was seen, relative to the reference.
+    """
+
+    workload: Workload
+    task: Task
+    reference: Program
+    patience: float
+    best: float = 1.0
+
+    @property
+    def nbytes(self) -> int:
+        """Of all arrays."""
+        return sum(a.nbytes for a in (*self.task.inputs, *self.task.expected))
+
+
 class Measurer:
     """Builds candidates and runs them; use it in ``with``.
 
@@ -96,11 +122,10 @@ class Measurer:
         self.target, self.threads = target, threads
         self._runner = Runner(target, threads, limits)
         self._builder = Builder(target, jobs or max(target.cores, 1))
-        self._workload: Workload | None = None
-        self._reference: Program | None = None
+        self._current: _Prepared | None = None
         self._limits = limits or Limits()
-        self._best = 1.0
         self._watch = NoiseWatch()
+        self._prepared: dict[str, _Prepared] = {}
 
     @property
     def noise(self) -> Noise:
@@ -122,36 +147,44 @@ class Measurer:
 
     def set_workload(self, workload: Workload) -> None:
         """What the next traces are schedules of: makes data and the reference kernel, which has the default
-        schedule.
+        schedule. Both are kept for a while: coming back to a workload costs little.
 
         Raises:
             ShapeError: a shape is symbolic.
             CompileError: the reference kernel could not be compiled.
             TilewrightError: it does not compute what the function says.
         """
+        prepared = self._prepared.pop(workload.key, None)
+        if prepared is None:
+            prepared = self._prepare(workload)
+        else:
+            self._runner.set_task(prepared.task)
+        self._prepared[workload.key] = prepared
+        while len(self._prepared) > 1 and sum(p.nbytes for p in self._prepared.values()) > KEPT:
+            del self._prepared[next(iter(self._prepared))]
+        self._runner.limits = dataclasses.replace(self._limits, seconds=prepared.patience)
+        self._current = prepared
+        self._watch = NoiseWatch()
+
+    def _prepare(self, workload: Workload) -> _Prepared:
         func = parse(workload.text)
         data = make_data(func, self.target)
-        cold = frozenset(func.attr("const_params", ()))
-        self._runner.set_task(
-            Task(
-                data.params,
-                data.inputs,
-                data.expected,
-                rtol=data.rtol,
-                off_by_one=data.off_by_one,
-                cold=cold,
-                flush_bytes=COLD * self.target.l3_bytes,
-            )
+        task = Task(
+            data.params,
+            data.inputs,
+            data.expected,
+            rtol=data.rtol,
+            off_by_one=data.off_by_one,
+            cold=frozenset(func.attr("const_params", ())),
+            flush_bytes=COLD * self.target.l3_bytes,
         )
+        self._runner.set_task(task)
         reference = build_program(default_schedule(func, self.target), self.target)
         self._runner.limits = self._limits
         outcome = self._runner.check(reference)
         if outcome.status != "ok" or outcome.seconds is None:
             raise TilewrightError(f"the default schedule of '{func.name}' fails: {outcome.error}")
-        patience = max(self._limits.seconds, PATIENCE * outcome.seconds)
-        self._runner.limits = dataclasses.replace(self._limits, seconds=patience)
-        self._workload, self._reference, self._best = workload, reference, 1.0
-        self._watch = NoiseWatch()
+        return _Prepared(workload, task, reference, max(self._limits.seconds, PATIENCE * outcome.seconds))
 
     def measure(self, traces: Sequence[str]) -> Iterator[tuple[int, Measurement]]:
         """Compile, check and time candidates; gives each one's number and what came of it, in any order.
@@ -161,9 +194,9 @@ class Measurer:
 
         Raises ValueError when no workload is set.
         """
-        if self._workload is None:
+        if self._current is None:
             raise ValueError("a measurer needs a workload first")
-        text = self._workload.text
+        text = self._current.workload.text
         for start in range(0, len(traces), GROUP):
             waiting: list[tuple[int, Build, Program]] = []
             group = traces[start : start + GROUP]
@@ -176,18 +209,19 @@ class Measurer:
             yield from self._look(waiting)
 
     def _look(self, waiting: Sequence[tuple[int, Build, Program]]) -> Iterator[tuple[int, Measurement]]:
-        assert self._reference is not None
+        current = self._current
+        assert current is not None
         if not waiting:
             return
         programs = [program for _, _, program in waiting]
-        for place, outcome in self._runner.look(programs, self._reference, best=self._best):
+        for place, outcome in self._runner.look(programs, current.reference, best=current.best):
             number, build, _ = waiting[place]
             samples = outcome.samples[0]
             if outcome.status == "ok":
                 self._watch.looked(outcome.disturbed)
                 if not outcome.disturbed:
                     ratio = statistics.median(s.seconds / (s.reference or math.inf) for s in samples)
-                    self._best = min(self._best, ratio)
+                    current.best = min(current.best, ratio)
             self._watch.saw(s.reference for s in samples if s.reference is not None)
             yield (
                 number,
@@ -200,9 +234,9 @@ class Measurer:
 
         Raises ValueError when no workload is set.
         """
-        if self._workload is None or self._reference is None:
+        if self._current is None:
             raise ValueError("a measurer needs a workload first")
-        text = self._workload.text
+        text = self._current.workload.text
         found: dict[int, Measurement] = {}
         programs: dict[int, Program] = {}
         for number, build in self._builder.build(Candidate(text, trace) for trace in traces):
@@ -215,7 +249,7 @@ class Measurer:
         runners = sorted(programs)
         race = None
         if runners:
-            outcome = self._runner.race([programs[n] for n in runners], self._reference, plan)
+            outcome = self._runner.race([programs[n] for n in runners], self._current.reference, plan)
             race = outcome.race
             for number, samples in zip(runners, outcome.samples, strict=True):
                 found[number] = dataclasses.replace(
