@@ -340,3 +340,25 @@ def test_visits_tell_what_is_left(extracted, store):
     assert visited[-1].spent_budget == 1.0
     assert visited[-1].trials == 12
     assert all(e.projected <= e.at_start for e in visited)
+
+
+def test_the_search_begins_before_all_baselines_where_time_is_short(extracted, store):
+    """Each baseline takes 1.5 seconds here: of the budget of 3 seconds the second one has no part."""
+    big = dataclasses.replace(extracted.tasks[1], occurrences=100)
+    tasks = Extracted((extracted.tasks[0], big))
+    states = session(tasks, store, FakeMeasurer(Clock()), budget=3.0).run().states
+    assert [s.ready for s in states] == [False, True]
+    assert states[1].trials > 0
+
+
+def test_times_of_a_slow_hour_count_like_others(extracted, store):
+    """The second session finds the machine four times as slow; what is fast stays fast."""
+    session(one(extracted), store, FakeMeasurer(Clock()), trials=8).run()
+    measurer = FakeMeasurer(Clock(), reference=4e-3)
+    state = session(one(extracted), store, measurer, trials=8).run().states[0]
+    assert state.history is not None
+    assert state.space is not None
+    assert len(state.history) > 9
+    for seen in state.history.observations:
+        expected = 1e-3 * measurer.plain(state.space.trace(seen.point))
+        assert seen.seconds == pytest.approx(expected, rel=1e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import statistics
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -76,8 +77,9 @@ class History:
         promising = [p for p in (space.point_of(r.trace) for r in _fastest(others)) if p is not None]
         neighbours = nearest(space, store, threads)
         history = History(space, threads, tuple(dict.fromkeys([*promising, *neighbours])))
+        beside = [s.reference for r in own for s in r.samples if s.reference is not None]
         for record in own:
-            history.add_record(record)
+            history.add_record(record, statistics.median(beside) if beside else None)
         return history
 
     # -- writing ---------------------------------------------------------------------------------------------
@@ -101,12 +103,22 @@ class History:
                 self._found[place] = found
         self._keys.add(self._key(point))
 
-    def add_record(self, record: Record) -> bool:
-        """Keep what a record of this workload says; False where its trace is no point of the space."""
+    def add_record(self, record: Record, reference: float | None = None) -> bool:
+        """Keep what a record of this workload says; False where its trace is no point of the space.
+
+        Args:
+            reference: typical seconds of the reference kernel: times are taken relative to that beside them,
+                so that those of a slow hour count like those of others.
+        """
         point = self.space.point_of(record.trace)
         if point is None:
             return False
-        self.add(point, record.status, record.seconds if record.status == "ok" else None)
+        seconds = None
+        if record.status == "ok":
+            ratios = [s.seconds / s.reference for s in record.samples if s.reference is not None]
+            known = reference is not None and bool(ratios)
+            seconds = statistics.median(ratios) * (reference or 0.0) if known else record.seconds
+        self.add(point, record.status, seconds)
         return True
 
     # -- reading ---------------------------------------------------------------------------------------------

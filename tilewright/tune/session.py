@@ -44,6 +44,10 @@ Bounds = Callable[[Task, SearchSpace, Point], tuple[float, str]]
 CHALLENGERS: Final = 3
 #: Candidates of which the cost model tells the least time that it hopes for.
 HOPEFULS: Final = 256
+#: The part of the budget after which the search begins, though some tasks have not been looked at.
+BEGINNING: Final = 0.4
+#: Operations that take about as long as a byte from memory.
+RIDGE: Final = 8
 #: How fast the interest in a way to compute a node falls with its distance to the fastest way.
 INTEREST: Final = 4
 
@@ -177,11 +181,12 @@ class Session:
             if settings.measure:
                 self._measurer = self._make_measurer()
             with self._interruptible():
-                for state in self.states:
-                    if self._interrupted or self._spent() >= 1:
-                        break
-                    self._baseline(state)
-                reason = self._search() if self.settings.measure else "done"
+                waiting = sorted(self.states, key=_likely_share, reverse=True)
+                self._begin(waiting, BEGINNING if settings.measure else 1.0)
+                reason = self._search() if settings.measure else "done"
+                while reason == "done" and waiting:
+                    self._begin(waiting, 1.0)
+                    reason = self._search()
         finally:
             if self._measurer is not None:
                 self._measurer.close()
@@ -198,6 +203,15 @@ class Session:
         return now, sum(s.task.occurrences * s.at_start for s in known)
 
     # -- the parts of a session ------------------------------------------------------------------------------
+
+    def _begin(self, waiting: list[State], share: float) -> None:
+        """Find out with what tasks begin, from the front of ``waiting``, until so much of the budget is spent
+        and something can be worked on."""
+        while waiting and not self._interrupted and self._spent() < (share if self._any_ready() else 1.0):
+            self._baseline(waiting.pop(0))
+
+    def _any_ready(self) -> bool:
+        return any(s.ready for s in self.states)
 
     def _baseline(self, state: State) -> None:
         """Find out with what a task begins; measure it where the store does not know."""
@@ -413,7 +427,8 @@ class Session:
             state.failures[found.status] += 1
             if point == state.space.default:
                 state.error = f"its default schedule fails ({found.status}): {found.error}"
-        state.history.add(point, found.status, seconds)
+        # A machine that has become slower since the task began does not make its candidates worse.
+        state.history.add(point, found.status, None if ratio is None else ratio * state.default)
         key, role = state.task.key, proposal.role
         error, build = found.error, found.build_seconds
         self._tell(
@@ -458,9 +473,7 @@ class Session:
             self._current = None
             try:
                 self._measurer.set_workload(state.task.workload)
-            except (
-                TilewrightError
-            ):  # a process may have been killed: the second time counts
+            except TilewrightError:  # a process may have been killed: the second time counts
                 self._measurer.set_workload(state.task.workload)
             self._current = state
         return self._measurer
@@ -563,6 +576,12 @@ class Session:
             yield
         finally:
             signal.signal(signal.SIGINT, before)
+
+
+def _likely_share(state: State) -> float:
+    """What a task's kernels seem to take of a run, before anything was measured; any unit."""
+    task = state.task
+    return max(task.occurrences, 0.5) * (task.flops + RIDGE * task.nbytes)
 
 
 def _finite(value: float) -> float | None:
