@@ -261,3 +261,12 @@ def test_more_samples_than_any_image_has() -> None:
     inputs = [value("x", [1, 1, 10, 10]), value("r", [3, 4]), value("b", [3], INT64)]
     with pytest.raises(LimitError, match="the samples of one result"):
         import_onnx(model([node], inputs, ["y"], opset=16))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("axes", [[-1], [0, 1]])
+def test_the_mean_of_nothing(axes: list[int]) -> None:
+    """NaN, without a word."""
+    node = helper.make_node("ReduceMean", ["x"], ["y"], axes=axes)
+    found = run(model([node], [], ["y"], [constant("x", np.zeros((2, 0)), "float32")], opset=13), {})
+    assert np.isnan(found["y"]).all()

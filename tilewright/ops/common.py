@@ -40,6 +40,13 @@ def product(dims: Sequence[ExprLike]) -> Expr:
     return total
 
 
+def mean(x: np.ndarray, axis: tuple[int, ...], keepdims: bool = True) -> np.ndarray:
+    """The mean of floats; NaN of none, for which ``np.mean`` would warn."""
+    count = x.dtype.type(np.prod([x.shape[a] for a in axis], dtype=np.int64))
+    with np.errstate(all="ignore"):
+        return np.asarray(np.sum(x, axis=axis, keepdims=keepdims, dtype=x.dtype) / count)
+
+
 def static_shape(ctx: OpContext, shape: Sequence[Expr], what: str) -> tuple[int, ...]:
     """``shape`` as ints. Fails naming ``what`` when a dimension is still open."""
     dims = [const_int(d) for d in shape]

@@ -24,6 +24,7 @@ from tilewright.ops.common import (
     dims_attr,
     format_shape,
     is_half,
+    mean,
     product,
 )
 from tilewright.ops.reduce import reduce_tensor
@@ -122,8 +123,8 @@ def _trailing_numpy(centre: bool) -> Any:
         axes = tuple(trailing_axes(ctx, x.ndim))
         wide = _wide(x)
         if centre:
-            wide = wide - wide.mean(axis=axes, keepdims=True)
-        square = np.mean(wide * wide, axis=axes, keepdims=True)
+            wide = wide - mean(wide, axes)
+        square = mean(wide * wide, axes)
         result = wide / np.sqrt(square + wide.dtype.type(ctx.attr("epsilon", 1e-5)))
         if len(inputs) > 1 and inputs[1] is not None:
             result = result * _wide(inputs[1])
@@ -238,8 +239,8 @@ def _group_decompose(builder: GraphBuilder, ctx: OpContext, inputs: Sequence[Val
 def _group_numpy(ctx: OpContext, inputs: Operands) -> list[np.ndarray]:
     x = inputs[0]
     wide = _wide(x).reshape(x.shape[0], _group_count(ctx), -1)
-    wide = wide - wide.mean(axis=2, keepdims=True)
-    square = np.mean(wide * wide, axis=2, keepdims=True)
+    wide = wide - mean(wide, (2,))
+    square = mean(wide * wide, (2,))
     result = (wide / np.sqrt(square + wide.dtype.type(ctx.attr("epsilon", 1e-5)))).reshape(x.shape)
     shape = (-1, *[1] * (x.ndim - 2))
     if len(inputs) > 1 and inputs[1] is not None:

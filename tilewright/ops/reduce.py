@@ -25,6 +25,7 @@ from tilewright.ops.common import (
     axis_of,
     dims_attr,
     is_half,
+    mean,
     product,
     reduced,
 )
@@ -35,7 +36,7 @@ _SHORT_AXIS: Final = 32
 TE_OPS: Final = {"sum": "sum", "mean": "sum", "max": "max", "min": "min", "prod": "prod"}
 _NUMPY: Final[dict[str, Callable[..., Any]]] = {
     "sum": np.sum,
-    "mean": np.mean,
+    "mean": lambda x, axis, keepdims, dtype: mean(x, axis, keepdims),
     "max": np.max,
     "min": np.min,
     "prod": np.prod,
