@@ -77,6 +77,7 @@ class FakeMeasurer:
         self.raced: list[list[str]] = []
         self.closed = 0
         self.default = ""
+        self.warnings: tuple[str, ...] = ()
 
     def set_workload(self, workload: Workload) -> None:
         self.clock.now += 1.0

@@ -16,7 +16,18 @@ from tests.tune.stored import DEVICE, TARGET, dense_model
 from tilewright.errors import StoreError
 from tilewright.records import Epoch, Store, open_store
 from tilewright.sources import open_model
-from tilewright.tune.events import KINDS, Baseline, Began, Ended, Event, EventLog, Measured, Raced, Visited
+from tilewright.tune.events import (
+    KINDS,
+    Baseline,
+    Began,
+    Ended,
+    Event,
+    EventLog,
+    Measured,
+    Noted,
+    Raced,
+    Visited,
+)
 from tilewright.tune.models import Ignorance
 from tilewright.tune.plugins import find_strategy
 from tilewright.tune.session import Session, Settings
@@ -362,3 +373,11 @@ def test_times_of_a_slow_hour_count_like_others(extracted, store):
     for seen in state.history.observations:
         expected = 1e-3 * measurer.plain(state.space.trace(seen.point))
         assert seen.seconds == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_machine_that_is_not_quiet_is_told(extracted, store):
+    measurer, events = FakeMeasurer(Clock()), []
+    measurer.warnings = ("times of the same kernel vary by 30%",)
+    session(one(extracted), store, measurer, events, trials=40).run()
+    told = [e.message for e in events if isinstance(e, Noted)]
+    assert sum(message.endswith("times of the same kernel vary by 30%") for message in told) == 1

@@ -132,6 +132,11 @@ class Measurer:
         """How quiet the machine has been since the workload was set."""
         return self._watch.noise
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What somebody who reads the times should know; empty on a quiet machine."""
+        return self.noise.warnings
+
     def __enter__(self) -> Measurer:
         return self
 

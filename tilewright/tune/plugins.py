@@ -40,6 +40,11 @@ class Measures(Protocol):
         """A race of traces against each other."""
         ...
 
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What somebody who reads the times of the workload should know of the machine, in words."""
+        ...
+
     def close(self) -> None:
         """Let go of processes."""
         ...

@@ -317,6 +317,9 @@ class Session:
         except TilewrightError as error:
             state.exhausted = True
             self._tell(Noted(self._now(), f"{state.task.name} is left alone from here on: {error.message}"))
+        if self._measurer is not None and not state.visits:  # once a task is enough
+            for warning in self._measurer.warnings:
+                self._tell(Noted(self._now(), f"{state.task.name}: {warning}"))
         spent = self._clock() - began
         state.visits.append(Visit(spent, state.seconds))
         now, before = self.projected()
