@@ -81,8 +81,8 @@ DEPENDENCES = _family(
     (
         "every variable is determined",
         "ir.itermap:determined_vars",
-        "return {v for v in variables if v in known}",
-        "return set(variables)",
+        "return set(_determined(",
+        "return set(variables) or set(_determined(",
     ),
     ("a remainder determines a number", "ir.itermap:_follows", "return e in known or", "return True or"),
 )
