@@ -16,7 +16,7 @@ import numpy as np
 
 from tilewright.errors import TilewrightError
 from tilewright.measure.look import Look, Looker
-from tilewright.measure.program import Arrays, Bound, Loaded, Parameter, Program, in_layout
+from tilewright.measure.program import Arrays, Bound, Loaded, Parameter, Program, lay_out
 from tilewright.measure.timing import Plan, Race, race
 from tilewright.measure.verdict import Judge
 from tilewright.records.record import Sample
@@ -123,10 +123,10 @@ class Places:
         return self._copies if param.name in self.task.cold else 1
 
     def _place(self, param: Parameter, data: np.ndarray, layout: str) -> _Placed:
-        stored = in_layout(data, layout)
         first, others = Arrays(), Arrays()
-        arrays = [first.put(stored), *(others.put(stored) for _ in range(1, self._count(param)))]
-        return _Placed(np.ascontiguousarray(stored).copy(), arrays, first)
+        spare = range(1, self._count(param))
+        arrays = [lay_out(m, param, data, layout) for m in (first, *(others for _ in spare))]
+        return _Placed(arrays[0].copy(), arrays, first)
 
     def bind(self, program: Program) -> Placed:
         """The program with its arguments in place. Raises what loading it raises."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Any, Final, cast
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from tilewright.build import Options, always, compile_kernels
 from tilewright.errors import InputError, ShapeError
 from tilewright.ir import dtype as dt
 from tilewright.ir.stmt import Buffer, PrimFunc
+from tilewright.ir.visit import const_int
 from tilewright.runtime.loader import load, load_runtime
 from tilewright.runtime.pool import ThreadPool
 from tilewright.schedule.index_map import IndexMap
@@ -57,11 +59,20 @@ def build_program(schedule: Schedule, target: Target) -> Program:
 
 @dataclasses.dataclass(frozen=True)
 class Parameter:
-    """An argument of a kernel: what it is called, its shape and its element type."""
+    """An argument of a kernel.
+
+    Attributes:
+        name: what it is called.
+        shape: its shape.
+        dtype: its element type.
+        strides: elements between neighbours per dimension, of a part of a larger array, such as an operand of
+            a concatenation that is written in place; None when it is row-major and compact.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
+    strides: tuple[int, ...] | None = None
 
 
 def check_array(param: Parameter, data: np.ndarray) -> None:
@@ -79,7 +90,10 @@ def parameters(func: PrimFunc) -> tuple[Parameter, ...]:
     for param in func.params:
         if not isinstance(param, Buffer) or param.static_shape is None:
             raise ShapeError(f"'{func.name}' has symbolic dimensions", hint="give it sizes to run it")
-        found.append(Parameter(param.name, param.static_shape, param.dtype))
+        strides = None if param.strides is None else tuple(const_int(s) for s in param.strides)
+        if strides is not None and None in strides:
+            raise ShapeError(f"'{func.name}' has symbolic strides", hint="give it sizes to run it")
+        found.append(Parameter(param.name, param.static_shape, param.dtype, cast("Any", strides)))
     return tuple(found)
 
 
@@ -88,20 +102,44 @@ class Arrays:
 
     def __init__(self) -> None:
         self._blocks: list[np.ndarray] = []
+        self._spread: list[tuple[np.ndarray, np.ndarray]] = []  # memory of strided arrays, where its gaps are
 
-    def put(self, data: np.ndarray) -> np.ndarray:
-        """A copy of ``data`` at an address that is a multiple of 64."""
-        block = np.full(data.nbytes + 2 * GUARD + 64, _CANARY, np.uint8)
-        start = GUARD + -(block.ctypes.data + GUARD) % 64
-        own = block[start : start + data.nbytes]
-        self._blocks += [block[:start], block[start + data.nbytes :]]
-        result = own.view(data.dtype).reshape(data.shape)
+    def put(self, data: np.ndarray, strides: Sequence[int] | None = None) -> np.ndarray:
+        """A copy of ``data`` at an address that is a multiple of 64; with ``strides`` (in elements) its
+        elements lie so far apart.
+        """
+        if strides is None or not data.size:
+            return self._room(data.size, data.dtype, data.shape, data)
+        last = sum((extent - 1) * stride for extent, stride in zip(data.shape, strides, strict=True))
+        room = self._room(last + 1, data.dtype)
+        result = _strided(room, data.shape, strides)
+        gaps = np.ones(room.shape, np.bool_)
+        _strided(gaps, data.shape, strides)[...] = False
+        self._spread.append((room, gaps))
         result[...] = data
         return result
 
+    def _room(
+        self, count: int, dtype: np.dtype, shape: tuple[int, ...] = (-1,), data: np.ndarray | None = None
+    ) -> np.ndarray:
+        size = count * dtype.itemsize
+        block = np.full(size + 2 * GUARD + 64, _CANARY, np.uint8)
+        start = GUARD + -(block.ctypes.data + GUARD) % 64
+        self._blocks += [block[:start], block[start + size :]]
+        result = block[start : start + size].view(dtype).reshape(shape)
+        if data is not None:
+            result[...] = data
+        return result
+
     def damaged(self) -> bool:
-        """Whether something was written beside an array."""
-        return any(bool((block != _CANARY).any()) for block in self._blocks)
+        """Whether something was written beside an array, or between its elements."""
+        return any(bool((block != _CANARY).any()) for block in self._blocks) or any(
+            bool((room[gaps].view(np.uint8) != _CANARY).any()) for room, gaps in self._spread
+        )
+
+
+def _strided(room: np.ndarray, shape: Sequence[int], strides: Sequence[int]) -> np.ndarray:
+    return np.lib.stride_tricks.as_strided(room, shape, [stride * room.itemsize for stride in strides])
 
 
 class Bound:
@@ -177,13 +215,13 @@ class Loaded:
         columns: list[Sequence[np.ndarray]] = []
         for param, data in zip(wanted, inputs, strict=True):
             layout = self.program.layouts.get(param.name, "")
-            own = [memory.put(in_layout(data, layout))] if laid is None else laid(param, data, layout)
+            own = [lay_out(memory, param, data, layout)] if laid is None else laid(param, data, layout)
             columns.append(own)
         outputs = []
         for param in params[len(inputs) :]:
-            array = memory.put(np.zeros(param.shape, dt.to_numpy(param.dtype)))
-            array.view(np.uint8)[...] = 0xFF
-            outputs.append(array)
+            dtype = dt.to_numpy(param.dtype)
+            blank = np.full(math.prod(param.shape) * dtype.itemsize, 0xFF, np.uint8).view(dtype)
+            outputs.append(memory.put(blank.reshape(param.shape), param.strides))
         size = self.program.ws_shared + self.threads * self.program.ws_thread
         copies = max((len(c) for c in columns), default=1)
         arrays = [[*(c[n % len(c)] for c in columns), *outputs] for n in range(copies)]
@@ -193,6 +231,11 @@ class Loaded:
 def in_layout(data: np.ndarray, layout: str) -> np.ndarray:
     """``data`` in a layout as text; itself where that is empty."""
     return IndexMap.parse(layout).apply(data) if layout else data
+
+
+def lay_out(memory: Arrays, param: Parameter, data: np.ndarray, layout: str) -> np.ndarray:
+    """A copy of ``data`` in ``memory`` as a program finds it that has the parameter in a layout."""
+    return memory.put(in_layout(data, layout), None if layout else param.strides)
 
 
 @functools.cache

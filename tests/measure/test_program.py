@@ -1,0 +1,103 @@
+"""Arguments of kernels in memory: compact, strided, scalar, and what shows that a kernel wrote elsewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tilewright.errors import ShapeError
+from tilewright.ir.expr import Var, as_expr
+from tilewright.ir.parser import parse
+from tilewright.ir.stmt import Buffer, PrimFunc
+from tilewright.measure import Measurer, parameters
+from tilewright.measure.program import Arrays
+from tilewright.records import Workload
+from tilewright.schedule import Schedule
+from tilewright.target import Target
+
+#: Doubles every other column of a matrix into the left columns of a wider one.
+STRIDED = """
+@primfunc({"outputs": 1})
+def f(p0: buffer(float32[6, 8], strides=(16, 2)), p1: buffer(float32[6, 8], strides=(24, 1))):
+    for i in serial(6):
+        for j in serial(8):
+            with block("block0"):
+                x = spatial(6, i)
+                y = spatial(8, j)
+                reads(p0[x, y])
+                writes(p1[x, y])
+                p1[x, y] = p0[x, y] * 2.0
+"""
+
+
+def strided() -> PrimFunc:
+    return parse(STRIDED)
+
+
+def test_a_strided_array_has_its_elements_apart() -> None:
+    memory = Arrays()
+    given = np.arange(12, dtype=np.float32).reshape(3, 4)
+    array = memory.put(given, (10, 2))
+    assert array.strides == (40, 8)
+    assert array.ctypes.data % 64 == 0
+    np.testing.assert_array_equal(array, given)
+    array[...] = 5
+    assert not memory.damaged()
+
+
+@pytest.mark.parametrize("where", [1, 7, 9, 28])
+def test_writing_between_the_elements_is_seen(where: int) -> None:
+    memory = Arrays()
+    array = memory.put(np.zeros((3, 4), np.float32), (10, 2))
+    np.lib.stride_tricks.as_strided(array, (30,), (4,))[where] = 1
+    assert memory.damaged()
+
+
+@pytest.mark.parametrize("shape", [(), (0, 3), (2, 0)])
+def test_arrays_of_one_element_or_none(shape: tuple[int, ...]) -> None:
+    memory = Arrays()
+    array = memory.put(np.ones(shape, np.int32), (1,) * len(shape))
+    assert array.shape == shape
+    assert not memory.damaged()
+
+
+def test_symbolic_strides_are_refused() -> None:
+    func = strided()
+    source, result = (p for p in func.params if isinstance(p, Buffer))
+    wide = result.with_(strides=(Var("n", "int64"), as_expr(1)))
+    func = dataclasses.replace(func, params=(source, wide))
+    with pytest.raises(ShapeError, match="symbolic"):
+        parameters(func)
+
+
+def test_a_kernel_with_strided_arguments_is_measured() -> None:
+    func = strided()
+    split, fused = Schedule(func), Schedule(func)
+    split.split(split.get_loops(split.get_block("block0"))[1], [None, 4])
+    fused.fuse(*fused.get_loops(fused.get_block("block0")))
+    traces = [s.trace.to_json() for s in (split, fused)]
+    with Measurer(Target.host(), jobs=1) as measurer:
+        measurer.set_workload(Workload.of(func))
+        found = dict(measurer.measure(traces))
+    assert [found[n].status for n in range(2)] == ["ok", "ok"], [found[n].error for n in range(2)]
+
+
+def test_a_kernel_with_a_scalar_result_is_measured() -> None:
+    func = parse("""
+@primfunc({"outputs": 1})
+def f(p0: float32[16], p1: float32[()]):
+    for i in serial(16):
+        with block("block0"):
+            x = reduce(16, i)
+            reads(p0[x])
+            writes(p1[()])
+            with init():
+                p1[()] = 0.0
+            p1[()] = p1[()] + p0[x]
+""")
+    with Measurer(Target.host(), jobs=1) as measurer:
+        measurer.set_workload(Workload.of(func))
+        (found,) = [m for _, m in measurer.measure([Schedule(func).trace.to_json()])]
+    assert found.status == "ok", found.error
