@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tilewright.ir import interp, te
 from tilewright.ir.collapse import collapse_dims
 from tilewright.ir.expr import Expr, Var, as_expr, select
-from tilewright.ir.sizes import dimension
+from tilewright.ir.sizes import dimension, dims_of
 from tilewright.ir.stmt import Buffer, For, If, PrimFunc
 from tilewright.ir.verify import verify
 from tilewright.ir.visit import const_int, find_blocks, substitute_expr, walk_stmt
@@ -31,6 +31,32 @@ def product() -> PrimFunc:
     total = te.compute((n, 40), lambda i, j: te.reduce("sum", (24,), lambda k: x[i, k] * w[k, j]), "total")
     y = te.compute((n, 40), lambda i, j: total[i, j] + 1.0, "y")
     return te.primfunc("product", [x, w], [y], [w])
+
+
+def ragged(columns: int = 83) -> PrimFunc:
+    """A batch of products whose columns fill no whole number of tiles."""
+    n = dimension("n", 1, 64)
+    x, w = te.placeholder((3, n, 24), "float32", "x"), te.placeholder((3, 24, columns), "float32", "w")
+    return te.primfunc(
+        "ragged",
+        [x, w],
+        [
+            te.compute(
+                (3, n, columns),
+                lambda b, i, j: te.reduce("sum", (24,), lambda k: x[b, i, k] * w[b, k, j]),
+                "y",
+            )
+        ],
+    )
+
+
+def ragged_weights() -> PrimFunc:
+    """The same with constant weights, which have room for whole tiles, and something behind it."""
+    n = dimension("n", 1, 64)
+    x, w = te.placeholder((n, 24), "float32", "x"), te.placeholder((24, 203), "float32", "w")
+    total = te.compute((n, 203), lambda i, j: te.reduce("sum", (24,), lambda k: x[i, k] * w[k, j]), "total")
+    y = te.compute((n, 203), lambda i, j: total[i, j] + 1.0, "y")
+    return te.primfunc("ragged_weights", [x, w], [y], [w])
 
 
 def both_open() -> PrimFunc:
@@ -75,7 +101,16 @@ def few_rows() -> PrimFunc:
     return te.primfunc("few_rows", [x, w], [y])
 
 
-CASES: list[Callable[[], PrimFunc]] = [product, both_open, padded, rows, turned, few_rows]
+CASES: list[Callable[[], PrimFunc]] = [
+    product,
+    ragged,
+    ragged_weights,
+    both_open,
+    padded,
+    rows,
+    turned,
+    few_rows,
+]
 
 
 @pytest.mark.parametrize("make", CASES)
@@ -115,10 +150,11 @@ def rows_of_copies(lo: int) -> list[int]:
 
 
 def test_few_rows_have_code_of_their_own() -> None:
-    whole, few, edge = rows_of_copies(lo=1)
-    assert whole == edge >= 4
-    assert few == -(-whole // 4)
-    assert rows_of_copies(lo=few + 1) == [whole, edge], "there are never so few"
+    whole, few, half, edge = rows_of_copies(lo=1)
+    assert whole == edge >= 8
+    assert (few, half) == (-(-whole // 4), -(-whole // 2))
+    assert rows_of_copies(lo=few + 1) == [whole, half, edge], "there are never so few"
+    assert rows_of_copies(lo=half + 1) == [whole, edge], "nor no more than half"
 
 
 def inner_ifs(func: PrimFunc) -> int:
@@ -133,8 +169,19 @@ def test_whole_tiles_carry_no_guards_and_edges_none_in_their_inner_loops() -> No
     func = stages["split_edges"]
     assert inner_ifs(func) == 0
     reductions = [s for s in walk_stmt(func.body) if isinstance(s, For) and s.var.name.startswith("r0")]
-    assert len(reductions) == 3, "one copy for whole tiles, one for the last ones, one for few rows"
+    assert len(reductions) == 4, "copies for whole tiles, the last ones, half of the rows, and a quarter"
     assert not any(isinstance(s, If) for loop in reductions for s in walk_stmt(loop))
+
+
+@pytest.mark.parametrize("make", [ragged, ragged_weights])
+def test_edges_that_are_known_leave_whole_tiles_without_masks(make: Callable[[], PrimFunc]) -> None:
+    func = lower(default_schedule(make(), TARGET).func)
+    versions = next(s for s in walk_stmt(func.body) if isinstance(s, If) and s.orelse is not None)
+    reductions = [s for s in walk_stmt(versions.then) if isinstance(s, For) and s.var.name.startswith("r0")]
+    assert len(reductions) >= 3
+    assert not any(isinstance(s, If) for loop in reductions for s in walk_stmt(loop))
+    masks = [s.cond for s in walk_stmt(versions.then) if isinstance(s, If) and s.orelse is None]
+    assert all(dims_of([cond]) for cond in masks), "what is left says which rows there are"
 
 
 def test_schedules_are_those_of_the_typical_size() -> None:

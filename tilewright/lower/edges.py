@@ -10,19 +10,21 @@ edges then keeps its guards.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 
 from tilewright.ir import dtype as dt
-from tilewright.ir.bounds import Interval, interval
+from tilewright.ir.bounds import Interval, Ranges, interval
 from tilewright.ir.expr import Cmp, Expr, Var, all_of, as_expr, conjuncts
 from tilewright.ir.linear import linear
-from tilewright.ir.simplify import Simplifier, simplify, simplify_stmt, simplify_within
+from tilewright.ir.simplify import Simplifier, simplify, simplify_within
 from tilewright.ir.stmt import Alloc, Annotate, For, If, PrimFunc, Seq, Stmt, child_stmts, seq
 from tilewright.ir.visit import const_int, free_vars, loads_of, substitute, transform_stmt, walk_stmt
 
 #: Most copies of one loop body that edges may cost, and most edge values of one tile index.
 MAX_VERSIONS = 12
 MAX_EDGES = 3
+#: Edges that are no more than one of so many values are rare.
+RARE = 8
 #: Serial loops up to this length are unrolled when their guards fold by it.
 MAX_EDGE_UNROLL = 16
 
@@ -50,24 +52,40 @@ class _RunTimeGuard:
     inside: Expr
 
 
+@dataclasses.dataclass(frozen=True)
+class _Scope:
+    """Where a statement stands: what the loops around it say, how many copies it may become, and whether
+    comparisons at run time may tell these apart."""
+
+    env: Simplifier
+    budget: int = MAX_VERSIONS
+    at_run_time: bool = True
+
+    def inside(self, loop: For) -> _Scope:
+        """The scope of a loop's body."""
+        return dataclasses.replace(self, env=self.env.with_loop(loop.var, loop.extent))
+
+    def shared(self, copies: int, rare: bool = False) -> _Scope:
+        """The scope of one of so many copies; ``rare`` ones are not worth comparisons at run time."""
+        budget = max(self.budget // copies, 1)
+        return dataclasses.replace(self, budget=budget, at_run_time=self.at_run_time and not rare)
+
+
 def split_edges(func: PrimFunc) -> PrimFunc:
     """Version loop bodies by their tile indices, see the module's text."""
-    return func.with_(body=_walk(func.body, {}, MAX_VERSIONS))
+    return func.with_(body=_walk(func.body, _Scope(Simplifier())))
 
 
-def _walk(stmt: Stmt, bounds: Bounds, budget: int) -> Stmt:
+def _walk(stmt: Stmt, scope: _Scope) -> Stmt:
     if isinstance(stmt, For):
-        top = interval(stmt.extent, bounds).hi
-        inner = {**bounds, stmt.var: Interval(0, None if top is None else max(top - 1, 0))}
-        if stmt.kind in ("serial", "parallel"):
-            body = _version(stmt.body, stmt.var, inner, budget)
-        else:
-            body = _walk(stmt.body, inner, budget)
+        inner = scope.inside(stmt)
+        versioned = stmt.kind in ("serial", "parallel")
+        body = _version(stmt.body, stmt.var, inner) if versioned else _walk(stmt.body, inner)
         return dataclasses.replace(stmt, body=body)
     if isinstance(stmt, If):
-        orelse = None if stmt.orelse is None else _walk(stmt.orelse, bounds, budget)
-        return If(stmt.cond, _walk(stmt.then, bounds, budget), orelse)
-    return _map_children(stmt, lambda s: _walk(s, bounds, budget))
+        orelse = None if stmt.orelse is None else _walk(stmt.orelse, scope)
+        return If(stmt.cond, _walk(stmt.then, scope), orelse)
+    return _map_children(stmt, lambda s: _walk(s, scope))
 
 
 def _map_children(stmt: Stmt, fn: Callable[[Stmt], Stmt]) -> Stmt:
@@ -78,93 +96,115 @@ def _map_children(stmt: Stmt, fn: Callable[[Stmt], Stmt]) -> Stmt:
     return stmt
 
 
-def _version(body: Stmt, var: Var, bounds: Bounds, budget: int) -> Stmt:
+def _version(body: Stmt, var: Var, scope: _Scope) -> Stmt:
     """``body`` of the loop over ``var``, split into an interior and edges for every tile index that ``var``
-    completes."""
-    at_run_time = _run_time_guards(body, var, bounds) if budget > 1 else []
+    completes. Edges that are known now come first: what they leave over has no masks, whatever a run says."""
+    guards = _guards(body, var, scope.env)
+    split = _edges_of(guards, scope) if guards else None
+    if split is not None:
+        return _version_by(split, body, var, scope)
+    at_run_time = _run_time_guards(body, var, scope.env) if scope.at_run_time and scope.budget > 1 else []
     if at_run_time:
-        return _version_at_run_time(body, var, bounds, budget, at_run_time)
-    guards = _guards(body, var, bounds)
-    if not guards:
-        return _walk(body, bounds, budget)
+        return _version_at_run_time(body, var, scope, at_run_time)
+    if any(g.atom is not guards[0].atom for g in guards):
+        return _walk(body, dataclasses.replace(scope, budget=1))
+    return _walk(body, scope)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Split:
+    """``guards`` on ``atom``, whose values are in ``span``, hold from ``lo`` to ``hi``."""
+
+    atom: Expr
+    guards: frozenset[Expr]
+    span: range
+    lo: int
+    hi: int
+
+    @property
+    def below(self) -> range:
+        """Edge values in front of the interior; all values, where there is none."""
+        return range(self.span.start, min(self.lo, self.span.stop))
+
+    @property
+    def above(self) -> range:
+        """Edge values behind it."""
+        return range(max(self.hi + 1, self.lo, self.span.start), self.span.stop)
+
+
+def _edges_of(guards: list[_Guard], scope: _Scope) -> _Split | None:
+    """The split by the first guard's tile index; None where that makes too many copies."""
     atom = guards[0].atom
     mine = [g for g in guards if g.atom is atom]
-    span = interval(atom, bounds)
+    span = scope.env.interval(atom)
     assert span.lo is not None
     assert span.hi is not None
     lo = max([span.lo, *(g.lo for g in mine if g.lo is not None)])
     hi = min([span.hi, *(g.hi for g in mine if g.hi is not None)])
-    below, above = range(span.lo, min(lo, span.hi + 1)), range(max(hi + 1, lo, span.lo), span.hi + 1)
-    count = max(below.stop - below.start, 0) + max(above.stop - above.start, 0)
-    copies = count + (1 if lo <= hi else 0)
-    if copies > budget or count > 2 * MAX_EDGES:
-        return _without(body, var, bounds, budget, atom)
-    edges = [*below, *above]
-    share = max(budget // copies, 1)
+    split = _Split(atom, frozenset(g.cond for g in mine), range(span.lo, span.hi + 1), lo, hi)
+    edges = len(split.below) + len(split.above)
+    return None if edges + (lo <= hi) > scope.budget or edges > 2 * MAX_EDGES else split
+
+
+def _version_by(split: _Split, body: Stmt, var: Var, scope: _Scope) -> Stmt:
+    """``body`` once for the interior and once for each edge value."""
+    atom, edges = split.atom, [*split.below, *split.above]
+    copies = len(edges) + (split.lo <= split.hi)
     result: Stmt | None = None
+    edge = scope.shared(copies, rare=len(edges) * RARE <= len(split.span))
     for value in edges:
-        fixed = simplify_stmt(substitute(body, {atom: as_expr(value)}), bounds)
-        piece = _version(fixed, var, bounds, share)
+        fixed = simplify_within(substitute(body, {atom: as_expr(value)}), scope.env)
+        piece = _version(fixed, var, edge)
         result = piece if result is None else If(atom.eq(value), piece, result)
-    if lo > hi:
+    if split.lo > split.hi:
         assert result is not None
         return result
-    known = {g.cond for g in mine}
-    interior = _version(simplify_stmt(_drop_guards(body, known), bounds), var, bounds, share)
+    bare = simplify_within(_drop_guards(body, split.guards), scope.env)
+    interior = _version(bare, var, scope.shared(copies))
     if result is None:
         return interior
     inside = []
-    if below:
-        inside.append(as_expr(lo) <= atom)
-    if above:
-        inside.append(atom <= hi)
+    if split.below:
+        inside.append(as_expr(split.lo) <= atom)
+    if split.above:
+        inside.append(atom <= split.hi)
     return If(all_of(inside), interior, result)
 
 
-def _version_at_run_time(
-    body: Stmt, var: Var, bounds: Bounds, budget: int, guards: list[_RunTimeGuard]
-) -> Stmt:
+def _version_at_run_time(body: Stmt, var: Var, scope: _Scope, guards: list[_RunTimeGuard]) -> Stmt:
     """``body`` without the guards of the first tile index among ``guards`` where it is inside, decided at run
     time, else as it is."""
     mine = [g for g in guards if g.atom is guards[0].atom]
     inside = all_of(list(dict.fromkeys(g.inside for g in mine)))
-    ranges = Simplifier(bounds).assuming(inside)
+    ranges = scope.env.assuming(inside)
     bare = simplify_within(_drop_guards(body, {g.cond for g in mine}), ranges)
-    share = max(budget // 2, 1)
-    interior = _version(bare, var, bounds, share)
+    share = scope.shared(2)
+    interior = _version(bare, var, share)
     others = [g for g in guards if g.atom is not mine[0].atom]
-    if others and share > 1:
-        edge = _version_at_run_time(body, var, bounds, share, others)
+    if others and share.budget > 1:
+        edge = _version_at_run_time(body, var, share, others)
     else:
-        edge = _walk(body, bounds, 1)
+        edge = _walk(body, dataclasses.replace(scope, budget=1))
     return If(inside, interior, edge)
 
 
-def _without(body: Stmt, var: Var, bounds: Bounds, budget: int, atom: Expr) -> Stmt:
-    """Leave the guards on ``atom`` to run time; version the others."""
-    others = [g for g in _guards(body, var, bounds) if g.atom is not atom]
-    if not others:
-        return _walk(body, bounds, budget)
-    return _walk(body, bounds, 1)
-
-
-def _guards(body: Stmt, var: Var, bounds: Bounds) -> list[_Guard]:
-    found = {c: _analyse(c, var, inner, bounds) for c, inner in _conditions(body, bounds).items()}
+def _guards(body: Stmt, var: Var, env: Simplifier) -> list[_Guard]:
+    found = {c: _analyse(c, var, inner, env) for c, inner in _conditions(body, env).items()}
     return [guard for guard in found.values() if guard is not None]
 
 
-def _run_time_guards(body: Stmt, var: Var, bounds: Bounds) -> list[_RunTimeGuard]:
-    found = {c: _at_run_time(c, var, inner) for c, inner in _conditions(body, bounds).items()}
+def _run_time_guards(body: Stmt, var: Var, env: Simplifier) -> list[_RunTimeGuard]:
+    found = {c: _at_run_time(c, var, inner) for c, inner in _conditions(body, env).items()}
     return [guard for guard in found.values() if guard is not None]
 
 
-def _conditions(body: Stmt, bounds: Bounds) -> dict[Expr, Bounds]:
+def _conditions(body: Stmt, env: Simplifier) -> dict[Expr, Bounds]:
     """The conditions under ``body``, each with the loops inside ``body`` around its first place."""
     found: dict[Expr, Bounds] = {}
 
     def visit(stmt: Stmt, inner: dict[Var, Interval]) -> None:
         if isinstance(stmt, For):
-            top = interval(stmt.extent, {**bounds, **inner}).hi
+            top = Ranges({**env.ranges.atoms, **inner}).interval(stmt.extent).hi
             visit(stmt.body, {**inner, stmt.var: Interval(0, None if top is None else max(top - 1, 0))})
         elif isinstance(stmt, If):
             # What chooses between two ways is no guard: it need not hold in the interior.
@@ -181,7 +221,7 @@ def _conditions(body: Stmt, bounds: Bounds) -> dict[Expr, Bounds]:
     return found
 
 
-def _analyse(cond: Expr, var: Var, inner: Bounds, bounds: Bounds) -> _Guard | None:
+def _analyse(cond: Expr, var: Var, inner: Bounds, env: Simplifier) -> _Guard | None:
     """``cond`` as a guard on one atom that ``var`` completes, when it has that form and edges are worth
     it."""
     if not isinstance(cond, Cmp) or cond.op not in ("lt", "le") or cond.a.dtype != dt.INDEX:
@@ -211,7 +251,7 @@ def _analyse(cond: Expr, var: Var, inner: Bounds, bounds: Bounds) -> _Guard | No
             return None
     if atom is None or var not in free_vars(atom):
         return None
-    limits = interval(atom, bounds)
+    limits = env.interval(atom)
     if limits.lo is None or limits.hi is None:
         return None
     # coefficient * atom + worst >= 0
@@ -252,7 +292,7 @@ def _at_run_time(cond: Expr, var: Var, inner: Bounds) -> _RunTimeGuard | None:
     return _RunTimeGuard(cond, atom, simplify(least >= 0))
 
 
-def _drop_guards(body: Stmt, known: set[Expr]) -> Stmt:
+def _drop_guards(body: Stmt, known: Set[Expr]) -> Stmt:
     def visit(stmt: Stmt) -> Stmt | None:
         if isinstance(stmt, If):
             parts = conjuncts(stmt.cond)

@@ -2,8 +2,8 @@
 
 A register tile at the edge of a dimension is computed in full, however few of its rows exist. That costs
 little beside many whole tiles, but a decoder's single step has one row and nothing else. Where all of a
-dimension may be that small, this pass makes a second copy of the tile's code for a quarter of the rows, which
-a comparison in front of it chooses.
+dimension may be that small, this pass makes copies of the tile's code for a quarter of the rows, and for half
+of them where these are many; comparisons in front of the tile choose.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from tilewright.ir.visit import const_int, free_vars, loads_of, substitute, tran
 
 #: Tiles of fewer rows have no second copy.
 MIN_ROWS: Final = 4
-#: The second copy has one of so many parts of the rows, rounded up.
-PARTS: Final = 4
+#: Nor tiles of fewer rows a third one, for half of them.
+MIN_ROWS_HALVED: Final = 8
 
 
 def thin_tiles(func: PrimFunc) -> PrimFunc:
@@ -37,9 +37,12 @@ def _walk(stmt: Stmt, dims: set[Var]) -> Stmt:
     if isinstance(stmt, Alloc) and stmt.buffer.scope == "register":
         rows = _rows(stmt, dims)
         if rows is not None:
-            count, extent = rows
-            few = -(-extent // PARTS)
-            return If(simplify(count <= few), _shortened(stmt, count, extent, few), stmt)
+            count, extent, least = rows
+            result: Stmt = stmt
+            for few in _heights(extent):
+                if least <= few:
+                    result = If(simplify(count <= few), _shortened(stmt, count, extent, few), result)
+            return result
     if isinstance(stmt, For | Alloc | Annotate):
         return dataclasses.replace(stmt, body=_walk(stmt.body, dims))
     if isinstance(stmt, If):
@@ -48,9 +51,17 @@ def _walk(stmt: Stmt, dims: set[Var]) -> Stmt:
     return seq([_walk(s, dims) for s in stmt.stmts]) if isinstance(stmt, Seq) else stmt
 
 
-def _rows(tile: Alloc, dims: set[Var]) -> tuple[Expr, int] | None:
+def _heights(extent: int) -> Iterator[int]:
+    """The rows of the copies of a tile with ``extent`` of them, the highest first."""
+    if extent >= MIN_ROWS_HALVED:
+        yield -(-extent // 2)
+    yield -(-extent // 4)
+
+
+def _rows(tile: Alloc, dims: set[Var]) -> tuple[Expr, int, int] | None:
     """How many rows of a tile exist where a reduction inside of it guards them, as an expression over what is
-    around the tile, and how many the tile has. None where there are none, or always more than a few."""
+    around the tile, how many the tile has, and how few the dimension may have. None where there are none, or
+    always more than a few."""
     loops = {s.var: s for s in walk_stmt(tile.body) if isinstance(s, For)}
     for reduction in loops.values():
         if reduction.kind != "serial":
@@ -64,8 +75,8 @@ def _rows(tile: Alloc, dims: set[Var]) -> tuple[Expr, int] | None:
             assert form is not None
             size = {atom: k for atom, k in form.terms.items() if free_vars(atom) <= dims}
             least = interval(from_terms(size, form.const)).lo if size else None
-            if least is not None and least <= -(-extent // PARTS):
-                return count, extent
+            if least is not None and least <= max(_heights(extent)):
+                return count, extent, least
     return None
 
 
