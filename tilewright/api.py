@@ -19,8 +19,8 @@ from tilewright.build import Options as BuildOptions
 from tilewright.cache import DiskCache
 from tilewright.config import options
 from tilewright.dims import Dims, Shapes
-from tilewright.errors import OptionError, ShapeError, StoreError
-from tilewright.explaining import explain
+from tilewright.errors import MissingDependencyError, OptionError, ShapeError, StoreError
+from tilewright.explaining import Machine, explain
 from tilewright.graph.alternatives import Pick, all_alternatives, default_pick
 from tilewright.kept import Kept, source_key
 from tilewright.ops.alternatives import BUILT_IN
@@ -119,10 +119,29 @@ class Model:
         as :meth:`run`."""
         return self._with_variant(lambda: self._executable.profile(inputs, runs))
 
-    def explain(self) -> str:
-        """Per kernel: the model's nodes, the work, how its schedule was chosen and which times are known of
-        it (docs/choosing.md), as text."""
-        return explain(self.artifact)
+    def explain(self, store: str | os.PathLike[str] | None = None) -> str:
+        """Per kernel: its share of the time, what bounds it and how far it is from that, how its schedule was
+        chosen, and the model's nodes (docs/choosing.md), as text.
+
+        Args:
+            store: the measurement store that knows how fast this machine is; by default that of the options.
+
+        Raises StoreError for one that cannot be read.
+        """
+        return explain(self.artifact, self.machine(store))
+
+    def machine(self, store: str | os.PathLike[str] | None = None) -> Machine:
+        """What is known of the machine that the model was compiled for, as for :meth:`explain`. Raises as it
+        does."""
+        where = self.target, self._executable.threads
+        address = os.fspath(options().store if store is None else store)
+        try:
+            return Machine.of(*where, address)
+        except (StoreError, MissingDependencyError) as error:
+            if store is not None:
+                raise
+            _log.warning("what bounds kernels is said without measurements: %s", error)
+            return Machine.of(*where, None)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model, with every variant compiled so far, to one file. Raises ArtifactError when it

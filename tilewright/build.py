@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import tilewright
-from tilewright.assembly import CompiledKernel, Program, assemble, shape_text
+from tilewright.assembly import CompiledKernel, Program, assemble, cold_bytes, shape_text
 from tilewright.backend import Backend, get_backend
 from tilewright.cache import DiskCache, cache_key
 from tilewright.errors import CompileError, ScheduleError, VerifyError
@@ -28,13 +28,16 @@ from tilewright.graph.graph import Graph
 from tilewright.graph.pipeline import optimise
 from tilewright.graph.quantize import multiplied_type
 from tilewright.graph.requirements import Requirement, requirements
+from tilewright.ir import dtype as dt
 from tilewright.ir.printer import to_text, workload_key
 from tilewright.ir.stmt import Buffer, PrimFunc
 from tilewright.lower import lower, passes_for
 from tilewright.runtime.artifact import WeightStore
 from tilewright.runtime.chosen import BY_RULES, Chosen
 from tilewright.runtime.plan import Range, Variant
+from tilewright.runtime.traits import Traits, rounded
 from tilewright.schedule.default import default_schedule
+from tilewright.schedule.features import VERSION, features_of
 from tilewright.schedule.schedule import Schedule
 from tilewright.target import Target
 
@@ -192,7 +195,7 @@ def build_optimised(
     steps = assemble(program, dict(zip(kernels, compiled, strict=True)), weights, threads, checks)
     sizes = steps.sizes
     # Who chose a schedule is no part of the code: equal steps have one entry.
-    calls = [dataclasses.replace(c, chosen=BY_RULES) for c in steps.calls]
+    calls = [dataclasses.replace(c, chosen=BY_RULES, traits=None) for c in steps.calls]
     records = [*(c.to_json() for c in calls), *(r.to_json() for r in steps.regions)]
     facts = [json.dumps(record, sort_keys=True) for record in records]
     name = cache_key(*facts, *sizes.texts())[:16]
@@ -279,6 +282,7 @@ class _Emitted:
     parallel: bool
     layouts: Mapping[int, str]
     trace: str
+    traits: Traits | None
     chosen: Chosen
 
     def with_code(self, key: str, code: bytes) -> CompiledKernel:
@@ -291,6 +295,7 @@ class _Emitted:
             self.parallel,
             self.layouts,
             self.trace,
+            self.traits,
             self.chosen,
         )
 
@@ -329,8 +334,23 @@ def _emit(
         module.parallel,
         layouts,
         schedule.trace.to_json(),
+        _traits(func, schedule.func, target),
         chosen,
     )
+
+
+def _traits(func: PrimFunc, scheduled: PrimFunc, target: Target) -> Traits | None:
+    """What a function is like with its schedule; None where a run decides its sizes, and for GPUs, whose
+    limits are others."""
+    buffers = [p for p in func.params if isinstance(p, Buffer)]
+    if len(buffers) < len(func.params) or not buffers or target.gpu is not None:
+        return None
+    try:
+        features = features_of(scheduled, target)
+    except ScheduleError:  # sizes that data decide
+        return None
+    bits = min(dt.bits(p.dtype) for p in buffers)
+    return Traits(VERSION, rounded(features), int(cold_bytes(func)), bits)
 
 
 def _graph_dumper(folder: Path | None) -> Callable[[str, Graph], None] | None:

@@ -75,7 +75,8 @@ def test_bounds_are_for_machines_that_were_measured(store, extracted):
     put_calibration(store)
     floor, _ = bounds_of(store, TARGET, 1)(task, space, space.default)
     c = Coefficients.of(TARGET)
-    assert floor >= task.flops * c.multiply_add * c.cycle / (2 * TARGET.lanes(32))
+    macs = 24 * 40 * 36  # what the activation adds can be hidden behind them
+    assert floor == pytest.approx(macs * c.multiply_add * c.cycle / TARGET.lanes(32), rel=0.01)
 
 
 def test_too_few_records_to_learn_from_are_no_error(store):

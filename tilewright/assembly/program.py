@@ -19,6 +19,7 @@ from tilewright.ir.intrinsics import flops_of
 from tilewright.ir.stmt import Buffer, PrimFunc, Store
 from tilewright.ir.visit import find_blocks
 from tilewright.runtime.chosen import BY_RULES, Chosen
+from tilewright.runtime.traits import Traits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +34,7 @@ class CompiledKernel:
         parallel: whether it runs parallel regions.
         layouts: parameter index -> layout (IndexMap text) that its constant must be stored in.
         trace: the schedule as JSON.
+        traits: what the program is like; None: not known.
         chosen: who chose the schedule; no part of the cached form, since it may be chosen for other reasons.
     """
 
@@ -44,6 +46,7 @@ class CompiledKernel:
     parallel: bool
     layouts: Mapping[int, str]
     trace: str
+    traits: Traits | None = None
     chosen: Chosen = BY_RULES
 
     def to_bytes(self) -> bytes:
@@ -51,8 +54,10 @@ class CompiledKernel:
         fields = {
             f.name: getattr(self, f.name)
             for f in dataclasses.fields(self)
-            if f.name not in ("code", "key", "chosen")
+            if f.name not in ("code", "key", "chosen", "traits")
         }
+        if self.traits is not None:
+            fields["traits"] = self.traits.to_json()
         header = json.dumps(fields, sort_keys=True).encode()
         return struct.pack("<I", len(header)) + header + self.code
 
@@ -61,6 +66,8 @@ class CompiledKernel:
         (size,) = struct.unpack_from("<I", data)
         fields = json.loads(data[4 : 4 + size])
         fields["layouts"] = {int(k): v for k, v in fields["layouts"].items()}
+        if "traits" in fields:
+            fields["traits"] = Traits.from_json(fields["traits"])
         return CompiledKernel(key=key, code=data[4 + size :], **fields)
 
 
@@ -128,6 +135,16 @@ def count_bytes(func: PrimFunc) -> int:
         if isinstance(param, Buffer):
             total += prod(map(_typical, param.shape)) * dt.nbytes(param.dtype)
     return total
+
+
+def cold_bytes(func: PrimFunc) -> float:
+    """Bytes of the constant operands of a function with known sizes: a model's weights."""
+    constants = set(func.attr("const_params", ()))
+    found = 0
+    for param in func.params:
+        if isinstance(param, Buffer) and param.name in constants and param.static_shape is not None:
+            found += prod(param.static_shape) * dt.nbytes(param.dtype)
+    return float(found)
 
 
 def _typical(size: Expr) -> int:

@@ -214,6 +214,7 @@ class _Assembler:
             workload=workload_key(kernel.func),
             trace=code.trace,
             chosen=code.chosen,
+            traits=code.traits,
             defines=tuple((sizes.number(d), len(operands) - 1) for d in dims),
             checks=checks,
         )

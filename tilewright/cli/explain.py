@@ -1,4 +1,4 @@
-"""``tilewright explain``: how each kernel's schedule was chosen."""
+"""``tilewright explain``: what bounds each kernel, and how its schedule was chosen."""
 
 from __future__ import annotations
 
@@ -19,25 +19,15 @@ def main(
     threads: common.ThreadsOption = None,
     json: common.JsonFlag = False,
 ) -> None:
-    """Say of every kernel what it computes, how its schedule was chosen (by rules, a record, a model), and
-    which times are known."""
+    """Say of every kernel which share of the model's time it takes, what bounds it (compute, l1, l2, l3,
+    memory, overhead, imbalance) and how far it is from the least time possible, and how its schedule was
+    chosen: by a record, the learned model, or the default rules."""
     with common.progress() as say:
         given = given_to_compile(model, shape, dim, input)
         compiled = common.open_model(model, say, target=target, threads=threads, **given)
-    if not json:
+    if json:
+        from tilewright.explaining import report
+
+        common.write_json(report(compiled.artifact, compiled.machine()))
+    else:
         typer.echo(compiled.explain())
-        return
-    common.write_json(
-        [
-            {
-                "kernel": kernel.name,
-                "nodes": list(kernel.origins),
-                "flops": kernel.flops,
-                "bytes": kernel.bytes,
-                "workload": kernel.workload,
-                "chosen": {"by": kernel.chosen.by, **kernel.chosen.to_json()},
-            }
-            for kernel in compiled.artifact.kernels()
-            if kernel.symbol
-        ]
-    )

@@ -19,24 +19,32 @@ interpolated by their logarithms. The roofline and cache models that this stands
 from __future__ import annotations
 
 import dataclasses
-import math
 from functools import cached_property
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tilewright.assembly.program import cold_bytes
 from tilewright.cost.coefficients import Coefficients
 from tilewright.cost.model import FeatureModel, Prediction
-from tilewright.ir import dtype as dt
-from tilewright.ir.stmt import Buffer, PrimFunc
 from tilewright.records.record import Device
 from tilewright.records.store import Store
 from tilewright.schedule.features import FEATURES, LEVELS, LOADS
 from tilewright.schedule.sketch import Rows, Sketch
 from tilewright.target import Target
 
-__all__ = ["LIMITS", "Bound", "Coefficients", "DraftModel", "Terms", "bound", "cold_bytes", "draft_model"]
+__all__ = [
+    "LIMITS",
+    "Bound",
+    "Coefficients",
+    "DraftModel",
+    "Terms",
+    "bound",
+    "cold_bytes",
+    "draft_model",
+    "least_seconds",
+]
 
 #: What may bound a kernel, in the order of :attr:`Terms.seconds`.
 LIMITS: Final = ("compute", "l1", "l2", "l3", "memory", "overhead", "imbalance")
@@ -146,16 +154,6 @@ class DraftModel(FeatureModel):
         return Terms(seconds, total)
 
 
-def cold_bytes(func: PrimFunc) -> float:
-    """Bytes of the constant operands of a function with known sizes: a model's weights."""
-    constants = set(func.attr("const_params", ()))
-    found = 0
-    for param in func.params:
-        if isinstance(param, Buffer) and param.name in constants and param.static_shape is not None:
-            found += math.prod(param.static_shape) * dt.nbytes(param.dtype)
-    return float(found)
-
-
 def bound(features: NDArray[np.float32], model: DraftModel, threads: int, cold: float | None = None) -> Bound:
     """What limits one program, with features ``[len(FEATURES)]``, by the draft model."""
     terms = model.terms(features.reshape(1, -1), threads, cold)
@@ -164,6 +162,30 @@ def bound(features: NDArray[np.float32], model: DraftModel, threads: int, cold: 
     total = float(terms.total[0])
     distance = float(seconds[first] / max(seconds[second], 1e-30))
     return Bound(LIMITS[first], float(seconds[first]) / total, LIMITS[second], distance, total)
+
+
+def least_seconds(
+    features: NDArray[np.float32], model: DraftModel, threads: int, cold: float, bits: int
+) -> float:
+    """A time of one call that no schedule is below, as far as the coefficients are right: the multiply-adds
+    of the main block at the speed of the cores, or the bytes that cannot be in a cache at that of memory.
+
+    Args:
+        features: ``[len(FEATURES)]``, of any schedule of the function.
+        cold: bytes of weights, which come from memory.
+        bits: of an element of the narrowest operand: instructions for it have the most lanes.
+    """
+    c, target = model.coefficients, model.target
+
+    def of(name: str) -> float:
+        return float(features[_PLACE[name]])
+
+    # Integers are not counted as operations: a reduction of them has one multiply-add a step.
+    each = max(of("ops_add"), of("ops_mul"), of("ops_minmax"), 1.0 if of("steps") > 0 else 0.0)
+    vectors = each * 2.0 ** (of("points") + of("steps")) / target.lanes(max(bits, 8))
+    # What was in the cache before, and what stays there after.
+    moved = max(cold, 2.0 ** of("param_bytes") - 2 * target.l3_bytes)
+    return float(max(vectors * c.multiply_add * c.cycle / threads, moved / c.memory))
 
 
 def draft_model(target: Target, threads: int, store: Store | None = None) -> DraftModel:

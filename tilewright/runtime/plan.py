@@ -17,6 +17,7 @@ from tilewright.runtime.chosen import BY_RULES, Chosen
 from tilewright.runtime.control import LOOP_SCRATCH, Control, Loop, Region, control_from_json, fits
 from tilewright.runtime.records import Operand, Space, reading, record_json, text, texts, whole
 from tilewright.runtime.special import case_from_json, count_tensors, kind_from_json
+from tilewright.runtime.traits import Traits
 
 __all__ = [
     "ALIGNMENT",
@@ -79,6 +80,7 @@ class KernelCall:
         workload: key of the task's canonical program.
         trace: the schedule's trace as text.
         chosen: who chose the schedule, and why.
+        traits: what its program is like; None: not known.
         size: of a copy: position among the variant's ``sizes`` of the number of bytes; None: it is fixed.
         defines: (dimension, operand): after the call, the variant's dimension of that number is the int64 at
             the start of that operand.
@@ -99,6 +101,7 @@ class KernelCall:
     workload: str = ""
     trace: str = ""
     chosen: Chosen = BY_RULES
+    traits: Traits | None = None
     size: int | None = None
     defines: tuple[tuple[int, int], ...] = ()
     checks: tuple[int, ...] = ()
@@ -139,6 +142,7 @@ class KernelCall:
         """Inverse of :meth:`to_json`."""
         with reading("kernel call"):
             workspace, size, control = (data.get(key) for key in ("workspace", "size", "control"))
+            traits = data.get("traits")
             return KernelCall(
                 name=text(data["name"]),
                 symbol=text(data["symbol"]),
@@ -153,6 +157,7 @@ class KernelCall:
                 workload=text(data.get("workload", "")),
                 trace=text(data.get("trace", "")),
                 chosen=Chosen.from_json(data.get("chosen", {})),
+                traits=None if traits is None else Traits.from_json(traits),
                 size=None if size is None else whole(size),
                 defines=tuple((whole(d), whole(o)) for d, o in data.get("defines", ())),
                 checks=tuple(map(whole, data.get("checks", ()))),

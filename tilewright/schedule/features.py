@@ -16,6 +16,7 @@ totals. Sizes are base-2 logarithms, so that ratios are differences. The levels 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from typing import Final
 
@@ -85,6 +86,9 @@ FEATURES: Final[tuple[str, ...]] = (
     "threads", "thread_blocks", "virtual_threads",
     "other_flops", "other_bytes", "other_iterations", "other_waste",
 )  # fmt: skip
+
+#: Tells lists of features apart: what was kept of another list cannot be read.
+VERSION: Final = hashlib.sha256(" ".join(FEATURES).encode()).hexdigest()[:8]
 
 
 def features_of(func: PrimFunc, target: Target, main: str | None = None) -> NDArray[np.float32]:
@@ -190,9 +194,18 @@ class Access:
     buffer: Buffer
     indices: tuple[Expr, ...]
     over_loops: tuple[Expr, ...]
+    _touched: dict[tuple[Expr, ...], list[Expr]] = dataclasses.field(
+        default_factory=dict, compare=False, repr=False
+    )
 
     def touched(self, loops: Sequence[For]) -> list[Expr]:
         """Elements per dimension that are touched while ``loops`` run."""
+        key = tuple(loop.var for loop in loops)
+        if key not in self._touched:  # levels of a nest share their loops: most are asked for several times
+            self._touched[key] = self._touched_while(loops)
+        return self._touched[key]
+
+    def _touched_while(self, loops: Sequence[For]) -> list[Expr]:
         extents = {loop.var: loop.extent for loop in loops}
         found: list[Expr] = []
         for index, dim in zip(self.over_loops, self.buffer.shape, strict=True):

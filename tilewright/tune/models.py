@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 
 import numpy as np
 
-from tilewright.cost.draft import bound, cold_bytes, draft_model
+from tilewright.cost.draft import bound, cold_bytes, draft_model, least_seconds
 from tilewright.cost.model import CostModel, Prediction
 from tilewright.cost.training import load_model, retrain
 from tilewright.errors import OptionError, TilewrightError
+from tilewright.ir import dtype as dt
 from tilewright.ir.stmt import Buffer
 from tilewright.measure.calibrate import calibrated
 from tilewright.records.record import Device
@@ -22,9 +22,6 @@ from tilewright.tune.population import Point
 from tilewright.tune.session import Bounds
 from tilewright.tune.space import SearchSpace
 from tilewright.tune.tasks import Task
-
-#: Operators whose operations are multiply-adds of vectors: the peak of the machine bounds their kernels.
-CONTRACTIONS: Final = ("conv", "matmul")
 
 
 class Ignorance:
@@ -91,15 +88,10 @@ def bounds_of(store: Store, target: Target, threads: int) -> Bounds:
 
     def bounds(task: Task, space: SearchSpace, point: Point) -> tuple[float, str]:
         sketch, rows = space.sketches[point.sketch], np.array([point.row], np.int64)
-        cold = cold_bytes(space.func)
-        words = bound(sketch.features(rows)[0], model, threads, cold).limit
-        c = model.coefficients
-        floor = cold / c.memory
-        floats = all(p.dtype == "float32" for p in space.func.params if isinstance(p, Buffer))
-        if floats and task.workload.family in CONTRACTIONS:
-            each = c.multiply_add * c.cycle / (2 * target.lanes(32) * threads)
-            floor = max(floor, task.flops * each)
+        features, cold = sketch.features(rows)[0], cold_bytes(space.func)
+        bits = min(dt.bits(p.dtype) for p in space.func.params if isinstance(p, Buffer))
+        floor = least_seconds(features, model, threads, cold, bits)
         # What a target's numbers suggest is no bound.
-        return (floor if calibrated else 0.0), words
+        return (floor if calibrated else 0.0), bound(features, model, threads, cold).limit
 
     return bounds
