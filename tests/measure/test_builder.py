@@ -64,7 +64,7 @@ def test_a_worker_that_dies_is_replaced(builder: Builder) -> None:
     list(builder.build([candidate(2), candidate(3)]))
     for worker in builder._workers:
         os.kill(worker._process.pid, signal.SIGKILL)
-        worker._process.join()
+        worker._process._process.wait()
     assert {b.status for _, b in builder.build([candidate(2), candidate(3), candidate(4)])} <= {"ok", "crash"}
     assert [b.status for _, b in builder.build([candidate(2)])] == ["ok"]
 

@@ -10,17 +10,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 import gc
-import multiprocessing
 import signal
 import time
 from collections.abc import Iterable, Iterator
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
-from typing import Any
 
 from tilewright.errors import TilewrightError
 from tilewright.ir.parser import parse
 from tilewright.ir.stmt import PrimFunc
+from tilewright.measure.process import Process
 from tilewright.measure.program import Program, build_program
 from tilewright.schedule import Trace
 from tilewright.target import Target
@@ -116,33 +115,27 @@ class _Worker:
 
     def __init__(self, target: Target) -> None:
         self._target = target
-        self._process: Any = None
-        self._connection: Connection | None = None
+        self._process: Process | None = None
 
     def send(self, candidate: Candidate) -> Connection:
         """Give it something to do; its connection is ready when that is done."""
         for _ in range(2):
-            if self._connection is None:
-                context = multiprocessing.get_context("spawn")
-                self._connection, other = context.Pipe()
-                self._process = context.Process(
-                    target=_serve, args=(other, self._target), daemon=False, name="tilewright-builder"
-                )
-                self._process.start()
-                other.close()
+            if self._process is None:
+                self._process = Process(_serve, self._target)
             try:
-                self._connection.send(candidate)
+                self._process.connection.send(candidate)
                 break
             except OSError:  # it has died since its last candidate
                 self.stop()
-        assert self._connection is not None
-        return self._connection
+        if self._process is None:
+            raise TilewrightError("a process that compiles ended twice before it had anything to do")
+        return self._process.connection
 
     def receive(self) -> Build:
         """What became of the candidate."""
-        assert self._connection is not None
+        assert self._process is not None
         try:
-            build: Build = self._connection.recv()
+            build: Build = self._process.connection.recv()
         except (EOFError, OSError):
             self.stop()
             return Build(None, "crash", "the process that compiled it died")
@@ -150,12 +143,8 @@ class _Worker:
 
     def stop(self) -> None:
         """End the process, whatever it does."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
         if self._process is not None:
-            self._process.kill()
-            self._process.join()
+            self._process.stop()
             self._process = None
 
 

@@ -25,6 +25,7 @@ from typing import Any
 from tilewright.errors import TilewrightError
 from tilewright.measure.jobs import JOBS, Outcome, Places, Task
 from tilewright.measure.look import Look
+from tilewright.measure.process import Process
 from tilewright.measure.program import Program, check_array, runtime_code
 from tilewright.measure.timing import Plan
 from tilewright.records.record import Sample
@@ -61,8 +62,7 @@ class Runner:
         self.target, self.threads, self.limits = target, threads, limits or Limits()
         self._code = runtime_code(target)
         self._task: Task | None = None
-        self._process: Any = None
-        self._connection: Connection | None = None
+        self._process: Process | None = None
 
     def __enter__(self) -> Runner:
         return self
@@ -74,14 +74,8 @@ class Runner:
 
     def close(self) -> None:
         """End the worker and what it runs."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
         if self._process is not None:
-            self._process.join(2.0)
-            if self._process.is_alive():
-                self._process.kill()
-                self._process.join()
+            self._process.stop(patience=2.0)
             self._process = None
 
     def set_task(self, task: Task) -> None:
@@ -89,9 +83,9 @@ class Runner:
         for param, data in zip(task.params, (*task.inputs, *task.expected), strict=True):
             check_array(param, data)
         self._task = task
-        if self._connection is not None:
+        if self._process is not None:
             with contextlib.suppress(OSError):
-                self._connection.send(("task", task))
+                self._process.connection.send(("task", task))
 
     def check(self, program: Program) -> Outcome:
         """Run a candidate a few times and see whether it computes what is expected."""
@@ -167,19 +161,12 @@ class Runner:
         return dataclasses.replace(outcome, samples=tuple(map(tuple, samples)))
 
     def _started(self) -> Connection:
-        if self._process is not None and not self._process.is_alive():
+        if self._process is not None and not self._process.alive():
             self.close()
-        if self._connection is None:
-            # Neither this process's threads nor its locks are in a worker that starts from nothing.
-            context = multiprocessing.get_context("spawn")
-            self._connection, other = context.Pipe()
-            self._process = context.Process(
-                target=_serve, args=(other, self._code, self.threads), daemon=True, name="tilewright-runner"
-            )
-            self._process.start()
-            other.close()
-            self._connection.send(("task", self._task))
-        return self._connection
+        if self._process is None:
+            self._process = Process(_serve, self._code, self.threads)
+            self._process.connection.send(("task", self._task))
+        return self._process.connection
 
 
 # ------------------------------------------------------------------------------------------------ the worker
