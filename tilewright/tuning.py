@@ -8,7 +8,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,7 +30,7 @@ from tilewright.runtime.host import check_host
 from tilewright.sources import Source, open_model
 from tilewright.target import Target
 from tilewright.tune.budget import duration, parse_budget
-from tilewright.tune.events import EventLog, Listener, Noted
+from tilewright.tune.events import Event, EventLog, Listener, Noted, Whole
 from tilewright.tune.models import bounds_of, calibrate_once, default_model, train_again
 from tilewright.tune.plugins import find_strategy, load_plugin, make_measurer, make_model
 from tilewright.tune.session import Outcome, Session, Settings
@@ -50,6 +50,9 @@ CLOSING: Final = 0.1
 CLOSING_SECONDS: Final = 20.0
 #: Seconds for it where the budget is in trials.
 CLOSING_ALONE: Final = 5.0
+#: Characters of a task's label in the table, and kernels that are named for a reason not to tune them.
+LABEL_WIDTH: Final = 44
+LISTED: Final = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +88,8 @@ class TaskResult:
     """What became of a task.
 
     Attributes:
-        name, key: of the kernel's function and its workload.
+        name, label, key: of the kernel's function, that with the first node that it computes, and of its
+            workload.
         origins: the model's nodes that it computes.
         occurrences: how often the model runs it.
         before, after: seconds of a call with the schedule of the beginning and with the best one; None where
@@ -99,6 +103,7 @@ class TaskResult:
     """
 
     name: str
+    label: str
     key: str
     origins: tuple[str, ...]
     occurrences: int
@@ -119,6 +124,7 @@ class TaskResult:
         improved = state.ready and state.best != state.start and gain is not None
         return TaskResult(
             name=task.name,
+            label=task.label,
             key=task.key,
             origins=task.origins,
             occurrences=task.occurrences,
@@ -198,8 +204,7 @@ class TuningResult:
         rows += [_row(t) for t in shown]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(_aligned(row, widths)).rstrip() for row in rows]
-        lines += [f"{t.name}: not tuned: {t.error}" for t in self.tasks if t.error]
-        lines += [f"{s.name}: not tuned: {s.reason}" for s in self.skipped]
+        lines += _left_out(self.tasks, self.skipped)
         before, after = self.projected
         if after:
             lines.append(
@@ -224,7 +229,7 @@ def _row(task: TaskResult) -> tuple[str, ...]:
     gain = "-" if task.gain is None else str(task.gain)
     times = (f"{(task.before or 0.0) * 1e3:.4f}", f"{(task.after or 0.0) * 1e3:.4f}")
     return (
-        task.name[:40],
+        _short(task.label),
         str(task.occurrences),
         *times,
         gain,
@@ -232,6 +237,21 @@ def _row(task: TaskResult) -> tuple[str, ...]:
         str(sum(task.failures.values())),
         bound,
     )
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= LABEL_WIDTH else f"{label[: LABEL_WIDTH - 1]}…"
+
+
+def _left_out(tasks: Sequence[TaskResult], skipped: Sequence[Skipped]) -> Iterator[str]:
+    """A line for each reason why kernels were not tuned, with the first of them."""
+    reasons: dict[str, list[str]] = {}
+    found = [(t.error, t.label) for t in tasks if t.error] + [(s.reason, s.name) for s in skipped]
+    for reason, label in found:
+        reasons.setdefault(reason, []).append(label)
+    for reason, labels in reasons.items():
+        more = f" and {len(labels) - LISTED} more" if len(labels) > LISTED else ""
+        yield f"not tuned: {', '.join(labels[:LISTED])}{more}: {reason}"
 
 
 def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:
@@ -386,9 +406,17 @@ def tune(
         if events is not None:
             listeners.append(stack.enter_context(EventLog(events)))
 
-        def note(message: str) -> None:
+        session: Session | None = None
+
+        def now() -> float:
+            return 0.0 if session is None else session.elapsed
+
+        def tell(event: Event) -> None:
             for listener in listeners:
-                listener(Noted(time.monotonic() - began, message))
+                listener(event)
+
+        def note(message: str) -> None:
+            tell(Noted(now(), message))
 
         if effort != "none" and model in (None, "draft", "learned"):
             calibrate_once(database, machine, count, note)
@@ -415,18 +443,30 @@ def tune(
         )
         outcome = session.run((Path(source).name if isinstance(source, str | os.PathLike) else "", strategy))
         whole, why_not = None, _why_not(outcome, bool(tasks), bool(dims))
-        if not why_not:
-            try:
-                whole = measure_whole(source, compiled, compiling, closing or CLOSING_ALONE)
-            except TilewrightError as error:
-                why_not = error.message
-        if effort == "full" and outcome.trials and outcome.reason != "interrupted":
-            note(train_again(database, machine, count))
-        now, before = session.projected()
+        interrupted = outcome.reason == "interrupted"
+        try:
+            if not why_not:
+                limit = closing or CLOSING_ALONE
+                note(f"the whole model is timed, by default and with the store: {duration(limit)}")
+                try:
+                    whole = measure_whole(source, compiled, compiling, limit)
+                except TilewrightError as error:
+                    why_not = error.message
+            tell(_whole_event(now(), whole, why_not))
+            if effort == "full" and outcome.trials and not interrupted:
+                note("the learned model is trained on all records of this machine")
+                note(train_again(database, machine, count))
+        except KeyboardInterrupt:  # what was found is in the store, and is to be told
+            if whole is None and not why_not:
+                why_not = "it was interrupted"
+                tell(_whole_event(now(), whole, why_not))
+            else:
+                note("the learned model was not trained: it was interrupted")
+        after, before = session.projected()
         return TuningResult(
             tuple(map(TaskResult.of, outcome.states)),
             extracted.skipped,
-            (before, now),
+            (before, after),
             whole,
             why_not,
             outcome.reason,
@@ -436,6 +476,13 @@ def tune(
             database.location,
             compiled,
         )
+
+
+def _whole_event(at: float, whole: EndToEnd | None, why_not: str) -> Whole:
+    if whole is None:
+        return Whole(at, why_not=why_not)
+    gain = whole.gain
+    return Whole(at, whole.before, whole.after, gain.ratio, gain.low, gain.high, whole.rounds, whole.noise)
 
 
 def _why_not(outcome: Outcome, some: bool, ranges: bool) -> str:

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from tilewright import tuning
 from tilewright.records import open_store
 
 PLUGIN = """
@@ -43,7 +44,9 @@ def test_a_kernel_is_tuned_logged_and_found_by_compile(tune, cli, dense, tmp_pat
     assert result["end_to_end"]["gain"]["low"] < result["end_to_end"]["gain"]["high"]
     lines = [json.loads(line) for line in events.read_text().splitlines()]
     assert lines[0]["event"] == "began"
-    assert lines[-1]["event"] == "ended"
+    assert [line["event"] for line in lines[-3:]] == ["ended", "noted", "whole"]
+    assert lines[-1]["ratio"] == result["end_to_end"]["gain"]["ratio"]
+    assert [line["at"] for line in lines] == sorted(line["at"] for line in lines)
     assert "tuning dense.onnx: 1 tasks" in done.err
     with open_store(tmp_path / "records.sqlite") as store:
         assert {r.role for r in store.records()} >= {"default", "user"}
@@ -54,6 +57,26 @@ def test_a_kernel_is_tuned_logged_and_found_by_compile(tune, cli, dense, tmp_pat
     assert again.code == 0
     assert again.err == ""
     assert "0 candidates measured" in again.out
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("phase", "words", "said", "left_out"),
+    [
+        ("measure_whole", (), "the whole model was not measured: it was interrupted", "is trained on"),
+        ("train_again", ("--effort", "full"), "the learned model was not trained: it was interrupted", "\0"),
+    ],
+)
+def test_ctrl_c_at_the_end_of_a_session_keeps_its_result(tune, monkeypatch, phase, words, said, left_out):
+    monkeypatch.setattr(tuning, phase, interrupt)
+    done = tune("--trials", 1, *words)
+    assert done.code == 0, done.err
+    assert "1 candidates measured" in done.out
+    assert said in done.out + done.err
+    assert left_out not in done.err
 
 
 def test_the_list_of_tasks(tune):

@@ -11,8 +11,9 @@ from tilewright.tune.view import LiveView, PlainView, Summary, render
 
 EVENTS: list[Event] = [
     Began(0.0, "m.onnx", "/store", "cpu", "e" * 32, "1", 2, "evolutionary", "draft", 60.0, None, 2, ()),
-    Baseline(1.0, "a", "conv2d", 3, 2e-3, 2e-3, 0, ""),
-    Baseline(2.0, "b", "softmax", 1, None, None, 0, "its default schedule fails"),
+    Baseline(1.0, "a", "conv2d", "conv2d (first, …)", 3, 2e-3, 2e-3, 0, ""),
+    Baseline(2.0, "b", "softmax", "softmax (last)", 1, None, None, 0, "its default schedule fails"),
+    Measured(2.5, "a", "r", "default", "ok", 2e-3, 1.0, "", 0.1, trial=False),
     Measured(3.0, "a", "s", "search", "ok", 1e-3, 0.5, "", 0.1),
     Measured(4.0, "a", "t", "search", "crash", None, None, "it died", 0.1),
     Raced(5.0, "a", ("r", "s"), "s", 0.5, 0.01, 0.01, 0.0, 1e-3),
@@ -29,7 +30,7 @@ def test_plain_lines_tell_the_beginning_progress_failures_and_the_end():
             view(event)
     lines = out.getvalue().splitlines()
     assert lines[0] == "tuning m.onnx: 2 tasks, records go to /store"
-    assert "softmax is not tuned: its default schedule fails" in lines
+    assert "softmax (last) is not tuned: its default schedule fails" in lines
     assert "[a note]" in lines
     assert "2 measured" in lines[-1]
     assert "kernels 3.000 ms, 2.000x of the beginning's speed" in lines[-1]
@@ -44,7 +45,7 @@ def test_the_screen_has_each_task_the_whole_and_notes():
     console = Console(width=120, file=io.StringIO(), record=True)
     console.print(render(summary))
     text = console.export_text()
-    assert "conv2d" in text
+    assert "conv2d (first, …)" in text
     assert "2.00x" in text
     assert "100.0%" in text
     assert "[a note]" in text

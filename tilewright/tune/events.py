@@ -77,6 +77,7 @@ class Baseline(Event):
     Attributes:
         task: its workload's key.
         name: its function's name.
+        label: that and the first node that it computes.
         occurrences: how often the model runs it.
         seconds: with the schedule that the store gave at the beginning; None where that failed.
         default: with the default schedule.
@@ -86,6 +87,7 @@ class Baseline(Event):
 
     task: str
     name: str
+    label: str
     occurrences: int
     seconds: float | None
     default: float | None
@@ -106,6 +108,8 @@ class Measured(Event):
         ratio: of its time to the default schedule's beside it; None for failures.
         error: for failures, what happened.
         build_seconds: how long compiling took.
+        trial: whether it counts among the candidates: what a task begins with, and what is looked at again
+            after a failure, does not.
     """
 
     task: str
@@ -116,6 +120,7 @@ class Measured(Event):
     ratio: float | None
     error: str
     build_seconds: float
+    trial: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,8 +202,30 @@ class Ended(Event):
     at_start: float
 
 
+@dataclasses.dataclass(frozen=True)
+class Whole(Event):
+    """The whole model was timed, compiled by default and with the store, or it was not.
+
+    Attributes:
+        before, after: seconds of a run by default, and with the store; as the rest, None where it was not.
+        ratio, low, high: how many times faster it is with the store, and the 95 % confidence interval.
+        rounds: how often both ran.
+        noise: of the machine, see :class:`tilewright.measure.Race`.
+        why_not: why it was not timed; empty otherwise.
+    """
+
+    before: float | None = None
+    after: float | None = None
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+    rounds: int = 0
+    noise: float | None = None
+    why_not: str = ""
+
+
 #: All kinds of events that a log may have.
-KINDS: Final = (Began, Baseline, Measured, Raced, Visited, Noted, Ended)
+KINDS: Final = (Began, Baseline, Measured, Raced, Visited, Noted, Ended, Whole)
 
 Listener = Callable[[Event], None]
 

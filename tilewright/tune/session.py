@@ -195,6 +195,11 @@ class Session:
         self._tell(Ended(self._now(), reason, outcome.trials, outcome.failures, now, before))
         return outcome
 
+    @property
+    def elapsed(self) -> float:
+        """Seconds since :meth:`run` began, as in events."""
+        return self._now()
+
     def projected(self) -> tuple[float, float]:
         """Seconds of all kernels that are tuned, one after the other: with the best schedules, and with those
         of the beginning."""
@@ -245,6 +250,7 @@ class Session:
                 self._now(),
                 state.task.key,
                 state.task.name,
+                state.task.label,
                 state.task.occurrences,
                 state.seconds if ready else None,
                 state.default if ready else None,
@@ -316,10 +322,10 @@ class Session:
             raise
         except TilewrightError as error:
             state.exhausted = True
-            self._tell(Noted(self._now(), f"{state.task.name} is left alone from here on: {error.message}"))
+            self._tell(Noted(self._now(), f"{state.task.label} is left alone from here on: {error.message}"))
         if self._measurer is not None and not state.visits:  # once a task is enough
             for warning in self._measurer.warnings:
-                self._tell(Noted(self._now(), f"{state.task.name}: {warning}"))
+                self._tell(Noted(self._now(), f"{state.task.label}: {warning}"))
         spent = self._clock() - began
         state.visits.append(Visit(spent, state.seconds))
         now, before = self.projected()
@@ -357,7 +363,7 @@ class Session:
             state.start = space.default
         if best not in state.ratios:
             state.best = space.default
-            self._tell(Noted(self._now(), f"the best schedule of {state.task.name} failed and is left out"))
+            self._tell(Noted(self._now(), f"the best schedule of {state.task.label} failed and is left out"))
         promoted: int | None = None
         ratio, half_width = None, None
         if finals.race is not None and 0 in finals.runners:
@@ -408,11 +414,13 @@ class Session:
                     crashed.append(batch[number])
                     continue
                 state.trials += trial
-                self._keep(state, batch[number], traces[number], found)
+                self._keep(state, batch[number], traces[number], found, trial)
                 if trial and self._over() is not None:
                     return
 
-    def _keep(self, state: State, proposal: Proposal, trace: str, found: Measurement) -> None:
+    def _keep(
+        self, state: State, proposal: Proposal, trace: str, found: Measurement, trial: bool
+    ) -> None:
         """Put what came of a candidate into the store, then into memory."""
         assert state.history is not None
         assert state.space is not None
@@ -435,7 +443,7 @@ class Session:
         key, role = state.task.key, proposal.role
         error, build = found.error, found.build_seconds
         self._tell(
-            Measured(self._now(), key, digest(trace), role, found.status, seconds, ratio, error, build)
+            Measured(self._now(), key, digest(trace), role, found.status, seconds, ratio, error, build, trial)
         )
 
     def _keep_finals(

@@ -35,6 +35,7 @@ class Task:
         origins: names of the model's nodes that these kernels compute.
         flops: floating-point operations of one call; a multiply-add counts two.
         nbytes: bytes of all operands of one call, each counted once.
+        way: the other way to compute a node that it belongs to; empty for kernels of the model.
     """
 
     name: str
@@ -43,11 +44,19 @@ class Task:
     origins: tuple[str, ...]
     flops: int
     nbytes: int
+    way: str = ""
 
     @property
     def key(self) -> str:
         """The workload's key."""
         return self.workload.key
+
+    @property
+    def label(self) -> str:
+        """Its name and the first of its nodes, for people: kernels of one name are many."""
+        way = f"{self.way} of " if self.way else ""
+        more = ", …" if len(self.origins) > 1 else ""
+        return f"{self.name} ({way}{self.origins[0]}{more})" if self.origins else self.name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +182,7 @@ def _ways(
             continue
         if any(_untunable(k) for kernels in made.values() for k in kernels):
             continue
-        keys = tuple((n, tuple(_count(tasks, k, 0, source) for k in ks)) for n, ks in made.items())
+        keys = tuple((n, tuple(_count(tasks, k, 0, source, n) for k in ks)) for n, ks in made.items())
         origins = (point.node.origin.name,) if point.node.origin.name else ()
         known = found.get(keys, Ways((), 0, dict(keys)))
         names = tuple(dict.fromkeys((*known.origins, *origins)))
@@ -181,11 +190,11 @@ def _ways(
     return tuple(found.values())
 
 
-def _count(tasks: dict[str, Task], kernel: Kernel, occurrences: int, source: str) -> str:
-    """Add a kernel to the tasks; its workload's key."""
+def _count(tasks: dict[str, Task], kernel: Kernel, occurrences: int, source: str, way: str = "") -> str:
+    """Add a kernel of the model, or of another way, to the tasks; its workload's key."""
     func = kernel.func
     workload = Workload.of(func, _family(kernel), source)
-    new = Task(func.name, workload, 0, (), count_flops(func), count_bytes(func))
+    new = Task(func.name, workload, 0, (), count_flops(func), count_bytes(func), way)
     known = tasks.get(workload.key, new)
     origins = tuple(dict.fromkeys((*known.origins, *_origins(kernel))))
     total = known.occurrences + occurrences

@@ -45,7 +45,7 @@ class Summary:
                 self.seconds[event.task] = event.seconds
         elif isinstance(event, Measured):
             self.active = event.task
-            self.trials[event.task] += 1
+            self.trials[event.task] += event.trial
             self.failures[event.status] += event.status != "ok"
         elif isinstance(event, Raced):
             self.seconds[event.task] = event.seconds
@@ -111,7 +111,7 @@ class PlainView:
         elif isinstance(event, Noted):
             self._say(event.message)
         elif isinstance(event, Baseline) and event.error:
-            self._say(f"{event.name} is not tuned: {event.error}")
+            self._say(f"{event.label} is not tuned: {event.error}")
         elif isinstance(event, Ended) or event.at >= self._next:
             self._say(self.summary.line())
             self._next = event.at + self._every
@@ -155,7 +155,7 @@ def render(summary: Summary) -> Group:
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False)
-    table.add_column("task", overflow="ellipsis", no_wrap=True, max_width=36)
+    table.add_column("task", overflow="ellipsis", no_wrap=True, max_width=44)
     for title in ("runs", "share", "best ms", "speed-up", "measured"):
         table.add_column(title, justify="right")
     now, _ = summary.projected
@@ -166,7 +166,7 @@ def render(summary: Summary) -> Group:
         gain = (task.seconds or seconds) / seconds
         share = task.occurrences * seconds / now if now else 0.0
         style = "bold" if task.task == summary.active else ""
-        row = [task.name, str(task.occurrences), f"{share:.1%}", f"{seconds * 1e3:.4f}", f"{gain:.2f}x"]
+        row = [task.label, str(task.occurrences), f"{share:.1%}", f"{seconds * 1e3:.4f}", f"{gain:.2f}x"]
         table.add_row(*row, str(summary.trials[task.task]), style=style)
     parts: list[Any] = [table]
     if len(known) > ROWS:
