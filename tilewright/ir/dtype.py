@@ -28,6 +28,8 @@ DTYPES: Final[frozenset[str]] = frozenset(_BITS)
 INDEX: Final = "int64"
 #: Types that tensors are stored in and nothing is computed in: ``ir.convert`` turns them into others.
 STORAGE: Final[frozenset[str]] = frozenset(d for d, n in _BITS.items() if n < 8 or d.startswith("float8"))
+_FLOATS: Final[frozenset[str]] = frozenset(d for d in _BITS if d.startswith(("float", "bfloat")))
+_INTS: Final[frozenset[str]] = frozenset(d for d in _BITS if d.startswith(("int", "uint")))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,12 +111,12 @@ def unpack(data: np.ndarray, dtype: str, count: int) -> np.ndarray:
 
 def is_float(dtype: str) -> bool:
     """Floating-point types of any width."""
-    return dtype.startswith(("float", "bfloat"))
+    return dtype in _FLOATS
 
 
 def is_int(dtype: str) -> bool:
     """Signed or unsigned integers; bool is not one."""
-    return dtype.startswith(("int", "uint"))
+    return dtype in _INTS
 
 
 def is_signed(dtype: str) -> bool:

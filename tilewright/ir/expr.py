@@ -15,7 +15,7 @@ import itertools
 import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, Union
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, Union
 
 from tilewright.ir import dtype as dt
 
@@ -36,14 +36,72 @@ REDUCE_OPS: Final = {"sum": "add", "prod": "mul", "max": "max", "min": "min"}
 SMALL: Final = 4096
 
 _var_order = itertools.count()
-_table: weakref.WeakValueDictionary[tuple[Any, ...], Expr] = weakref.WeakValueDictionary()
+
+
+class _Entry(weakref.ref["Expr"]):
+    """Where the table of interned expressions has one."""
+
+    __slots__ = ("key",)
+    key: tuple[Any, ...]
+
+
+_table: dict[tuple[Any, ...], _Entry] = {}
+
+
+def _forget(entry: _Entry) -> None:
+    """An expression is gone; by now its entry may be that of an equal one."""
+    if _table.get(entry.key) is entry:
+        del _table[entry.key]
+
+
+class Contents(NamedTuple):
+    """What occurs in an expression.
+
+    Attributes:
+        variables: all variables, those that a Reduce binds too.
+        free: the variables that no Reduce binds.
+        loads: the distinct loads, inner ones first.
+    """
+
+    variables: frozenset[Var]
+    free: frozenset[Var]
+    loads: tuple[Load, ...]
+
+
+_NOTHING: Final = Contents(frozenset(), frozenset(), ())
 
 
 class Expr:
     """Base class. ``dtype`` is the element type of the value."""
 
-    __slots__ = ("__weakref__", "dtype")
+    __slots__ = ("__weakref__", "_inside", "dtype")
     dtype: str
+    _inside: Contents | None
+
+    @property
+    def contents(self) -> Contents:
+        """What occurs in it: found once, shared with sub-expressions that contain the same."""
+        return self._inside or self._look_inside()
+
+    def _look_inside(self) -> Contents:
+        """What occurs in its children together. A node itself is in nothing that it refers to: it would
+        outlive its users."""
+        stack: list[Expr] = [self]
+        while stack:
+            node = stack[-1]
+            children = node.children
+            missing = [c for c in children if c._inside is None]
+            if missing:
+                stack += missing
+                continue
+            found = _NOTHING
+            for child in children:
+                more = child.contents
+                if more is not found and more is not _NOTHING:
+                    found = more if found is _NOTHING else _union(found, more)
+            node._inside = found
+            stack.pop()
+        return found
 
     @property
     def children(self) -> tuple[Expr, ...]:
@@ -167,6 +225,12 @@ class Var(Expr):
         self.multiple_of = multiple_of
         self.typical = typical
         self.order = next(_var_order)
+        self._inside = _NOTHING
+
+    @property
+    def contents(self) -> Contents:
+        alone = frozenset((self,))
+        return Contents(alone, alone, ())
 
 
 class BinOp(Expr):
@@ -260,6 +324,11 @@ class Load(Expr):
     def rebuild(self, children: Sequence[Expr]) -> Expr:
         return load(self.buffer, children)
 
+    @property
+    def contents(self) -> Contents:
+        variables, free, loads = self._inside or self._look_inside()
+        return Contents(variables, free, (*loads, self))
+
 
 class Reduce(Expr):
     """A reduction over ``axes`` (variables with extents); it stands only at the top of a tensor expression's
@@ -279,6 +348,22 @@ class Reduce(Expr):
     def rebuild(self, children: Sequence[Expr]) -> Expr:
         return _intern(Reduce, (self.op, self.axes, tuple(children[:-1]), children[-1]), children[-1].dtype)
 
+    @property
+    def contents(self) -> Contents:
+        variables, free, loads = self._inside or self._look_inside()
+        return Contents(variables, free.difference(self.axes), loads)
+
+
+
+def _union(a: Contents, b: Contents) -> Contents:
+    """What occurs in either. A variable that one of them binds is not free."""
+    if not b.loads and a.free is a.variables and b.free is b.variables and b.free <= a.free:
+        return a
+    variables = a.variables | b.variables
+    bound = (a.variables - a.free) | (b.variables - b.free)
+    loads = tuple(dict.fromkeys((*a.loads, *b.loads))) if a.loads and b.loads else a.loads or b.loads
+    return Contents(variables, variables - bound if bound else variables, loads)
+
 
 _FIELDS: Final[dict[type[Expr], tuple[str, ...]]] = {
     Const: ("value",),
@@ -296,13 +381,18 @@ def _intern(
     kind: type[Expr], fields: tuple[Any, ...], dtype: str, key: tuple[Any, ...] | None = None
 ) -> Expr:
     table_key = (kind, dtype, key if key is not None else fields)
-    node = _table.get(table_key)
-    if node is None:
-        node = object.__new__(kind)
-        for name, value in zip(_FIELDS[kind], fields, strict=True):
-            setattr(node, name, value)
-        node.dtype = dtype
-        _table[table_key] = node
+    entry = _table.get(table_key)
+    known = entry() if entry is not None else None
+    if known is not None:
+        return known
+    node: Expr = object.__new__(kind)
+    for name, value in zip(_FIELDS[kind], fields, strict=True):
+        setattr(node, name, value)
+    node.dtype = dtype
+    node._inside = None
+    entry = _Entry(node, _forget)
+    entry.key = table_key
+    _table[table_key] = entry
     return node
 
 
@@ -349,6 +439,8 @@ def as_expr(value: ExprLike, dtype: str | None = None) -> Expr:
 
 
 def _operands(a: ExprLike, b: ExprLike) -> tuple[Expr, Expr]:
+    if isinstance(a, Expr) and isinstance(b, Expr) and a.dtype == b.dtype:
+        return a, b
     if not isinstance(a, Expr):
         b = as_expr(b)
         a = const(a, b.dtype)

@@ -152,7 +152,7 @@ class _StmtSimplifier:
             return body  # its variable, a point, has become 0
         if body is s.body and extent is s.extent:
             return s
-        return dataclasses.replace(s, extent=extent, body=body)
+        return For(s.var, extent, body, s.kind, s.annotations)
 
     def _if(self, s: If, env: Simplifier) -> Stmt:
         cond = env.simplify(s.cond)

@@ -6,7 +6,7 @@ All nodes are immutable; equality is identity (``ir.printer.structural_equal`` c
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from tilewright.ir.expr import TRUE, Const, Expr, ExprLike, Var, as_expr
@@ -298,21 +298,32 @@ def seq(stmts: Sequence[Stmt]) -> Stmt:
     return flat[0] if len(flat) == 1 else Seq(tuple(flat))
 
 
-def child_stmts(stmt: Stmt) -> Iterator[Stmt]:
+def child_stmts(stmt: Stmt) -> Sequence[Stmt]:
     """The statements directly inside ``stmt``; in a tensor call, the loops that it stands for."""
+    kind = type(stmt)
+    if kind is Store or kind is Evaluate:
+        return ()
+    if isinstance(stmt, Seq):
+        return stmt.stmts
     if isinstance(stmt, For | Alloc | Annotate):
-        yield stmt.body
-    elif isinstance(stmt, Block):
-        if stmt.init is not None:
-            yield stmt.init
-        yield stmt.body
-    elif isinstance(stmt, If):
-        yield stmt.then
-        if stmt.orelse is not None:
-            yield stmt.orelse
-    elif isinstance(stmt, Seq):
-        yield from stmt.stmts
-    elif isinstance(stmt, TensorCall):
+        return (stmt.body,)
+    if isinstance(stmt, Block):
+        return (stmt.body,) if stmt.init is None else (stmt.init, stmt.body)
+    if isinstance(stmt, If):
+        return (stmt.then,) if stmt.orelse is None else (stmt.then, stmt.orelse)
+    if isinstance(stmt, TensorCall):
         from tilewright.ir.tensor_intrinsics import expand
 
-        yield expand(stmt)
+        return (expand(stmt),)
+    return ()
+
+
+def with_inner(stmt: For | Alloc | Annotate, body: Stmt) -> Stmt:
+    """``stmt`` around another body."""
+    if body is stmt.body:
+        return stmt
+    if isinstance(stmt, For):
+        return For(stmt.var, stmt.extent, body, stmt.kind, stmt.annotations)
+    if isinstance(stmt, Alloc):
+        return Alloc(stmt.buffer, body)
+    return Annotate(stmt.key, stmt.value, body)

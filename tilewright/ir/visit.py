@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Set
 from operator import is_not
 
-from tilewright.ir.expr import Const, Expr, Load, Reduce, Var, as_expr, load
+from tilewright.ir.expr import Const, Expr, Load, Var, as_expr, load
 from tilewright.ir.stmt import (
     Alloc,
     Annotate,
@@ -27,6 +27,7 @@ from tilewright.ir.stmt import (
     TensorCall,
     child_stmts,
     seq,
+    with_inner,
 )
 
 
@@ -49,20 +50,19 @@ def walk_expr(e: Expr) -> Iterator[Expr]:
             yield node
 
 
-def free_vars(e: Expr) -> set[Var]:
+def free_vars(e: Expr) -> Set[Var]:
     """Variables of ``e`` that no Reduce inside binds."""
-    bound = {v for node in walk_expr(e) if isinstance(node, Reduce) for v in node.axes}
-    return {node for node in walk_expr(e) if isinstance(node, Var)} - bound
+    return e.contents.free
 
 
 def uses(e: Expr, variables: Set[Var]) -> bool:
     """Whether any of ``variables`` occurs in ``e``."""
-    return any(node in variables for node in walk_expr(e) if isinstance(node, Var))
+    return not e.contents.variables.isdisjoint(variables)
 
 
 def loads_of(e: Expr) -> Iterator[Load]:
     """Every distinct Load in ``e``."""
-    return (node for node in walk_expr(e) if isinstance(node, Load))
+    return iter(e.contents.loads)
 
 
 def rewrite_expr(e: Expr, fn: Callable[[Expr], Expr | None], memo: dict[Expr, Expr] | None = None) -> Expr:
@@ -98,10 +98,29 @@ def rewrite_expr(e: Expr, fn: Callable[[Expr], Expr | None], memo: dict[Expr, Ex
 
 def substitute_expr(e: Expr, mapping: Mapping[Expr, Expr]) -> Expr:
     """Replace whole sub-expressions (variables or any interned node) by others."""
-    if not mapping:
-        return e
+    return _substitution(mapping)(e) if mapping else e
+
+
+def _substitution(mapping: Mapping[Expr, Expr]) -> Callable[[Expr], Expr]:
+    """A function that replaces sub-expressions, which remembers what it has seen. It leaves alone what has
+    none of the variables of the expressions to be replaced."""
     memo: dict[Expr, Expr] = dict(mapping)
-    return rewrite_expr(e, lambda _: None, memo)
+    keys = [key.contents.variables for key in mapping]
+    if not all(keys):  # one without variables may be anywhere
+        return lambda e: rewrite_expr(e, lambda _: None, memo)
+    variables = frozenset[Var]().union(*keys)
+
+    def replaced(e: Expr) -> Expr:
+        known = memo.get(e)
+        if known is None:
+            if e.contents.variables.isdisjoint(variables):
+                return e
+            children = e.children
+            fresh = [replaced(child) for child in children]
+            known = memo[e] = e.rebuild(fresh) if any(map(is_not, fresh, children)) else e
+        return known
+
+    return replaced
 
 
 def walk_stmt(s: Stmt) -> Iterator[Stmt]:
@@ -110,7 +129,7 @@ def walk_stmt(s: Stmt) -> Iterator[Stmt]:
     while stack:
         node = stack.pop()
         yield node
-        stack.extend(reversed(list(child_stmts(node))))
+        stack += reversed(child_stmts(node))
 
 
 def own_exprs(s: Stmt) -> Iterator[Expr]:
@@ -167,9 +186,8 @@ def map_stmt(
         return s if same else Store(*fresh)
     if isinstance(s, For):
         body, extent = map_stmt(s.body, expr, buffer), expr(s.extent)
-        return (
-            s if body is s.body and extent is s.extent else dataclasses.replace(s, extent=extent, body=body)
-        )
+        same = body is s.body and extent is s.extent
+        return s if same else For(s.var, extent, body, s.kind, s.annotations)
     if isinstance(s, If):
         orelse = None if s.orelse is None else map_stmt(s.orelse, expr, buffer)
         return If(expr(s.cond), map_stmt(s.then, expr, buffer), orelse)
@@ -206,8 +224,7 @@ def substitute(s: Stmt, mapping: Mapping[Expr, Expr]) -> Stmt:
     """Replace sub-expressions everywhere in ``s``; the memo is shared, so one pass costs one visit a node."""
     if not mapping:
         return s
-    memo: dict[Expr, Expr] = dict(mapping)
-    return map_stmt(s, lambda e: rewrite_expr(e, lambda _: None, memo))
+    return map_stmt(s, _substitution(mapping))
 
 
 def replace_buffers(s: Stmt, mapping: Mapping[Buffer, Buffer]) -> Stmt:
@@ -226,9 +243,7 @@ def transform_stmt(s: Stmt, fn: Callable[[Stmt], Stmt | None]) -> Stmt:
     """Rebuild statements bottom-up; ``fn`` sees each after its children and returns a replacement or None."""
     fresh: Stmt = s
     if isinstance(s, For | Alloc | Annotate):
-        body = transform_stmt(s.body, fn)
-        if body is not s.body:
-            fresh = dataclasses.replace(s, body=body)
+        fresh = with_inner(s, transform_stmt(s.body, fn))
     elif isinstance(s, If):
         then = transform_stmt(s.then, fn)
         orelse = None if s.orelse is None else transform_stmt(s.orelse, fn)
