@@ -124,6 +124,28 @@ def test_tiles_cover_what_they_tile(cond: Expr, holds: bool) -> None:
     assert prove(cond) is holds
 
 
+def test_inside_a_loop_no_factor_of_its_extent_is_zero() -> None:
+    i = Var("i")
+    half = as_expr(N // 2)
+    inside = Simplifier().with_loop(i, half * 4)
+    assert inside.interval(half) == Interval(1, 256)
+    assert inside.prove(i % half < half)
+    assert inside.interval(i // half) == Interval(0, 3)
+    assert not Simplifier().prove(half >= 1)
+    summed = Simplifier().with_loop(i, half + M)
+    assert summed.interval(half) == Interval(0, 256), "a sum says nothing of its terms"
+
+
+@given(n=st.integers(1, 512), i=st.integers(0, 4000), k=st.integers(-3, 3), more=st.integers(-5, 5))
+def test_limits_of_remainders_hold(n: int, i: int, k: int, more: int) -> None:
+    index = Var("i", lo=0, hi=4000)
+    form = (index % (N + 3)) * k + N * (more - 2) + more
+    limits = Simplifier().interval(simplify(form))
+    value = i % (n + 3) * k + n * (more - 2) + more
+    assert limits.lo is None or limits.lo <= value
+    assert limits.hi is None or value <= limits.hi
+
+
 def test_dimensions_become_parameters_and_have_text() -> None:
     x = te.placeholder((N, M), "float32", "x")
     y = te.compute((N,), lambda i: te.reduce("sum", (M,), lambda k: x[i, k]), "y")

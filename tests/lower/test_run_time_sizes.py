@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from tilewright.ir import interp, te
 from tilewright.ir.collapse import collapse_dims
-from tilewright.ir.expr import Expr, Var, as_expr, select
+from tilewright.ir.expr import Expr, Select, Var, as_expr, select
 from tilewright.ir.sizes import dimension, dims_of
-from tilewright.ir.stmt import Buffer, For, If, PrimFunc
+from tilewright.ir.stmt import Buffer, For, If, PrimFunc, Store
 from tilewright.ir.verify import verify
-from tilewright.ir.visit import const_int, find_blocks, substitute_expr, walk_stmt
+from tilewright.ir.visit import const_int, find_blocks, substitute_expr, walk_expr, walk_stmt
 from tilewright.lower import lower
 from tilewright.lower.flatten import decompose_reductions
 from tilewright.schedule.default import default_schedule
@@ -57,6 +57,23 @@ def ragged_weights() -> PrimFunc:
     total = te.compute((n, 203), lambda i, j: te.reduce("sum", (24,), lambda k: x[i, k] * w[k, j]), "total")
     y = te.compute((n, 203), lambda i, j: total[i, j] + 1.0, "y")
     return te.primfunc("ragged_weights", [x, w], [y], [w])
+
+
+def joined() -> PrimFunc:
+    """A cache and what is new, one behind the other, turned round."""
+    n = dimension("n", 0, 70)
+    x, new = te.placeholder((n, 24), "float32", "x"), te.placeholder((2, 24), "float32", "new")
+    both = te.compute((n + 2, 24), lambda i, j: select(i < n, x[i, j], new[i - n, j]), "both")
+    return te.primfunc("joined", [x, new], [te.compute((24, n + 2), lambda i, j: both[j, i], "y")])
+
+
+def pooled() -> PrimFunc:
+    """Maxima of pairs: there may be none."""
+    n = dimension("n", 1, 40)
+    x = te.placeholder((12, n, 16), "float32", "x")
+    shape = (12, n // 2, 16)
+    y = te.compute(shape, lambda h, i, c: te.reduce("max", (2,), lambda k: x[h, i * 2 + k, c]), "y")
+    return te.primfunc("pooled", [x], [y])
 
 
 def both_open() -> PrimFunc:
@@ -109,6 +126,8 @@ CASES: list[Callable[[], PrimFunc]] = [
     padded,
     rows,
     turned,
+    joined,
+    pooled,
     few_rows,
 ]
 
@@ -182,6 +201,23 @@ def test_edges_that_are_known_leave_whole_tiles_without_masks(make: Callable[[],
     assert not any(isinstance(s, If) for loop in reductions for s in walk_stmt(loop))
     masks = [s.cond for s in walk_stmt(versions.then) if isinstance(s, If) and s.orelse is None]
     assert all(dims_of([cond]) for cond in masks), "what is left says which rows there are"
+
+
+def test_tiles_inside_of_one_operand_choose_no_elements() -> None:
+    func = lower(default_schedule(joined(), TARGET).func)
+    copies = [
+        any(isinstance(e, Select) for e in walk_expr(s.value))
+        for s in walk_stmt(func.body)
+        if isinstance(s, Store) and s.buffer.name == "y"
+    ]
+    assert copies
+    assert not copies[0], "the first copy is the interior of the first operand"
+
+
+def test_rows_that_share_nothing_are_no_tile_where_an_open_axis_lies_between_them() -> None:
+    func = lower(default_schedule(pooled(), TARGET).func)
+    assert not any(isinstance(s, If) for s in walk_stmt(func.body)), "where a loop runs it has no empty tiles"
+    assert not any(isinstance(s, For) and const_int(s.extent) == 12 for s in walk_stmt(func.body))
 
 
 def test_schedules_are_those_of_the_typical_size() -> None:

@@ -102,7 +102,17 @@ class Simplifier:
             if not isinstance(bound, Const):
                 terms, base = where._form(bound)
                 where.ranges.assume_nonnegative(add_terms(terms, {var: 1}, -1), base - 1)
+                where._assume_positive_factors(terms, base)
         return where
+
+    def _assume_positive_factors(self, terms: Terms, base: int) -> None:
+        """Of a positive number that is a product, no factor is 0 where none is negative."""
+        if base != 0 or len(terms) != 1:
+            return
+        operands = factors(next(iter(terms)))
+        if all(lo is not None and lo >= 0 for lo in (self.interval(e).lo for e in operands)):
+            for operand in operands:
+                self.ranges.assume_nonnegative({operand: 1}, -1)
 
     # -- expressions -----------------------------------------------------------------------------------------
 

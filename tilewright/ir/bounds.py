@@ -165,8 +165,12 @@ class Ranges:
         result = Interval(lo, hi)
         if len(terms) > 1:
             for atom, k in terms.items():
-                if type(atom) is BinOp and atom.op == "floordiv" and type(atom.b) is Const:
+                if type(atom) is not BinOp:
+                    continue
+                if atom.op == "floordiv" and type(atom.b) is Const:
                     result = result.intersect(self._by_dividend(terms, base, atom, k))
+                elif atom.op == "mod" and type(atom.b) is not Const:
+                    result = result.intersect(self._by_divisor(terms, base, atom, k))
         return result
 
     def _by_dividend(self, terms: Terms, base: int, atom: BinOp, k: int) -> Interval:
@@ -185,6 +189,20 @@ class Ranges:
         least = base + times * (offset - c + 1 if times > 0 else offset)
         most = base + times * (offset if times > 0 else offset - c + 1)
         return Interval(self._sum_interval(rest, least).lo, self._sum_interval(rest, most).hi)
+
+    def _by_divisor(self, terms: Terms, base: int, atom: BinOp, k: int) -> Interval:
+        """The range of a form with ``k * (a % d)`` in it, from ``a % d <= d - 1`` for ``d >= 1``, where ``d``
+        has terms in common with the rest: ``d - a % d`` is positive.
+        """
+        inner, offset = linear_terms(atom.b)
+        lo = self.interval(atom.b).lo
+        if lo is None or lo < 1 or not inner.keys() & terms.keys():
+            return UNBOUNDED
+        # d - 1 in place of the remainder: larger, so a limit from below where it is subtracted.
+        limit = self._sum_interval(
+            add_terms(add_terms(terms, {atom: 1}, -k), inner, k), base + k * (offset - 1)
+        )
+        return Interval(limit.lo, None) if k < 0 else Interval(None, limit.hi)
 
     def _least(self, terms: Terms, base: int) -> int | None:
         """A lower bound of a sum of products: every operand is its least value plus something that is not

@@ -66,6 +66,7 @@ def _without_guards(stmt: If, store: Store, env: Simplifier, own: set[Var], lane
         for c in parts
         if dims_of([c]) and not uses(c, lanes) and not (free_vars(c) & own) - moved and not _reads(c)
     ]
+    loose = [c for c in loose if not env.prove(c)]  # what always holds is nothing that may not be read
     if not loose:
         return stmt
     kept = [c for c in parts if c not in loose]

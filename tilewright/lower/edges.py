@@ -14,11 +14,19 @@ from collections.abc import Callable, Mapping, Set
 
 from tilewright.ir import dtype as dt
 from tilewright.ir.bounds import Interval, Ranges, interval
-from tilewright.ir.expr import Cmp, Expr, Var, all_of, as_expr, conjuncts
+from tilewright.ir.expr import Cmp, Expr, Select, Var, all_of, as_expr, conjuncts
 from tilewright.ir.linear import linear
 from tilewright.ir.simplify import Simplifier, simplify, simplify_within
-from tilewright.ir.stmt import Alloc, Annotate, For, If, PrimFunc, Seq, Stmt, child_stmts, seq
-from tilewright.ir.visit import const_int, free_vars, loads_of, substitute, transform_stmt, walk_stmt
+from tilewright.ir.stmt import Alloc, Annotate, For, If, PrimFunc, Seq, Stmt, Store, child_stmts, seq
+from tilewright.ir.visit import (
+    const_int,
+    free_vars,
+    loads_of,
+    substitute,
+    transform_stmt,
+    walk_expr,
+    walk_stmt,
+)
 
 #: Most copies of one loop body that edges may cost, and most edge values of one tile index.
 MAX_VERSIONS = 12
@@ -54,12 +62,13 @@ class _RunTimeGuard:
 
 @dataclasses.dataclass(frozen=True)
 class _Scope:
-    """Where a statement stands: what the loops around it say, how many copies it may become, and whether
-    comparisons at run time may tell these apart."""
+    """Where a statement stands: what the loops around it say, how many copies it may become, whether
+    comparisons at run time may tell these apart, and the tile indices that are outside by such a one."""
 
     env: Simplifier
     budget: int = MAX_VERSIONS
     at_run_time: bool = True
+    outside: frozenset[Expr] = frozenset()
 
     def inside(self, loop: For) -> _Scope:
         """The scope of a loop's body."""
@@ -103,7 +112,9 @@ def _version(body: Stmt, var: Var, scope: _Scope) -> Stmt:
     split = _edges_of(guards, scope) if guards else None
     if split is not None:
         return _version_by(split, body, var, scope)
-    at_run_time = _run_time_guards(body, var, scope.env) if scope.at_run_time and scope.budget > 1 else []
+    at_run_time: list[_RunTimeGuard] = []
+    if scope.at_run_time and scope.budget > 1:
+        at_run_time = _run_time_guards(body, var, scope) or _run_time_choices(body, var, scope)
     if at_run_time:
         return _version_at_run_time(body, var, scope, at_run_time)
     if any(g.atom is not guards[0].atom for g in guards):
@@ -182,7 +193,8 @@ def _version_at_run_time(body: Stmt, var: Var, scope: _Scope, guards: list[_RunT
     interior = _version(bare, var, share)
     others = [g for g in guards if g.atom is not mine[0].atom]
     if others and share.budget > 1:
-        edge = _version_at_run_time(body, var, share, others)
+        beyond = dataclasses.replace(share, outside=share.outside | {mine[0].atom})
+        edge = _version_at_run_time(body, var, beyond, others)
     else:
         edge = _walk(body, dataclasses.replace(scope, budget=1))
     return If(inside, interior, edge)
@@ -193,22 +205,38 @@ def _guards(body: Stmt, var: Var, env: Simplifier) -> list[_Guard]:
     return [guard for guard in found.values() if guard is not None]
 
 
-def _run_time_guards(body: Stmt, var: Var, env: Simplifier) -> list[_RunTimeGuard]:
-    found = {c: _at_run_time(c, var, inner) for c, inner in _conditions(body, env).items()}
-    return [guard for guard in found.values() if guard is not None]
+def _run_time_guards(body: Stmt, var: Var, scope: _Scope) -> list[_RunTimeGuard]:
+    found = {c: _at_run_time(c, var, inner) for c, inner in _conditions(body, scope.env).items()}
+    return [guard for guard in found.values() if guard is not None and guard.atom not in scope.outside]
 
 
-def _conditions(body: Stmt, env: Simplifier) -> dict[Expr, Bounds]:
-    """The conditions under ``body``, each with the loops inside ``body`` around its first place."""
+def _run_time_choices(body: Stmt, var: Var, scope: _Scope) -> list[_RunTimeGuard]:
+    """The first condition by which inner loops choose between two elements, as those of a concatenation's
+    operands: where one way is known, its elements are read in vectors."""
+    for cond, inner in _conditions(body, scope.env, choices=True).items():
+        guard = _at_run_time(cond, var, inner) if free_vars(cond) & inner.keys() else None
+        if guard is not None and guard.atom not in scope.outside:
+            return [guard]
+    return []
+
+
+def _conditions(body: Stmt, env: Simplifier, choices: bool = False) -> dict[Expr, Bounds]:
+    """The conditions under ``body``, or those by which values are chosen, each with the loops inside ``body``
+    around its first place."""
     found: dict[Expr, Bounds] = {}
 
     def visit(stmt: Stmt, inner: dict[Var, Interval]) -> None:
         if isinstance(stmt, For):
             top = Ranges({**env.ranges.atoms, **inner}).interval(stmt.extent).hi
             visit(stmt.body, {**inner, stmt.var: Interval(0, None if top is None else max(top - 1, 0))})
+        elif isinstance(stmt, Store) and choices:
+            for node in walk_expr(stmt.value):
+                if isinstance(node, Select):
+                    for cond in conjuncts(node.cond):
+                        found.setdefault(cond, inner)
         elif isinstance(stmt, If):
             # What chooses between two ways is no guard: it need not hold in the interior.
-            for cond in conjuncts(stmt.cond) if stmt.orelse is None else ():
+            for cond in conjuncts(stmt.cond) if stmt.orelse is None and not choices else ():
                 found.setdefault(cond, inner)
             visit(stmt.then, inner)
             if stmt.orelse is not None:

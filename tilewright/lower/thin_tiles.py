@@ -64,7 +64,7 @@ def _rows(tile: Alloc, dims: set[Var]) -> tuple[Expr, int, int] | None:
     always more than a few."""
     loops = {s.var: s for s in walk_stmt(tile.body) if isinstance(s, For)}
     for reduction in loops.values():
-        if reduction.kind != "serial":
+        if reduction.kind != "serial" or const_int(reduction.extent) == 1:
             continue
         for var, count in _guards(reduction.body):
             loop = loops.get(var)

@@ -9,6 +9,7 @@ of a register tile, so that a vector operand (weights) is loaded once for all ro
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Collection
 from typing import TYPE_CHECKING
@@ -134,9 +135,11 @@ def _row_candidates(info: BlockInfo) -> list[Var]:
         return []
     others = [v for v in info.spatial if v is not vector and info.extent(v) > 1]
     sharing = [v for v in others if any(a.stride(vector) != 0 and a.stride(v) == 0 for a in info.loads)]
-    # Rows that share nothing only hide latency: not worth a tile that a short open axis leaves empty.
+    # Rows that share nothing only hide latency: not worth a tile that a short open axis leaves empty, nor one
+    # of rows that such an axis keeps apart in memory.
     fixed = {it.var for it in info.block.iters if const_int(it.extent) is not None}
-    candidates = sharing or [v for v in others if v in fixed]
+    inside = itertools.takewhile(lambda v: v in fixed, reversed(others))
+    candidates = sharing or list(inside)[::-1]
     wide = [v for v in candidates if info.extent(v) >= 4]
     if wide:
         return wide[::-1]
