@@ -34,6 +34,14 @@ def test_stats(cli: Cli, address: Path) -> None:
     assert (found["records"], found["by_family"]) == (3, {"matmul": 3})
 
 
+def test_a_file_that_cannot_be_written(cli: Cli, address: Path, tmp_path: Path) -> None:
+    out = tmp_path / "no folder" / "out.jsonl"
+    failed = cli("records", "export", "--store", address, "-o", out)
+    assert failed.code == 2
+    assert "the file cannot be written: No such file or directory" in failed.err
+    assert f"at: {out}\n" in failed.err
+
+
 def test_records_move_between_stores(
     cli: Cli, address: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

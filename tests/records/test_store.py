@@ -227,8 +227,9 @@ def test_a_store_of_a_newer_release(tmp_path: Path) -> None:
     open_store(path).close()
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE meta SET value = '99' WHERE name = 'version'")
-    with pytest.raises(StoreError, match=r"tables of version 99, this release knows up to \d+"):
+    with pytest.raises(StoreError, match=r"tables of version 99, this release knows up to \d+") as caught:
         open_store(path)
+    assert caught.value.location == str(path)
 
 
 def test_a_database_of_others(tmp_path: Path) -> None:

@@ -16,11 +16,12 @@ NAME = "calibrate"
 def main(
     threads: common.ThreadsOption = None,
     again: Annotated[
-        bool, typer.Option("--again", help="Measure also where the store has a calibration.")
+        bool, typer.Option("--again", help="Measure again, though the store has a calibration.")
     ] = False,
     json: common.JsonFlag = False,
 ) -> None:
-    """Show the coefficients of the draft cost model; measures for some seconds where the store has none."""
+    """Show how fast this machine is, as the draft cost model needs it. Measures for some seconds where the
+    store (--store, TILEWRIGHT_STORE) does not know it for this number of threads."""
     from tilewright.cost import Coefficients
     from tilewright.measure.calibrate import calibrated
     from tilewright.records import Device, open_store

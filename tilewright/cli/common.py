@@ -110,7 +110,11 @@ def write_json(value: Any, path: Path | None = None) -> None:
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, then rename it; on any failure nothing is left."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        said = error.strerror or str(error)
+        raise OptionError(f"the file cannot be written: {said}", location=str(path)) from error
     os.close(handle)
     temporary = Path(name)
     try:

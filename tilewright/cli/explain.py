@@ -21,7 +21,7 @@ def main(
 ) -> None:
     """Say of every kernel which share of the model's time it takes, what bounds it (compute, l1, l2, l3,
     memory, overhead, imbalance) and how far it is from the least time possible, and how its schedule was
-    chosen: by a record, the learned model, or the default rules."""
+    chosen: by a record of the store (--store, TILEWRIGHT_STORE), the learned model, or the default rules."""
     with common.progress() as say:
         given = given_to_compile(model, shape, dim, input)
         compiled = common.open_model(model, say, target=target, threads=threads, **given)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tilewright.records import Device, Epoch, Store
 
 NAME = "records"
-HELP = "Look at, check, and exchange what was measured."
+HELP = "Look at, check, and exchange what was measured: the store that --store (TILEWRIGHT_STORE) names."
 
 FilesArgument = Annotated[list[Path], typer.Argument(help="Files of records.", show_default=False)]
 OutOption = Annotated[

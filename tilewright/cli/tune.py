@@ -18,53 +18,95 @@ if TYPE_CHECKING:
 
 NAME = "tune"
 
+TASK_HELP = (
+    "Tune only the kernels that compute this node: NODE, or MODEL:NODE. The name of a kernel or the beginning "
+    "of its key, as --list shows them, will do. May be given several times."
+)
+
 
 def main(
     model: Annotated[Path | None, typer.Argument(help="An ONNX model.", show_default=False)] = None,
     budget: Annotated[
         str | None,
-        typer.Option("--budget", help="How long: 90s, 5m, 1h30m.", show_default=False),
+        typer.Option(
+            "--budget",
+            help="How long the session may take: 90s, 5m, 1h30m. By default what the effort says, and no "
+            "limit with --trials.",
+            show_default=False,
+        ),
     ] = None,
     trials: Annotated[
-        int | None, typer.Option("--trials", min=0, help="Candidates to measure.", show_default=False)
+        int | None,
+        typer.Option(
+            "--trials",
+            min=0,
+            help="How many candidates to measure at most, instead of a budget or besides it.",
+            show_default=False,
+        ),
     ] = None,
     effort: Annotated[
-        str, typer.Option("--effort", help="none: measure nothing; quick: a minute; full: ten minutes.")
+        str,
+        typer.Option(
+            "--effort",
+            help="none: measure nothing, say what the store knows; quick: a minute, 48 candidates of a "
+            "kernel; full: ten minutes, also other ways to compute heavy nodes, and trains the learned model.",
+        ),
     ] = "quick",
     task: Annotated[
         list[str] | None,
-        typer.Option("--task", help="MODEL:NODE, or NODE: only this kernel.", show_default=False),
+        typer.Option("--task", help=TASK_HELP, show_default=False),
     ] = None,
-    list_: Annotated[bool, typer.Option("--list", help="Show the tasks with their shares and end.")] = False,
+    list_: Annotated[
+        bool, typer.Option("--list", help="Show the kernels to tune with their shares, and end.")
+    ] = False,
     strategy: Annotated[
-        str, typer.Option("--strategy", help="Who proposes candidates: a name, or FILE.py.")
+        str,
+        typer.Option(
+            "--strategy",
+            help="Who proposes candidates: evolutionary, annealing, random, exhaustive, what a plugin "
+            "registers, or FILE.py that registers one.",
+        ),
     ] = "evolutionary",
     cost_model: Annotated[
         str | None,
-        typer.Option("--model", help="The cost model: a name, or FILE.py.", show_default=False),
+        typer.Option(
+            "--model",
+            help="The cost model that guides the search: draft, learned, none, what a plugin registers, or "
+            "FILE.py. By default learned where the store has one, else draft.",
+            show_default=False,
+        ),
     ] = None,
-    measurer: Annotated[str, typer.Option("--measurer", help="Who measures: a name, or FILE.py.")] = "local",
+    measurer: Annotated[
+        str,
+        typer.Option("--measurer", help="Who measures: local, what a plugin registers, or FILE.py."),
+    ] = "local",
     plugin: Annotated[
         list[Path] | None,
-        typer.Option("--plugin", help="FILE.py: registers rules, sketches and more.", show_default=False),
+        typer.Option(
+            "--plugin",
+            help="FILE.py, run first: registers rules, sketches, strategies, cost models or measurers. May "
+            "be given several times.",
+            show_default=False,
+        ),
     ] = None,
     events: Annotated[
         Path | None,
         typer.Option(
-            "--events", help="Add all events to this file, a JSON object a line.", show_default=False
+            "--events", help="Add each event to this file at once, as a line of JSON.", show_default=False
         ),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing before the result.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but the result.")] = False,
     json: common.JsonFlag = False,
     target: common.TargetOption = "native",
     threads: common.ThreadsOption = None,
     shape: common.ShapeOption = None,
     dim: common.DimOption = None,
     input: common.ValueOption = None,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of all choices.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of all random choices.")] = 0,
 ) -> None:
     """Make a model faster on this machine: schedules are measured for its kernels, and kept where compile
-    finds them. Ctrl-C once ends it and keeps what was found; the same command goes on."""
+    finds them: in the store that --store (TILEWRIGHT_STORE) names. Ctrl-C once ends it and keeps what was
+    found; the same command goes on."""
     from tilewright import tuning
     from tilewright.tune.view import LiveView, PlainView
 

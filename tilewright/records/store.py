@@ -106,8 +106,10 @@ def open_store(address: str | Path, *, create: bool = True, reading: bool = Fals
         if not reading or not _is_current(store):
             with store.writing() as connection:
                 prepare(connection)
-    except BaseException:
+    except BaseException as error:
         store.close()
+        if isinstance(error, StoreError) and error.location is None:
+            raise StoreError(error.message, location=_shown(url), hint=error.hint) from error
         raise
     return store
 
