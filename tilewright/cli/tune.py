@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 NAME = "tune"
 
 TASK_HELP = (
-    "Tune only the kernels that compute this node: NODE, or MODEL:NODE. The name of a kernel or the beginning "
-    "of its key, as --list shows them, will do. May be given several times."
+    "Tune only the kernels that compute this node: NODE, or MODEL:NODE. The name of a kernel or the "
+    "beginning of its key, as --list shows them, will do. May be given several times."
 )
 
 
@@ -49,7 +49,7 @@ def main(
         typer.Option(
             "--effort",
             help="none: measure nothing, say what the store knows; quick: a minute, 48 candidates of a "
-            "kernel; full: ten minutes, also other ways to compute heavy nodes, and trains the learned model.",
+            "kernel; full: ten minutes, other ways to compute heavy nodes as well, trains the learned model.",
         ),
     ] = "quick",
     task: Annotated[
