@@ -18,10 +18,10 @@ from types import TracebackType
 
 from tilewright.errors import TilewrightError
 from tilewright.ir.parser import parse
-from tilewright.ir.stmt import PrimFunc
 from tilewright.measure.process import Process
 from tilewright.measure.program import Program, build_program
 from tilewright.schedule import Trace
+from tilewright.schedule.replay import Replay
 from tilewright.target import Target
 
 
@@ -163,7 +163,7 @@ def _serve(connection: Connection, target: Target) -> None:
 def _build(candidate: Candidate, target: Target) -> Build:
     begun = time.perf_counter()
     try:
-        schedule = Trace.from_json(candidate.trace).apply(_parsed(candidate.workload))
+        schedule = _replay(candidate.workload).apply(Trace.from_json(candidate.trace))
         program = build_program(schedule, target)
     except TilewrightError as error:
         return Build(None, "compile_error", error.message, time.perf_counter() - begun)
@@ -175,5 +175,5 @@ def _build(candidate: Candidate, target: Target) -> Build:
 
 
 @functools.lru_cache(64)
-def _parsed(text: str) -> PrimFunc:
-    return parse(text)
+def _replay(workload: str) -> Replay:
+    return Replay(parse(workload))

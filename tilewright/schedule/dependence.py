@@ -7,7 +7,9 @@ complete again in each iteration; and when nothing read in an iteration was writ
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from tilewright.ir.bounds import affine
 from tilewright.ir.expr import TRUE, BinOp, Cmp, Expr, Load, Var, all_of, as_expr, conjuncts, load
@@ -23,13 +25,26 @@ from tilewright.schedule.region import touched
 from tilewright.schedule.state import Tree, binding_vars, reduction_op
 from tilewright.schedule.threads import require_launches
 
+_proved: ContextVar[bool] = ContextVar("proved", default=False)
+
+
+@contextmanager
+def proved_before() -> Iterator[None]:
+    """Inside, independence of iterations and completeness of reads are not proved: for whoever replays steps
+    of which both are known (:mod:`tilewright.schedule.replay`)."""
+    before = _proved.set(True)
+    try:
+        yield
+    finally:
+        _proved.reset(before)
+
 
 def require_independent(tree: Tree, loop: For, what: str) -> None:
     """Raise ScheduleError, beginning with ``what``, unless the iterations of ``loop`` may run in any order.
 
     A vectorized loop may also drive an associative reduction: its lanes are then combined.
     """
-    if const_int(loop.extent) == 1:
+    if const_int(loop.extent) == 1 or _proved.get():
         return
     blocks = tree.blocks_below(loop)
     for block in blocks:
@@ -357,6 +372,8 @@ def _independent_digits(var: Var, atoms: list[Expr], extent: Expr) -> bool:
 
 def require_covered(tree: Tree, block: Block, what: str) -> None:
     """Raise ScheduleError unless all that ``block`` reads is complete when it runs."""
+    if _proved.get():
+        return
     for producer in tree.producers(block):
         for buffer in tree.accesses[producer.name].written & tree.accesses[block.name].loads.keys():
             if not covers(tree, producer, block, buffer):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 from tilewright.ir.bounds import Interval, affine, interval
 from tilewright.ir.expr import TRUE, BinOp, Expr, Load, Var, as_expr
@@ -68,7 +68,7 @@ def relax(e: Expr, inner: Mapping[Var, Expr]) -> Range | None:
     return Range(simplify(base), simplify(span + 1))
 
 
-def _relax_atom(atom: Expr, variables: set[Var], inner: Mapping[Var, Expr]) -> Range | None:
+def _relax_atom(atom: Expr, variables: Set[Var], inner: Mapping[Var, Expr]) -> Range | None:
     if isinstance(atom, Var):
         return Range(ZERO, inner[atom])
     moving = variables & inner.keys()
@@ -87,7 +87,7 @@ def _relax_atom(atom: Expr, variables: set[Var], inner: Mapping[Var, Expr]) -> R
     return _constant_hull(atom, variables, inner)
 
 
-def _constant_hull(atom: Expr, variables: set[Var], inner: Mapping[Var, Expr]) -> Range | None:
+def _constant_hull(atom: Expr, variables: Set[Var], inner: Mapping[Var, Expr]) -> Range | None:
     """The hull over all variables, inner and outer, when it is finite."""
     bounds: dict[Var, Interval] = {}
     for var in variables & inner.keys():

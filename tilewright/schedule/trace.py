@@ -133,8 +133,9 @@ class Trace:
             )
         )
 
-    def apply(self, func: PrimFunc) -> Schedule:
-        """Replay on ``func``: a new Schedule after all instructions, decisions at their values.
+    def apply(self, func: PrimFunc, symbolic: bool = False) -> Schedule:
+        """Replay on ``func``: a new Schedule after all instructions, decisions at their values, or open in a
+        symbolic one.
 
         Raises ScheduleError when the trace is not well-formed, a block is missing, a block has another number
         of loops than in the trace, a decision has no value, or a primitive is not legal there.
@@ -142,7 +143,7 @@ class Trace:
         from tilewright.schedule.schedule import Schedule
 
         check_instructions(self.instructions, INSTRUCTIONS)
-        sch = Schedule(func)
+        sch = Schedule(func, symbolic)
         handles: dict[str, BlockRef | LoopRef] = {}
         for step, instruction in enumerate(self.instructions):
             refs = [handles[name] for name in instruction.inputs]
