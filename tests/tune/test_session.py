@@ -14,7 +14,7 @@ import pytest
 from tests.tune.faked import Clock, FakeMeasurer, search_space, speed
 from tests.tune.stored import DEVICE, TARGET, dense_model
 from tilewright.errors import StoreError
-from tilewright.records import Epoch, Store, open_store
+from tilewright.records import Epoch, Record, Sample, Store, open_store
 from tilewright.sources import open_model
 from tilewright.tune.events import (
     KINDS,
@@ -173,6 +173,17 @@ def test_the_same_again_goes_on_and_measures_nothing_twice(extracted, store):
     for old, new in zip(before.states, after.states, strict=True):
         assert new.at_start == pytest.approx(old.seconds, rel=1e-6)
         assert new.seconds <= old.seconds * (1 + 1e-9)
+
+
+def test_times_of_all_sessions_count_together(extracted, store):
+    (task,) = one(extracted).tasks
+    space = search_space(task.workload, TARGET)
+    for milliseconds, count in ((1, 2), (3, 4), (2, 3)):
+        times = tuple(Sample(milliseconds * 1e-3, 1e-3) for _ in range(count))
+        epoch = Epoch.begin(DEVICE, COMPILER)
+        store.add(Record(task.workload, space.trace(space.default), epoch, 1, "ok", times, "default"))
+    state = session(one(extracted), store, FakeMeasurer(Clock()), trials=0).run().states[0]
+    assert state.default == pytest.approx(2e-3)
 
 
 def test_another_compiler_begins_with_the_old_best_and_measures_it_again(extracted, store):

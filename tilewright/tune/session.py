@@ -495,31 +495,28 @@ class Session:
         """The times that the store has of this device, compiler and number of threads."""
         assert state.space is not None
         device, compiler = self.epoch.device.fingerprint, self.epoch.compiler
-        samples: dict[Point, Record] = {}
+        found: dict[Point, list[Record]] = collections.defaultdict(list)
         for record in self.store.records(
             state.task.key, device=device, compiler=compiler, threads=self.threads, origins=TRUSTED
         ):
             point = state.space.point_of(record.trace)
-            if point is None:
-                continue
-            known = samples.get(point)
-            if known is None or (record.status != "ok", len(record.samples)) > (
-                known.status != "ok",
-                len(known.samples),
-            ):
-                samples[point] = record
-        default = samples.get(state.space.default)
-        if default is None or default.status != "ok":
-            if default is not None:
-                state.error = f"its default schedule fails ({default.status}): {default.error}"
-            return
-        state.default = default.seconds
-        state.ratios = {
-            p: 1.0 if p == state.space.default else ratio_of(r.samples, state.default)
-            for p, r in samples.items()
-            if r.status == "ok"
+            if point is not None:
+                found[point].append(record)
+        failed = {p: next((r for r in records if r.status != "ok"), None) for p, records in found.items()}
+        # Sessions differ by the machine's mood: the times of all of them count.
+        samples = {
+            p: [s for r in records for s in r.samples] for p, records in found.items() if failed[p] is None
         }
-        state.raced = {p for p, r in samples.items() if r.role == "finalist"}
+        default = state.space.default
+        if default not in samples:
+            if (broken := failed.get(default)) is not None:
+                state.error = f"its default schedule fails ({broken.status}): {broken.error}"
+            return
+        state.default = float(np.median([s.seconds for s in samples[default]]))
+        state.ratios = {
+            p: 1.0 if p == default else ratio_of(times, state.default) for p, times in samples.items()
+        }
+        state.raced = {p for p, records in found.items() if any(r.role == "finalist" for r in records)}
 
     def _recorded(self, space: SearchSpace) -> Point | None:
         """The schedule that compiling with the store would take."""
