@@ -285,11 +285,7 @@ class _Compiler:
                     hint="give shapes or dims as well",
                 )
             artifact = self.add_variants(artifact, {n: binding[n] for n in self.model.undeclared}, arrays)
-            if idle := [name for name in arrays if name not in self.model.steering]:
-                raise OptionError(
-                    f"the input '{idle[0]}' does not steer: the compiled model takes any value of it",
-                    hint=f"inputs that steer: {', '.join(self.model.steering) or 'none'}",
-                )
+            self.model.require_steering(arrays)
         return artifact
 
 

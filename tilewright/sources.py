@@ -102,6 +102,15 @@ class OpenModel:
             values = {n: v for n, v in given.items() if n in tensors and isinstance(v, np.ndarray)}
             return Case(made.graph, fixed, values, made.input_counts, made.output_counts)
 
+    def require_steering(self, values: Mapping[str, Given]) -> None:
+        """Raise OptionError for a value of an input that does not steer, as far as the cases made so far
+        tell."""
+        if idle := [name for name in values if name not in self.steering]:
+            raise OptionError(
+                f"the input '{idle[0]}' does not steer: the compiled model takes any value of it",
+                hint=f"inputs that steer: {', '.join(self.steering) or 'none'}",
+            )
+
     def sizes_of(self, values: Mapping[str, Given]) -> dict[str, int]:
         """The sizes of dimensions of inputs of such values. Raises InputError for shapes that do not fit."""
         sizes: dict[str, int] = {}

@@ -27,7 +27,7 @@ from tilewright.graph.graph import Graph
 from tilewright.measure.timing import Plan, race
 from tilewright.records import Device, Epoch, Store, open_store
 from tilewright.runtime.host import check_host
-from tilewright.sources import Source, open_model
+from tilewright.sources import OpenModel, Source, open_model
 from tilewright.target import Target
 from tilewright.tune.budget import duration, parse_budget
 from tilewright.tune.events import Event, EventLog, Listener, Noted, Whole
@@ -148,6 +148,7 @@ class EndToEnd:
         gain: from pairs of runs.
         rounds: how many turns each had.
         noise: of the machine, see :class:`tilewright.measure.Race`.
+        sizes: of the dimensions that have ranges.
     """
 
     before: float
@@ -155,6 +156,7 @@ class EndToEnd:
     gain: Gain
     rounds: int
     noise: float
+    sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,8 +217,10 @@ class TuningResult:
         if whole is None:
             lines.append(f"the whole model was not measured: {self.why_not}")
         else:
+            sizes = ", ".join(f"{name}={size}" for name, size in whole.sizes.items())
+            what = "whole model" + (f" at {sizes}" if sizes else "")
             lines.append(
-                f"whole model, measured: {whole.before * 1e3:.3f} ms by default, {whole.after * 1e3:.3f} ms "
+                f"{what}, measured: {whole.before * 1e3:.3f} ms by default, {whole.after * 1e3:.3f} ms "
                 f"with the store: {whole.gain}, {whole.rounds} rounds"
             )
         failed = "".join(f", {count} {status}" for status, count in sorted(self.failures.items()))
@@ -282,31 +286,52 @@ def list_tasks(
     """
     machine = Target.parse(target)
     count = _threads(machine, threads)
-    given = [] if not values else [values] if isinstance(values, Mapping) else list(values)
-    opened = open_model(source, _sizes(source, shapes, dims), dims, given)
-    if opened.undeclared:
-        raise ShapeError(
-            f"the model has open dimensions: {', '.join(opened.undeclared)}",
-            hint="give their sizes (shapes, --shape), or ranges with points (dims, --dim)",
-        )
-    arrays = given or [{}]
-    graphs = [
-        opened.case(point, case).graph
-        for case in (opened.values or arrays)
-        for point in opened.declared.points()
-    ]
+    opened = _opened(source, _sizes(source, shapes, dims, values), dims, values)
+    return _extracted(opened, machine, count, ways)
+
+
+def _opened(source: Source, shapes: Shapes | None, dims: Dims | None, values: api.Values | None) -> OpenModel:
+    return open_model(source, shapes, dims, _mappings(values))
+
+
+def _extracted(opened: OpenModel, machine: Target, threads: int, ways: bool) -> Extracted:
+    """The kernels of all variants that compile makes at once: for ranges of sizes, their points, and the
+    values that are given."""
+    graphs: list[Graph] = []
+    for values in opened.values or ({},):
+        known = opened.sizes_of(values)
+        if rest := [name for name in opened.undeclared if name not in known]:
+            raise ShapeError(
+                f"the model has open dimensions: {', '.join(rest)}",
+                hint="give their sizes (shapes, --shape), or ranges with points (dims, --dim)",
+            )
+        binding = {name: known[name] for name in opened.undeclared}
+        for point in opened.declared.points():
+            case = opened.case({**binding, **point}, values)
+            if all(case.binding[name] == size for name, size in point.items()):
+                graphs.append(case.graph)
+        opened.require_steering(values)
     disabled = () if options().fast_conv else ("fast_conv",)
-    return extract(graphs, machine, count, source=opened.name, disabled=disabled, ways=ways)
+    return extract(graphs, machine, threads, source=opened.name, disabled=disabled, ways=ways)
 
 
-def _sizes(source: Source, shapes: Shapes | None, dims: Dims | None) -> Shapes | None:
-    """The shapes of all inputs of an ONNX model, a first dimension that is open being 1."""
-    if isinstance(source, Graph) or dims:
+def _mappings(values: api.Values | None) -> list[Mapping[str, Any]]:
+    return [] if not values else [values] if isinstance(values, Mapping) else list(values)
+
+
+def _sizes(
+    source: Source, shapes: Shapes | None, dims: Dims | None, values: api.Values | None
+) -> Shapes | None:
+    """The shapes of all inputs of an ONNX model, a first dimension that is open being 1; as they are given
+    where there are ranges, or several values that have sizes of their own."""
+    arrays = _mappings(values)
+    if isinstance(source, Graph) or dims or len(arrays) > 1:
         return shapes
     from tilewright.feeds import resolve_shapes
 
-    given = {n: [d for d in s if isinstance(d, int)] for n, s in (shapes or {}).items()}
-    if any(len(given[n]) != len(s) for n, s in (shapes or {}).items()):
+    shapes = {**{name: np.shape(value) for one in arrays for name, value in one.items()}, **(shapes or {})}
+    given = {n: [d for d in s if isinstance(d, int)] for n, s in shapes.items()}
+    if any(len(given[n]) != len(s) for n, s in shapes.items()):
         return shapes
     return dict(resolve_shapes(model_inputs(read(source)), given))
 
@@ -381,17 +406,10 @@ def tune(
     count = _threads(machine, threads)
     for plugin in plugins:
         load_plugin(plugin)
-    shapes = _sizes(source, shapes, dims)
+    shapes = _sizes(source, shapes, dims, values)
     proposer = find_strategy(strategy)
-    extracted = list_tasks(
-        source,
-        target=machine,
-        threads=count,
-        shapes=shapes,
-        dims=dims,
-        values=values,
-        ways=ways and not tasks,
-    )
+    opened = _opened(source, shapes, dims, values)
+    extracted = _extracted(opened, machine, count, ways and not tasks)
     if tasks:
         extracted = extracted.only(tasks)
     address = os.fspath(options().store if store is None else store)
@@ -442,14 +460,14 @@ def tune(
             bounds_of(database, machine, count),
         )
         outcome = session.run((Path(source).name if isinstance(source, str | os.PathLike) else "", strategy))
-        whole, why_not = None, _why_not(outcome, bool(tasks), bool(dims))
+        whole, why_not = None, _why_not(outcome, bool(tasks))
         interrupted = outcome.reason == "interrupted"
         try:
             if not why_not:
                 limit = closing or CLOSING_ALONE
                 note(f"the whole model is timed, by default and with the store: {duration(limit)}")
                 try:
-                    whole = measure_whole(source, compiled, compiling, limit)
+                    whole = measure_whole(source, opened, compiled, compiling, limit)
                 except TilewrightError as error:
                     why_not = error.message
             tell(_whole_event(now(), whole, why_not))
@@ -485,29 +503,38 @@ def _whole_event(at: float, whole: EndToEnd | None, why_not: str) -> Whole:
     return Whole(at, whole.before, whole.after, gain.ratio, gain.low, gain.high, whole.rounds, whole.noise)
 
 
-def _why_not(outcome: Outcome, some: bool, ranges: bool) -> str:
+def _why_not(outcome: Outcome, some: bool) -> str:
     """Why the whole model is not timed; empty where it is."""
     if outcome.reason == "interrupted":
         return "the session was interrupted"
     if some:
         return "only some of its kernels were tuned"
-    if ranges:
-        return "it has ranges of sizes"
     found = any(s.ready and s.space is not None and s.best != s.space.default for s in outcome.states)
     return "" if outcome.trials or found else "nothing was measured"
 
 
 def measure_whole(
-    source: Source, compiled: Callable[[], api.Model], compiling: Mapping[str, Any], seconds: float
+    source: Source,
+    opened: OpenModel,
+    compiled: Callable[[], api.Model],
+    compiling: Mapping[str, Any],
+    seconds: float,
 ) -> EndToEnd:
-    """Run the model compiled by default and by ``compiled`` in turns for about so many seconds.
+    """Run the model compiled by default and by ``compiled`` in turns for about so many seconds: with the
+    first of the values that ``opened`` has, where dimensions have ranges at their last points, or at typical
+    sizes where they have none.
 
     Raises CompileError where their outputs differ by more than rounding, else as compile and run do.
     """
     from tilewright.errors import CompileError
 
     with api.compile(source, **compiling, store=False) as before, compiled() as after:
-        inputs = _inputs(source, before)
+        values = opened.values[0] if opened.values else {}
+        ranges = opened.declared.dims
+        sizes = {name: dim.variable(name).typical or dim.hi for name, dim in ranges.items()}
+        sizes |= opened.declared.points()[-1] | opened.sizes_of(values)
+        given = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+        inputs = _inputs(source, opened, sizes, given)
         one, other = before.run(inputs), after.run(inputs)
         for name, expected in one.items():
             if isinstance(expected, np.ndarray):
@@ -523,14 +550,18 @@ def measure_whole(
         difference_ = found.difference(1, 0)
         medians = [statistics.median(s.seconds for s in samples) for samples in found.samples]
         gain = Gain.of(difference_.log_ratio, difference_.half_width)
-        return EndToEnd(medians[0], medians[1], gain, difference_.rounds, found.noise)
+        at = {name: sizes[name] for name in ranges}
+        return EndToEnd(medians[0], medians[1], gain, difference_.rounds, found.noise, at)
 
 
-def _inputs(source: Source, model: api.Model) -> dict[str, np.ndarray]:
-    """Sample data for the model's inputs."""
-    shapes = {spec.name: tuple(int(d) for d in spec.shape) for spec in model.inputs}
+def _inputs(
+    source: Source, opened: OpenModel, sizes: Mapping[str, int], values: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The ``values``, and sample data for the model's other inputs, with these sizes of open dimensions."""
+    inputs = opened.signature.inputs
+    shapes = {s.name: [sizes[d] if isinstance(d, str) else int(d) for d in s.shape] for s in inputs}
     if isinstance(source, Graph):
-        specs = [InputSpec(s.name, tuple(s.shape), np.dtype(s.dtype)) for s in model.inputs]
-        return complete_inputs(specs, None, shapes)
+        specs = [InputSpec(s.name, tuple(s.shape), np.dtype(s.dtype)) for s in inputs]
+        return complete_inputs(specs, values, shapes)
     raw = read(source)
-    return complete_inputs(model_inputs(raw), None, shapes, 0, integer_bounds(raw))
+    return complete_inputs(model_inputs(raw), values, shapes, 0, integer_bounds(raw))

@@ -26,7 +26,10 @@ def parse_budget(budget: str | float) -> float:
     else:
         seconds = float(budget)
     if not (math.isfinite(seconds) and seconds > 0):
-        raise OptionError(f"budget '{budget}' is no time", hint="write seconds, or 90s, 5m, 1h30m")
+        raise OptionError(
+            f"budget '{budget}' is no time",
+            hint="write seconds, or 90s, 5m, 1h30m; trials (--trials) limits the number of candidates",
+        )
     return seconds
 
 
