@@ -199,6 +199,9 @@ def test_edges_that_are_known_leave_whole_tiles_without_masks(make: Callable[[],
     reductions = [s for s in walk_stmt(versions.then) if isinstance(s, For) and s.var.name.startswith("r0")]
     assert len(reductions) >= 3
     assert not any(isinstance(s, If) for loop in reductions for s in walk_stmt(loop))
+    assert versions.orelse is not None
+    rare = [s for s in walk_stmt(versions.orelse) if isinstance(s, For) and s.var.name.startswith("r0")]
+    assert len(rare) == (1 if make is ragged_weights else 3), "one last tile of many has one copy only"
     masks = [s.cond for s in walk_stmt(versions.then) if isinstance(s, If) and s.orelse is None]
     assert all(dims_of([cond]) for cond in masks), "what is left says which rows there are"
 

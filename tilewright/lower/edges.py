@@ -27,6 +27,7 @@ from tilewright.ir.visit import (
     walk_expr,
     walk_stmt,
 )
+from tilewright.lower.thin_tiles import whole_tiles
 
 #: Most copies of one loop body that edges may cost, and most edge values of one tile index.
 MAX_VERSIONS = 12
@@ -162,9 +163,11 @@ def _version_by(split: _Split, body: Stmt, var: Var, scope: _Scope) -> Stmt:
     atom, edges = split.atom, [*split.below, *split.above]
     copies = len(edges) + (split.lo <= split.hi)
     result: Stmt | None = None
-    edge = scope.shared(copies, rare=len(edges) * RARE <= len(split.span))
+    rare = len(edges) * RARE <= len(split.span)
+    edge = scope.shared(copies, rare)
+    at_edges = whole_tiles(body) if rare else body
     for value in edges:
-        fixed = simplify_within(substitute(body, {atom: as_expr(value)}), scope.env)
+        fixed = simplify_within(substitute(at_edges, {atom: as_expr(value)}), scope.env)
         piece = _version(fixed, var, edge)
         result = piece if result is None else If(atom.eq(value), piece, result)
     if split.lo > split.hi:

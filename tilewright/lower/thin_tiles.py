@@ -22,6 +22,8 @@ from tilewright.ir.visit import const_int, free_vars, loads_of, substitute, tran
 
 #: Tiles of fewer rows have no second copy.
 MIN_ROWS: Final = 4
+#: Marks what chooses between copies: the last one is right for any number of rows.
+CHOICE_KEY: Final = "tile_rows"
 #: Nor tiles of fewer rows a third one, for half of them.
 MIN_ROWS_HALVED: Final = 8
 
@@ -42,13 +44,27 @@ def _walk(stmt: Stmt, dims: set[Var]) -> Stmt:
             for few in _heights(extent):
                 if least <= few:
                     result = If(simplify(count <= few), _shortened(stmt, count, extent, few), result)
-            return result
+            return Annotate(CHOICE_KEY, True, result)
     if isinstance(stmt, For | Alloc | Annotate):
         return dataclasses.replace(stmt, body=_walk(stmt.body, dims))
     if isinstance(stmt, If):
         orelse = None if stmt.orelse is None else _walk(stmt.orelse, dims)
         return If(stmt.cond, _walk(stmt.then, dims), orelse)
     return seq([_walk(s, dims) for s in stmt.stmts]) if isinstance(stmt, Seq) else stmt
+
+
+def whole_tiles(stmt: Stmt) -> Stmt:
+    """``stmt`` without the copies for few rows: the whole tile does for them, too."""
+
+    def visit(inner: Stmt) -> Stmt | None:
+        if not (isinstance(inner, Annotate) and inner.key == CHOICE_KEY):
+            return None
+        whole = inner.body
+        while isinstance(whole, If) and whole.orelse is not None:
+            whole = whole.orelse
+        return whole
+
+    return transform_stmt(stmt, visit)
 
 
 def _heights(extent: int) -> Iterator[int]:

@@ -42,7 +42,7 @@ class _Iteration:
 
     def value(self, e: Expr) -> Expr:
         """``e`` in this iteration."""
-        variables = e.contents.variables
+        variables = e.variables
         where = self
         while where.var not in variables:
             if where.around is None:
