@@ -83,6 +83,11 @@ class Expr:
         """What occurs in it: found once, shared with sub-expressions that contain the same."""
         return self._inside or self._look_inside()
 
+    @property
+    def variables(self) -> frozenset[Var]:
+        """All variables in it, those that a Reduce binds too."""
+        return (self._inside or self._look_inside()).variables
+
     def _look_inside(self) -> Contents:
         """What occurs in its children together. A node itself is in nothing that it refers to: it would
         outlive its users."""
@@ -231,6 +236,10 @@ class Var(Expr):
     def contents(self) -> Contents:
         alone = frozenset((self,))
         return Contents(alone, alone, ())
+
+    @property
+    def variables(self) -> frozenset[Var]:
+        return frozenset((self,))
 
 
 class BinOp(Expr):
@@ -386,8 +395,11 @@ def _intern(
     if known is not None:
         return known
     node: Expr = object.__new__(kind)
-    for name, value in zip(_FIELDS[kind], fields, strict=True):
-        setattr(node, name, value)
+    if type(node) is BinOp:  # most of them are
+        node.op, node.a, node.b = fields
+    else:
+        for name, value in zip(_FIELDS[kind], fields, strict=True):
+            setattr(node, name, value)
     node.dtype = dtype
     node._inside = None
     entry = _Entry(node, _forget)

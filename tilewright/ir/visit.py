@@ -57,7 +57,7 @@ def free_vars(e: Expr) -> Set[Var]:
 
 def uses(e: Expr, variables: Set[Var]) -> bool:
     """Whether any of ``variables`` occurs in ``e``."""
-    return not e.contents.variables.isdisjoint(variables)
+    return not e.variables.isdisjoint(variables)
 
 
 def loads_of(e: Expr) -> Iterator[Load]:
@@ -98,29 +98,29 @@ def rewrite_expr(e: Expr, fn: Callable[[Expr], Expr | None], memo: dict[Expr, Ex
 
 def substitute_expr(e: Expr, mapping: Mapping[Expr, Expr]) -> Expr:
     """Replace whole sub-expressions (variables or any interned node) by others."""
-    return _substitution(mapping)(e) if mapping else e
+    return _Substitution(mapping).of(e) if mapping else e
 
 
-def _substitution(mapping: Mapping[Expr, Expr]) -> Callable[[Expr], Expr]:
-    """A function that replaces sub-expressions, which remembers what it has seen. It leaves alone what has
-    none of the variables of the expressions to be replaced."""
-    memo: dict[Expr, Expr] = dict(mapping)
-    keys = [key.contents.variables for key in mapping]
-    if not all(keys):  # one without variables may be anywhere
-        return lambda e: rewrite_expr(e, lambda _: None, memo)
-    variables = frozenset[Var]().union(*keys)
+class _Substitution:
+    """Replaces sub-expressions and remembers what it has seen. It leaves alone what has none of the variables
+    of the expressions to be replaced."""
 
-    def replaced(e: Expr) -> Expr:
-        known = memo.get(e)
+    def __init__(self, mapping: Mapping[Expr, Expr]) -> None:
+        self._memo: dict[Expr, Expr] = dict(mapping)
+        keys = [key.variables for key in mapping]
+        # An expression without variables may be anywhere.
+        self._variables = frozenset[Var]().union(*keys) if all(keys) else None
+
+    def of(self, e: Expr) -> Expr:
+        """``e`` with the replacements made."""
+        known = self._memo.get(e)
         if known is None:
-            if e.contents.variables.isdisjoint(variables):
+            if self._variables is not None and e.variables.isdisjoint(self._variables):
                 return e
             children = e.children
-            fresh = [replaced(child) for child in children]
-            known = memo[e] = e.rebuild(fresh) if any(map(is_not, fresh, children)) else e
+            fresh = [self.of(child) for child in children]
+            known = self._memo[e] = e.rebuild(fresh) if any(map(is_not, fresh, children)) else e
         return known
-
-    return replaced
 
 
 def walk_stmt(s: Stmt) -> Iterator[Stmt]:
@@ -224,7 +224,7 @@ def substitute(s: Stmt, mapping: Mapping[Expr, Expr]) -> Stmt:
     """Replace sub-expressions everywhere in ``s``; the memo is shared, so one pass costs one visit a node."""
     if not mapping:
         return s
-    return map_stmt(s, _substitution(mapping))
+    return map_stmt(s, _Substitution(mapping).of)
 
 
 def replace_buffers(s: Stmt, mapping: Mapping[Buffer, Buffer]) -> Stmt:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from functools import cached_property
+from typing import Final
 
 from tilewright.errors import ScheduleError
 from tilewright.ir.expr import BinOp, Const, Expr, Load, Var, conjuncts, load
@@ -30,6 +31,7 @@ from tilewright.ir.stmt import (
     TensorCall,
     child_stmts,
     seq,
+    with_inner,
 )
 from tilewright.ir.visit import find_blocks, free_vars, loads_of, own_exprs, substitute_expr, walk_stmt
 from tilewright.schedule.diagnostics import failure
@@ -52,6 +54,10 @@ class LoopRef:
 
     def __repr__(self) -> str:
         return f"LoopRef({self.var.name})"
+
+
+#: What there may be around blocks, beside loops.
+_OUTSIDE_BLOCKS: Final = frozenset([Seq, Alloc, Annotate, If])
 
 
 class Tree:
@@ -78,13 +84,13 @@ class Tree:
                 continue
             if isinstance(node, For):
                 self._add_loop(node)
-            elif not isinstance(node, Seq | Alloc | Annotate | If):
+            elif type(node) not in _OUTSIDE_BLOCKS:
                 raise ScheduleError(
                     f"'{func.name}' computes outside of blocks; only programs made of blocks can be "
                     "scheduled",
                     hint="schedule before lowering",
                 )
-            stack.extend((child, node) for child in reversed(list(child_stmts(node))))
+            stack += [(child, node) for child in reversed(child_stmts(node))]
 
     def _add_block(self, block: Block) -> None:
         if block.name in self.blocks:
@@ -317,7 +323,7 @@ def replace(tree: Tree, mapping: Mapping[Stmt, Stmt | None]) -> PrimFunc:
             return node
         if isinstance(node, For | Alloc | Annotate):
             body = rebuild(node.body)
-            return None if body is None else dataclasses.replace(node, body=body)
+            return None if body is None else with_inner(node, body)
         if isinstance(node, Seq):
             stmts = [s for s in map(rebuild, node.stmts) if s is not None]
             return seq(stmts) if stmts else None
@@ -358,7 +364,7 @@ def rebind(stmt: Stmt, mapping: Mapping[Expr, Expr], guard: Expr | None = None) 
             predicate = predicate & guard
         return stmt.with_(iters=iters, predicate=predicate)
     if isinstance(stmt, For | Alloc | Annotate):
-        return dataclasses.replace(stmt, body=rebind(stmt.body, mapping, guard))
+        return with_inner(stmt, rebind(stmt.body, mapping, guard))
     if isinstance(stmt, Seq):
         return seq([rebind(s, mapping, guard) for s in stmt.stmts])
     assert isinstance(stmt, If)
