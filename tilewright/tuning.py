@@ -472,7 +472,7 @@ def tune(
                     why_not = error.message
             tell(_whole_event(now(), whole, why_not))
             if effort == "full" and outcome.trials and not interrupted:
-                note("the learned model is trained on all records of this machine")
+                note("the learned model is trained on all records: minutes, which Ctrl-C cuts short")
                 note(train_again(database, machine, count))
         except KeyboardInterrupt:  # what was found is in the store, and is to be told
             if whole is None and not why_not:

@@ -66,7 +66,7 @@ def interrupt(*_):
 @pytest.mark.parametrize(
     ("phase", "words", "said", "left_out"),
     [
-        ("measure_whole", (), "the whole model was not measured: it was interrupted", "is trained on"),
+        ("measure_whole", (), "the whole model was not measured: it was interrupted", "is trained on all"),
         ("train_again", ("--effort", "full"), "the learned model was not trained: it was interrupted", "\0"),
     ],
 )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tilewright.cost import CostModel
 from tilewright.cost.coefficients import BOUNDS, Coefficients
-from tilewright.cost.draft import LIMITS, DraftModel, bound, cold_bytes, draft_model
+from tilewright.cost.draft import LIMITS, DraftModel, bound, cold_bytes, draft_model, least_seconds
 from tilewright.errors import StoreError
 from tilewright.ir import te
 from tilewright.ir.expr import call
@@ -143,6 +143,38 @@ def test_what_bounds_a_kernel(func: PrimFunc, limit: str) -> None:
     assert 0 < found.share <= 1
     assert str(found).startswith("bound by ")
     assert f"{found.seconds * 1e6:.1f} us" in str(found)
+
+
+def lookup(rows: int, read: int = 16, width: int = 64) -> PrimFunc:
+    table, ids = te.placeholder((rows, width), "float32", "table"), te.placeholder((read,), "int64", "ids")
+    y = te.compute((read, width), lambda i, j: table[ids[i], j], "y")
+    return te.primfunc("lookup", [table, ids], [y], const_inputs=[table])
+
+
+def test_of_a_table_only_the_rows_that_are_read_come_from_memory() -> None:
+    model = DraftModel(TARGET)
+    small, large = lookup(1 << 10), lookup(1 << 20)
+    for said in (
+        lambda func: least_seconds(features(func), model, 1, cold_bytes(func), 32),
+        lambda func: bound(features(func), model, 1, cold_bytes(func)).seconds,
+    ):
+        assert said(large) == pytest.approx(said(small), rel=0.05)
+
+
+def test_no_schedule_takes_less_than_the_least_time() -> None:
+    model = DraftModel(TARGET)
+    c = model.coefficients
+    for func in (product(), product(16, 4096, 4096), elements(1 << 12), elements(1 << 24)):
+        sketch, cold = sketches(func, TARGET)[0], cold_bytes(func)
+        floors = [least_seconds(f, model, 2, cold, 32) for f in sketch.features(sketch.sample(20))]
+        assert max(floors) == pytest.approx(min(floors))
+        assert max(floors) < float(np.exp(model.predict(sketch, sketch.sample(20), 2).log_seconds.min()))
+    weights = 4096 * 4096 * 4
+    assert least_seconds(features(product(1, 4096, 4096)), model, 1, weights, 32) == weights / c.memory
+    large = product(512, 768, 768)
+    assert least_seconds(features(large), model, 1, cold_bytes(large), 32) == pytest.approx(
+        512 * 768 * 768 / 16 * c.multiply_add * c.cycle
+    )
 
 
 def test_default_coefficients_are_plausible_for_every_preset_and_read_back() -> None:

@@ -17,7 +17,7 @@ from tilewright.ir.collapse import collapse_dims
 from tilewright.ir.expr import Expr
 from tilewright.ir.intrinsics import flops_of
 from tilewright.ir.stmt import Buffer, PrimFunc, Store
-from tilewright.ir.visit import find_blocks
+from tilewright.ir.visit import find_blocks, loads_of, stores_of
 from tilewright.runtime.chosen import BY_RULES, Chosen
 from tilewright.runtime.traits import Traits
 
@@ -138,12 +138,19 @@ def count_bytes(func: PrimFunc) -> int:
 
 
 def cold_bytes(func: PrimFunc) -> float:
-    """Bytes of the constant operands of a function with known sizes: a model's weights."""
+    """Bytes of the constant operands of an unscheduled function with known sizes: a model's weights. Of a
+    table that is looked up, only as many elements as are read."""
     constants = set(func.attr("const_params", ()))
+    reads: dict[str, int] = {}
+    for block in find_blocks(func.body):
+        instances = prod(max(_typical(it.extent), 1) for it in block.iters)
+        for load in {load for store in stores_of(block.body) for load in loads_of(store.value)}:
+            reads[load.buffer.name] = reads.get(load.buffer.name, 0) + instances
     found = 0
     for param in func.params:
         if isinstance(param, Buffer) and param.name in constants and param.static_shape is not None:
-            found += prod(param.static_shape) * dt.nbytes(param.dtype)
+            size = prod(param.static_shape)
+            found += min(size, reads.get(param.name, size)) * dt.nbytes(param.dtype)
     return float(found)
 
 

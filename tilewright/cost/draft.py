@@ -183,8 +183,10 @@ def least_seconds(
     # Integers are not counted as operations: a reduction of them has one multiply-add a step.
     each = max(of("ops_add"), of("ops_mul"), of("ops_minmax"), 1.0 if of("steps") > 0 else 0.0)
     vectors = each * 2.0 ** (of("points") + of("steps")) / target.lanes(max(bits, 8))
-    # What was in the cache before, and what stays there after.
-    moved = max(cold, 2.0 ** of("param_bytes") - 2 * target.l3_bytes)
+    # Of a table that is looked up only some rows are touched. What was in the cache before, and what stays
+    # there after, need not move.
+    touched = min(2.0 ** of("param_bytes"), 2.0 ** of("footprint_all") + 2.0 ** of("other_bytes"))
+    moved = max(cold, touched - 2 * target.l3_bytes)
     return float(max(vectors * c.multiply_add * c.cycle / threads, moved / c.memory))
 
 
