@@ -93,8 +93,9 @@ class Access(NamedTuple):
 def _collect_accesses(body: Stmt, wanted: set[Buffer]) -> dict[Buffer, list[Access]]:
     """The accesses to every buffer in program order."""
     found: dict[Buffer, list[Access]] = {}
-
-    def visit(stmt: Stmt, path: Path) -> None:
+    stack: list[tuple[Stmt, Path]] = [(body, ())]
+    while stack:
+        stmt, path = stack.pop()
         path = (*path, stmt)
         if isinstance(stmt, Store) and stmt.buffer in wanted:
             found.setdefault(stmt.buffer, []).append(Access(path, stmt.indices, True))
@@ -102,10 +103,7 @@ def _collect_accesses(body: Stmt, wanted: set[Buffer]) -> dict[Buffer, list[Acce
             for node in loads_of(e):
                 if node.buffer in wanted:
                     found.setdefault(node.buffer, []).append(Access(path, node.indices, False))
-        for child in child_stmts(stmt):
-            visit(child, path)
-
-    visit(body, ())
+        stack += [(child, path) for child in reversed(child_stmts(stmt))]
     return found
 
 

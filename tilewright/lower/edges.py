@@ -32,7 +32,7 @@ from tilewright.lower.thin_tiles import whole_tiles
 #: Most copies of one loop body that edges may cost, and most edge values of one tile index.
 MAX_VERSIONS = 12
 MAX_EDGES = 3
-#: Edges that are no more than one of so many values are rare.
+#: Edges that are no more than one of so many values, at any size, are rare.
 RARE = 8
 #: Serial loops up to this length are unrolled when their guards fold by it.
 MAX_EDGE_UNROLL = 16
@@ -63,17 +63,20 @@ class _RunTimeGuard:
 
 @dataclasses.dataclass(frozen=True)
 class _Scope:
-    """Where a statement stands: what the loops around it say, how many copies it may become, whether
-    comparisons at run time may tell these apart, and the tile indices that are outside by such a one."""
+    """Where a statement stands: what the loops around it say, and what at the least sizes that there may be;
+    how many copies it may become, whether comparisons at run time may tell these apart, and the tile indices
+    that are outside by such a one."""
 
     env: Simplifier
+    least: Simplifier
     budget: int = MAX_VERSIONS
     at_run_time: bool = True
     outside: frozenset[Expr] = frozenset()
 
     def inside(self, loop: For) -> _Scope:
         """The scope of a loop's body."""
-        return dataclasses.replace(self, env=self.env.with_loop(loop.var, loop.extent))
+        env, least = (e.with_loop(loop.var, loop.extent) for e in (self.env, self.least))
+        return dataclasses.replace(self, env=env, least=least)
 
     def shared(self, copies: int, rare: bool = False) -> _Scope:
         """The scope of one of so many copies; ``rare`` ones are not worth comparisons at run time."""
@@ -83,7 +86,9 @@ class _Scope:
 
 def split_edges(func: PrimFunc) -> PrimFunc:
     """Version loop bodies by their tile indices, see the module's text."""
-    return func.with_(body=_walk(func.body, _Scope(Simplifier())))
+    sizes = {d: max(d.lo or 0, 1) for d in func.params if isinstance(d, Var)}
+    least = Simplifier({d: Interval(size, size) for d, size in sizes.items()})
+    return func.with_(body=_walk(func.body, _Scope(Simplifier(), least)))
 
 
 def _walk(stmt: Stmt, scope: _Scope) -> Stmt:
@@ -163,7 +168,8 @@ def _version_by(split: _Split, body: Stmt, var: Var, scope: _Scope) -> Stmt:
     atom, edges = split.atom, [*split.below, *split.above]
     copies = len(edges) + (split.lo <= split.hi)
     result: Stmt | None = None
-    rare = len(edges) * RARE <= len(split.span)
+    count = scope.least.interval(atom)
+    rare = count.lo is not None and count.hi is not None and len(edges) * RARE <= count.hi - count.lo + 1
     edge = scope.shared(copies, rare)
     at_edges = whole_tiles(body) if rare else body
     for value in edges:
@@ -227,11 +233,12 @@ def _conditions(body: Stmt, env: Simplifier, choices: bool = False) -> dict[Expr
     """The conditions under ``body``, or those by which values are chosen, each with the loops inside ``body``
     around its first place."""
     found: dict[Expr, Bounds] = {}
-
-    def visit(stmt: Stmt, inner: dict[Var, Interval]) -> None:
+    stack: list[tuple[Stmt, dict[Var, Interval]]] = [(body, {})]
+    while stack:
+        stmt, inner = stack.pop()
         if isinstance(stmt, For):
             top = Ranges({**env.ranges.atoms, **inner}).interval(stmt.extent).hi
-            visit(stmt.body, {**inner, stmt.var: Interval(0, None if top is None else max(top - 1, 0))})
+            inner = {**inner, stmt.var: Interval(0, None if top is None else max(top - 1, 0))}
         elif isinstance(stmt, Store) and choices:
             for node in walk_expr(stmt.value):
                 if isinstance(node, Select):
@@ -241,14 +248,7 @@ def _conditions(body: Stmt, env: Simplifier, choices: bool = False) -> dict[Expr
             # What chooses between two ways is no guard: it need not hold in the interior.
             for cond in conjuncts(stmt.cond) if stmt.orelse is None and not choices else ():
                 found.setdefault(cond, inner)
-            visit(stmt.then, inner)
-            if stmt.orelse is not None:
-                visit(stmt.orelse, inner)
-        else:
-            for child in child_stmts(stmt):
-                visit(child, inner)
-
-    visit(body, {})
+        stack += [(child, inner) for child in reversed(child_stmts(stmt))]
     return found
 
 

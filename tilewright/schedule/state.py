@@ -316,26 +316,27 @@ def replace(tree: Tree, mapping: Mapping[Stmt, Stmt | None]) -> PrimFunc:
     for node in mapping:
         touched.update(tree.path(node)[:-1])
 
-    def rebuild(node: Stmt) -> Stmt | None:
-        if node in mapping:
-            return mapping[node]
-        if node not in touched:
-            return node
-        if isinstance(node, For | Alloc | Annotate):
-            body = rebuild(node.body)
-            return None if body is None else with_inner(node, body)
-        if isinstance(node, Seq):
-            stmts = [s for s in map(rebuild, node.stmts) if s is not None]
-            return seq(stmts) if stmts else None
-        assert isinstance(node, If)
-        then = rebuild(node.then)
-        orelse = None if node.orelse is None else rebuild(node.orelse)
-        if then is None and orelse is None:
-            return None
-        return If(node.cond, then if then is not None else Seq(()), orelse)
-
-    body = rebuild(tree.func.body)
+    body = _rebuilt(tree.func.body, mapping, touched)
     return tree.func.with_(body=Seq(()) if body is None else body)
+
+
+def _rebuilt(node: Stmt, mapping: Mapping[Stmt, Stmt | None], touched: set[Stmt]) -> Stmt | None:
+    if node in mapping:
+        return mapping[node]
+    if node not in touched:
+        return node
+    if isinstance(node, For | Alloc | Annotate):
+        body = _rebuilt(node.body, mapping, touched)
+        return None if body is None else with_inner(node, body)
+    if isinstance(node, Seq):
+        stmts = [s for s in (_rebuilt(s, mapping, touched) for s in node.stmts) if s is not None]
+        return seq(stmts) if stmts else None
+    assert isinstance(node, If)
+    then = _rebuilt(node.then, mapping, touched)
+    orelse = None if node.orelse is None else _rebuilt(node.orelse, mapping, touched)
+    if then is None and orelse is None:
+        return None
+    return If(node.cond, then if then is not None else Seq(()), orelse)
 
 
 def without_alloc(func: PrimFunc, buffer: Buffer) -> PrimFunc:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Final
 
 from tilewright.backend.llvm import mathlib
 from tilewright.backend.llvm import types as ty
@@ -36,6 +37,19 @@ class Guard:
         self.value = value
 
 
+#: The method that emits expressions of a kind.
+_EMITTERS: Final[Mapping[type[Expr], str]] = {
+    Const: "_const",
+    Var: "_var",
+    BinOp: "_binop",
+    Cmp: "_cmp",
+    Select: "_select",
+    Cast: "_cast",
+    Call: "_call",
+    Load: "load",
+}
+
+
 class Values(Placement):
     """Emits expressions, each at its place and once."""
 
@@ -48,26 +62,17 @@ class Values(Placement):
         self.ranges = Ranges()
         self.guards: list[Guard] = []
         self._loads_memory: dict[Expr, bool] = {}
-        self._emitters: dict[type[Expr], Callable[..., Value]] = {
-            Const: self._const,
-            Var: self._var,
-            BinOp: self._binop,
-            Cmp: self._cmp,
-            Select: self._select,
-            Cast: self._cast,
-            Call: self._call,
-            Load: self.load,
-        }
 
     def value(self, e: Expr) -> Value:
         """The SSA value of ``e``, emitted now if it is not there yet."""
         known = self.memo.get(e)
         if known is not None:
             return known
-        emitter = self._emitters.get(type(e))
+        emitter = _EMITTERS.get(type(e))
         if emitter is None:
             raise CompileError(f"a {type(e).__name__} expression reached the LLVM backend")
-        return emitter(e)
+        result: Value = getattr(self, emitter)(e)
+        return result
 
     def load(self, e: Load) -> Value:
         """The value of a load."""
