@@ -151,9 +151,11 @@ def lookup(rows: int, read: int = 16, width: int = 64) -> PrimFunc:
     return te.primfunc("lookup", [table, ids], [y], const_inputs=[table])
 
 
-def test_of_a_table_only_the_rows_that_are_read_come_from_memory() -> None:
+def test_a_table_that_is_looked_up_does_not_come_from_memory() -> None:
     model = DraftModel(TARGET)
     small, large = lookup(1 << 10), lookup(1 << 20)
+    assert cold_bytes(large) == 0
+    assert cold_bytes(lookup(8, read=16)) == 8 * 64 * 4
     for said in (
         lambda func: least_seconds(features(func), model, 1, cold_bytes(func), 32),
         lambda func: bound(features(func), model, 1, cold_bytes(func)).seconds,

@@ -138,8 +138,8 @@ def count_bytes(func: PrimFunc) -> int:
 
 
 def cold_bytes(func: PrimFunc) -> float:
-    """Bytes of the constant operands of an unscheduled function with known sizes: a model's weights. Of a
-    table that is looked up, only as many elements as are read."""
+    """Bytes of the constant operands of an unscheduled function with known sizes: a model's weights. A table
+    of which only a part is looked up counts for nothing: the rows that are read may be in a cache."""
     constants = set(func.attr("const_params", ()))
     reads: dict[str, int] = {}
     for block in find_blocks(func.body):
@@ -150,7 +150,7 @@ def cold_bytes(func: PrimFunc) -> float:
     for param in func.params:
         if isinstance(param, Buffer) and param.name in constants and param.static_shape is not None:
             size = prod(param.static_shape)
-            found += min(size, reads.get(param.name, size)) * dt.nbytes(param.dtype)
+            found += size * dt.nbytes(param.dtype) if reads.get(param.name, size) >= size else 0
     return float(found)
 
 
