@@ -54,10 +54,10 @@ class _Guard:
 @dataclasses.dataclass(frozen=True)
 class _RunTimeGuard:
     """``cond`` holds whenever ``inside`` does, whatever the inner loops do; that is a condition on ``atom``
-    and on dimensions."""
+    and on dimensions, on these alone where a tile index has become a number (None)."""
 
     cond: Expr
-    atom: Expr
+    atom: Expr | None
     inside: Expr
 
 
@@ -71,7 +71,7 @@ class _Scope:
     least: Simplifier
     budget: int = MAX_VERSIONS
     at_run_time: bool = True
-    outside: frozenset[Expr] = frozenset()
+    outside: frozenset[Expr | None] = frozenset()
 
     def inside(self, loop: For) -> _Scope:
         """The scope of a loop's body."""
@@ -111,16 +111,17 @@ def _map_children(stmt: Stmt, fn: Callable[[Stmt], Stmt]) -> Stmt:
     return stmt
 
 
-def _version(body: Stmt, var: Var, scope: _Scope) -> Stmt:
+def _version(body: Stmt, var: Var, scope: _Scope, at_edge: bool = False) -> Stmt:
     """``body`` of the loop over ``var``, split into an interior and edges for every tile index that ``var``
-    completes. Edges that are known now come first: what they leave over has no masks, whatever a run says."""
+    completes. Edges that are known now come first: what they leave over has no masks, whatever a run says.
+    ``at_edge``: one of these indices has become a number."""
     guards = _guards(body, var, scope.env)
     split = _edges_of(guards, scope) if guards else None
     if split is not None:
         return _version_by(split, body, var, scope)
     at_run_time: list[_RunTimeGuard] = []
     if scope.at_run_time and scope.budget > 1:
-        at_run_time = _run_time_guards(body, var, scope) or _run_time_choices(body, var, scope)
+        at_run_time = _run_time_guards(body, var, scope, at_edge) or _run_time_choices(body, var, scope)
     if at_run_time:
         return _version_at_run_time(body, var, scope, at_run_time)
     if any(g.atom is not guards[0].atom for g in guards):
@@ -174,7 +175,7 @@ def _version_by(split: _Split, body: Stmt, var: Var, scope: _Scope) -> Stmt:
     at_edges = whole_tiles(body) if rare else body
     for value in edges:
         fixed = simplify_within(substitute(at_edges, {atom: as_expr(value)}), scope.env)
-        piece = _version(fixed, var, edge)
+        piece = _version(fixed, var, edge, at_edge=True)
         result = piece if result is None else If(atom.eq(value), piece, result)
     if split.lo > split.hi:
         assert result is not None
@@ -214,8 +215,8 @@ def _guards(body: Stmt, var: Var, env: Simplifier) -> list[_Guard]:
     return [guard for guard in found.values() if guard is not None]
 
 
-def _run_time_guards(body: Stmt, var: Var, scope: _Scope) -> list[_RunTimeGuard]:
-    found = {c: _at_run_time(c, var, inner) for c, inner in _conditions(body, scope.env).items()}
+def _run_time_guards(body: Stmt, var: Var, scope: _Scope, at_edge: bool) -> list[_RunTimeGuard]:
+    found = {c: _at_run_time(c, var, inner, at_edge) for c, inner in _conditions(body, scope.env).items()}
     return [guard for guard in found.values() if guard is not None and guard.atom not in scope.outside]
 
 
@@ -291,8 +292,9 @@ def _analyse(cond: Expr, var: Var, inner: Bounds, env: Simplifier) -> _Guard | N
     return _Guard(cond, atom, None, worst // -coefficient)
 
 
-def _at_run_time(cond: Expr, var: Var, inner: Bounds) -> _RunTimeGuard | None:
-    """``cond`` as a guard on one atom that ``var`` completes and on dimensions known at run time."""
+def _at_run_time(cond: Expr, var: Var, inner: Bounds, at_edge: bool = False) -> _RunTimeGuard | None:
+    """``cond`` as a guard on one atom that ``var`` completes and on dimensions known at run time, or
+    ``at_edge`` on dimensions alone."""
     if not isinstance(cond, Cmp) or cond.op not in ("lt", "le") or cond.a.dtype != dt.INDEX:
         return None
     form = linear(simplify(cond.b - cond.a - (1 if cond.op == "lt" else 0)))
@@ -318,7 +320,7 @@ def _at_run_time(cond: Expr, var: Var, inner: Bounds) -> _RunTimeGuard | None:
             atom = term
         else:
             return None
-    if atom is None or not sizes or var not in free_vars(atom):
+    if not sizes or (not at_edge if atom is None else var not in free_vars(atom)):
         return None
     return _RunTimeGuard(cond, atom, simplify(least >= 0))
 
