@@ -13,7 +13,7 @@ import tilewright as tw
 from tests.tune.faked import Clock, FakeMeasurer
 from tilewright import tuning
 from tilewright.errors import OptionError, ShapeError
-from tilewright.tuning import TuningResult, list_tasks
+from tilewright.tuning import Gain, TuningResult, list_tasks
 
 Tune = Callable[..., TuningResult]
 
@@ -100,6 +100,14 @@ def test_values_that_steer_are_those_of_the_whole_and_say_sizes(tune: Tune):
 def test_values_of_inputs_that_do_not_steer_are_an_error_before_anything_is_measured():
     with pytest.raises(OptionError, match="'x' does not steer"):
         list_tasks(steered(), values={"axes": [1], "x": np.ones((3, 4, 50), np.float32)}, threads=1)
+
+
+def test_an_interval_of_too_few_runs_is_not_shown():
+    assert str(Gain.of(np.log(0.5), 0.1)) == "2.000x [1.810, 2.210]"
+    for half_width in (3.0, 500.0, np.inf):
+        vague = Gain.of(np.log(0.5), half_width)
+        assert str(vague) == "2.000x [too few runs to tell]"
+        assert not vague.sure
 
 
 def test_each_of_several_values_has_its_kernels():

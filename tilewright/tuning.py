@@ -48,6 +48,8 @@ EFFORTS: Final[Mapping[str, tuple[str | None, int | None, float, bool]]] = {
 #: Part of the budget, and seconds at most, that are kept for timing the whole model at the end.
 CLOSING: Final = 0.1
 CLOSING_SECONDS: Final = 20.0
+#: Intervals whose ends are this far apart say nothing: two or three runs on a busy machine.
+VAGUE: Final = 100.0
 #: Seconds for it where the budget is in trials.
 CLOSING_ALONE: Final = 5.0
 #: Characters of a task's label in the table, and kernels that are named for a reason not to tune them.
@@ -80,6 +82,8 @@ class Gain:
         return self.low > 1
 
     def __str__(self) -> str:
+        if not self.high <= VAGUE * self.low:  # also where they are no numbers
+            return f"{self.ratio:.3f}x [too few runs to tell]"
         return f"{self.ratio:.3f}x [{self.low:.3f}, {self.high:.3f}]"
 
 
