@@ -238,7 +238,7 @@ LOWERING = _family(
     (
         "overrun of reductions",
         "lower.overrun:_Overrun._harmless",
-        "if not all(_tells(store, var, inner) for var in guarded & inside[store.buffer]):",
+        "if not all(_tells(store, var, env) for var in guarded & inside[store.buffer]):",
         "if False:",
     ),
     (
@@ -269,7 +269,7 @@ LOWERING = _family(
         "worst // -coefficient)",
         "worst // -coefficient + 1)",
     ),
-    ("unrolled once too little", "lower.unroll:unroll_loops", "range(extent)", "range(max(extent - 1, 1))"),
+    ("unrolled once too little", "lower.unroll:_expand", "range(extent)", "range(max(extent - 1, 1))"),
 )
 
 PADDING = _family(
