@@ -12,6 +12,7 @@ from tilewright.ir.simplify import simplify_stmt
 from tilewright.ir.stmt import PrimFunc
 from tilewright.lower.allocations import place_allocations
 from tilewright.lower.barriers import place_barriers
+from tilewright.lower.choices import hoist_choices
 from tilewright.lower.clamp import clamp_overruns
 from tilewright.lower.compact import compact_buffers
 from tilewright.lower.edges import split_edges, unroll_guarded
@@ -53,6 +54,7 @@ PASSES: Passes = (
     ("split_edges", split_edges),
     ("unroll_guarded", unroll_guarded),
     ("unroll_loops", unroll_loops),
+    ("hoist_choices", hoist_choices),
 )
 
 #: What threads do together is decided before guards move: no barrier may get under a condition that differs
