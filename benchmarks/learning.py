@@ -24,7 +24,8 @@ import numpy as np
 
 from benchmarks.sketches import convolution
 from tilewright.cli.common import table
-from tilewright.cost.dataset import Dataset, dataset_of
+from tilewright.cost.coefficients import Coefficients
+from tilewright.cost.dataset import TRUST, Dataset, dataset_of
 from tilewright.cost.draft import DraftModel, draft_model
 from tilewright.cost.evaluation import (
     GROUPINGS,
@@ -37,9 +38,11 @@ from tilewright.cost.evaluation import (
 from tilewright.cost.learned import Floats, LearnedModel, Training
 from tilewright.cost.training import MIN_RECORDS, TRUSTS, HeldOut, choose_trust, hold_out, train
 from tilewright.cost.trees import available
-from tilewright.records import Device, open_store
+from tilewright.records import Device, Record, open_store
+from tilewright.records.store import StoredModel
 from tilewright.schedule.space import sketches
 from tilewright.target import Target
+from tilewright.tune.models import kept_features
 
 
 def row(name: str, found: Sequence[Quality]) -> list[str]:
@@ -116,6 +119,33 @@ def rates(model: LearnedModel, count: int) -> list[list[str]]:
     ]
 
 
+def the_device(known: Sequence[Device], wanted: str | None) -> Device:
+    """Among the devices of records the one with this name or beginning of a fingerprint; this machine when
+    left out. Ends the program where there is not exactly one."""
+    if wanted is None:
+        return Device.of(Target.host())
+    found = {d for d in known if d.name == wanted or d.fingerprint.startswith(wanted)}
+    if len(found) != 1:
+        names = ", ".join(sorted({f"{d.fingerprint[:8]} ({d.name})" for d in known}))
+        raise SystemExit(f"{len(found)} devices are '{wanted}'; the stores have records of {names}")
+    return found.pop()
+
+
+def the_draft(device: Device, threads: int, paths: Sequence[str], other: str | None) -> DraftModel:
+    """The draft of a device, with its newest calibration in these stores; where ``other`` is given, with the
+    newest in that store, of whatever device: machines that differ in their number of cores alone are
+    different devices, and run one thread alike."""
+    found: list[StoredModel] = []
+    for path in paths if other is None else [other]:
+        with open_store(path) as store:
+            found += store.models("draft", device.fingerprint if other is None else None, threads, limit=1)
+    target = Target.from_json(device.target)
+    if not found:
+        return draft_model(target, threads)
+    newest = max(found, key=lambda model: model.created)
+    return DraftModel(target, Coefficients.from_json(newest.data))
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(
@@ -127,17 +157,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--by", choices=GROUPINGS, default="task", help="what is held out at a time")
     parser.add_argument("--folds", type=int, default=8, help="groups of them, each held out once")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--device", help="whose records: a name or the first digits of a fingerprint; this machine's"
+    )
+    parser.add_argument(
+        "--draft", help="a store whose newest calibration is the draft's; else the device's in the stores"
+    )
     parser.add_argument("--rate", action="store_true", help="count candidates per second instead")
     arguments = parser.parse_args(argv)
-    target, records = Target.host(), []
+    records: list[Record] = []
     for path in arguments.store:
         with open_store(path) as store:
-            device = Device.of(target).fingerprint
-            records += store.records(device=device, threads=arguments.threads)
-    data = dataset_of(records)
+            records += store.records(threads=arguments.threads, origins=tuple(TRUST))
+    device = the_device([r.epoch.device for r in records], arguments.device)
+    data = dataset_of([r for r in records if r.epoch.device == device], kept_features())
     print(f"{len(data)} records of {len(data.tasks)} kernels; without times: {data.failures}")
     data = data.with_at_least(MIN_RECORDS)
-    draft = draft_model(target, arguments.threads)
+    draft = the_draft(device, arguments.threads, arguments.store, arguments.draft)
     if arguments.rate:
         if os.environ.get("OMP_NUM_THREADS") != "1":
             raise SystemExit("NumPy may use several threads: set OMP_NUM_THREADS=1")

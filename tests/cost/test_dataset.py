@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tests.cost.synthetic import DRAFT, EPOCH, SIZES, TARGET, dataset, records
-from tilewright.cost.dataset import dataset_of, near_duplicates, read_dataset
+from tilewright.cache import DiskCache
+from tilewright.cost.dataset import FeatureReader, dataset_of, near_duplicates, read_dataset
 from tilewright.ir.parser import parse
 from tilewright.records import Sample, open_store
 from tilewright.schedule.features import features_of
@@ -109,3 +110,24 @@ def test_tasks_with_too_few_records_are_left_out(count):
     data = dataset_of([*many, *few])
     assert len(data.tasks) == 2
     assert len(data.with_at_least(count + 1).tasks) == 1
+
+
+def test_features_are_kept_from_process_to_process(tmp_path, monkeypatch):
+    some = list(records()[:9])
+    broken = dataclasses.replace(some[0], trace=some[0].trace.replace('"get_block"', '"get_blocks"'))
+    cache = DiskCache(tmp_path)
+    first = FeatureReader(cache, "one")
+    found = first.features([*some[:6], broken])
+    more = FeatureReader(cache, "one")
+    assert np.array_equal(more.features(some[3:])[0], found[3])
+    with monkeypatch.context() as patch:
+        patch.setattr("tilewright.cost.dataset.parse", None)
+        again = FeatureReader(cache, "one")
+        kept = again.features([*some[:6], broken])
+        assert kept[6] is None
+        assert np.array_equal(kept[:6], found[:6])
+        assert len(again.features(some)) == len(some)
+        assert np.array_equal(again.task(some[0]).vector, first.task(some[0]).vector)
+        assert again.task(some[0]).cold == first.task(some[0]).cold > 0
+        with pytest.raises(TypeError):
+            FeatureReader(cache, "another compiler").features(some)

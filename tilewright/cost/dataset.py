@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import io
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from tilewright.cache import DiskCache, cache_key
 from tilewright.cost.draft import cold_bytes
 from tilewright.errors import ScheduleError, TilewrightError
 from tilewright.ir.parser import parse
@@ -144,36 +146,92 @@ def workload_vector(features: NDArray[np.float32], threads: int) -> NDArray[np.f
 
 
 class FeatureReader:
-    """Features of recorded schedules; each schedule of a workload is worked out once."""
+    """Features of recorded schedules; each schedule of a workload is worked out once.
 
-    def __init__(self) -> None:
+    Args:
+        cache: where features are kept from process to process; they are not when left out.
+        compiler: what derives them (:func:`tilewright.build.compiler_epoch`); what another one left in the
+            cache is not read.
+    """
+
+    def __init__(self, cache: DiskCache | None = None, compiler: str = "") -> None:
+        self._cache, self._compiler = cache, compiler
         self._functions: dict[tuple[str, str], _Function] = {}
-        self._known: dict[tuple[str, str, str], NDArray[np.float32] | None] = {}
+        self._known: dict[tuple[str, str], _Known] = {}
 
     def features(self, records: Sequence[Record]) -> list[NDArray[np.float32] | None]:
         """``[len(FEATURES)]`` of each record's schedule; None where the trace does not apply."""
-        keys = [(r.workload.key, r.epoch.device.target, r.schedule) for r in records]
-        fresh: dict[tuple[str, str], dict[str, Record]] = {}
-        for key, record in zip(keys, records, strict=True):
-            if key not in self._known:
-                fresh.setdefault(key[:2], {})[key[2]] = record
-        for place, group in fresh.items():
-            first = next(iter(group.values()))
-            if place not in self._functions:
-                self._functions[place] = _Function(first.workload, Target.from_json(place[1]))
-            found = self._functions[place].features([r.trace for r in group.values()])
-            for schedule, row in zip(group, found, strict=True):
-                self._known[(*place, schedule)] = row
-        return [self._known[key] for key in keys]
+        groups: dict[tuple[str, str], dict[str, Record]] = {}
+        for record in records:
+            groups.setdefault(_place(record), {}).setdefault(record.schedule, record)
+        for place, group in groups.items():
+            known = self._of(next(iter(group.values())))
+            fresh = {schedule: r for schedule, r in group.items() if schedule not in known.rows}
+            if not fresh:
+                continue
+            found = self._function(next(iter(fresh.values()))).features([r.trace for r in fresh.values()])
+            known.rows.update(zip(fresh, found, strict=True))
+            if self._cache is not None:
+                self._cache.put(self._key(place), known.to_bytes())
+        return [self._known[_place(r)].rows[r.schedule] for r in records]
 
     def task(self, record: Record) -> Task:
         """What the record is a candidate of. Raises ScheduleError for a function that has no features."""
-        place = (record.workload.key, record.epoch.device.target)
+        known, device = self._of(record), record.epoch.device.fingerprint
+        vector = workload_vector(known.plain, record.threads)
+        return Task(record.workload, device, record.threads, vector, known.cold)
+
+    def _of(self, record: Record) -> _Known:
+        place = _place(record)
+        if place not in self._known:
+            stored = None if self._cache is None else self._cache.get(self._key(place))
+            if stored is None:
+                function = self._function(record)
+                plain = features_of(function.func, function.target)
+                self._known[place] = _Known(plain, float(cold_bytes(function.func)), {})
+            else:
+                self._known[place] = _Known.of_bytes(stored)
+        return self._known[place]
+
+    def _function(self, record: Record) -> _Function:
+        place = _place(record)
         if place not in self._functions:
             self._functions[place] = _Function(record.workload, Target.from_json(place[1]))
-        function, device = self._functions[place], record.epoch.device.fingerprint
-        vector = workload_vector(function.plain, record.threads)
-        return Task(record.workload, device, record.threads, vector, cold_bytes(function.func))
+        return self._functions[place]
+
+    def _key(self, place: tuple[str, str]) -> str:
+        return cache_key("features", self._compiler, *place)
+
+
+def _place(record: Record) -> tuple[str, str]:
+    return record.workload.key, record.epoch.device.target
+
+
+@dataclasses.dataclass(frozen=True)
+class _Known:
+    """What is known of a workload on a target: features of the unscheduled function, the bytes of its
+    constant operands, and features of its schedules."""
+
+    plain: NDArray[np.float32]
+    cold: float
+    rows: dict[str, NDArray[np.float32] | None]
+
+    def to_bytes(self) -> bytes:
+        none = np.full(len(FEATURES), np.nan, np.float32)
+        rows = [none if row is None else row for row in self.rows.values()]
+        buffer = io.BytesIO()
+        np.savez(
+            buffer, allow_pickle=False, plain=self.plain, cold=np.array(self.cold),
+            schedules=np.array(list(self.rows)), rows=np.stack(rows),
+        )  # fmt: skip
+        return buffer.getvalue()
+
+    @staticmethod
+    def of_bytes(data: bytes) -> _Known:
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
+            rows = zip(file["schedules"].tolist(), file["rows"], strict=True)
+            known = {schedule: None if np.isnan(row[0]) else row for schedule, row in rows}
+            return _Known(file["plain"], float(file["cold"]), known)
 
 
 class _Function:
@@ -181,7 +239,6 @@ class _Function:
 
     def __init__(self, workload: Workload, target: Target) -> None:
         self.func, self.target = parse(workload.text), target
-        self.plain = features_of(self.func, target)
         self._sketches: list[Sketch] | None = None
 
     def features(self, traces: Sequence[str]) -> list[NDArray[np.float32] | None]:

@@ -6,6 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from tilewright.build import compiler_epoch
+from tilewright.cache import DiskCache
+from tilewright.config import options
+from tilewright.cost.dataset import FeatureReader
 from tilewright.cost.draft import bound, cold_bytes, draft_model, least_seconds
 from tilewright.cost.model import CostModel, Prediction
 from tilewright.cost.training import load_model, retrain
@@ -75,10 +79,18 @@ def train_again(store: Store, target: Target, threads: int) -> str:
     came of it, in words. It stands at the end of a session, which has its results whatever happens here."""
     try:
         draft = draft_model(target, threads, store)
-        found = retrain(store, Device.of(target).fingerprint, draft)
+        found = retrain(store, Device.of(target).fingerprint, draft, kept_features())
     except TilewrightError as error:
         return f"no learned model was trained: {error.message}"
     return f"learned model: {found.reason}" + ("" if found.promoted else "; the old one stays")
+
+
+def kept_features() -> FeatureReader:
+    """What derives the features of records, once for a schedule and compiler: in the compile cache, if it is
+    on, they are there for the next process."""
+    settings = options()
+    cache = DiskCache(settings.cache_dir) if settings.cache else None
+    return FeatureReader(cache, compiler_epoch())
 
 
 def bounds_of(store: Store, target: Target, threads: int) -> Bounds:
