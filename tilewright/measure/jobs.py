@@ -16,7 +16,7 @@ import numpy as np
 
 from tilewright.errors import TilewrightError
 from tilewright.measure.look import Look, Looker
-from tilewright.measure.program import Arrays, Bound, Loaded, Parameter, Program, lay_out
+from tilewright.measure.program import Arrays, Bound, Loaded, Parameter, Program, laid_out
 from tilewright.measure.timing import Plan, Race, race
 from tilewright.measure.verdict import Judge
 from tilewright.records.record import Sample
@@ -123,10 +123,11 @@ class Places:
         return self._copies if param.name in self.task.cold else 1
 
     def _place(self, param: Parameter, data: np.ndarray, layout: str) -> _Placed:
+        stored, strides = laid_out(param, data, layout)
         first, others = Arrays(), Arrays()
-        spare = range(1, self._count(param))
-        arrays = [lay_out(m, param, data, layout) for m in (first, *(others for _ in spare))]
-        return _Placed(arrays[0].copy(), arrays, first)
+        copies = range(1, self._count(param))
+        arrays = [first.put(stored, strides), *(others.put(stored, strides) for _ in copies)]
+        return _Placed(np.array(stored), arrays, first)
 
     def bind(self, program: Program) -> Placed:
         """The program with its arguments in place. Raises what loading it raises."""

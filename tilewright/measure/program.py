@@ -123,11 +123,16 @@ class Arrays:
         self, count: int, dtype: np.dtype, shape: tuple[int, ...] = (-1,), data: np.ndarray | None = None
     ) -> np.ndarray:
         size = count * dtype.itemsize
-        block = np.full(size + 2 * GUARD + 64, _CANARY, np.uint8)
+        block = np.empty(size + 2 * GUARD + 64, np.uint8)
         start = GUARD + -(block.ctypes.data + GUARD) % 64
-        self._blocks += [block[:start], block[start + size :]]
-        result = block[start : start + size].view(dtype).reshape(shape)
-        if data is not None:
+        for guard in (block[:start], block[start + size :]):
+            guard[...] = _CANARY
+            self._blocks.append(guard)
+        own = block[start : start + size]
+        result = own.view(dtype).reshape(shape)
+        if data is None:
+            own[...] = _CANARY
+        else:
             result[...] = data
         return result
 
@@ -215,7 +220,7 @@ class Loaded:
         columns: list[Sequence[np.ndarray]] = []
         for param, data in zip(wanted, inputs, strict=True):
             layout = self.program.layouts.get(param.name, "")
-            own = [lay_out(memory, param, data, layout)] if laid is None else laid(param, data, layout)
+            own = laid(param, data, layout) if laid else [memory.put(*laid_out(param, data, layout))]
             columns.append(own)
         outputs = []
         for param in params[len(inputs) :]:
@@ -233,9 +238,9 @@ def in_layout(data: np.ndarray, layout: str) -> np.ndarray:
     return IndexMap.parse(layout).apply(data) if layout else data
 
 
-def lay_out(memory: Arrays, param: Parameter, data: np.ndarray, layout: str) -> np.ndarray:
-    """A copy of ``data`` in ``memory`` as a program finds it that has the parameter in a layout."""
-    return memory.put(in_layout(data, layout), None if layout else param.strides)
+def laid_out(param: Parameter, data: np.ndarray, layout: str) -> tuple[np.ndarray, tuple[int, ...] | None]:
+    """``data`` as a program stores it that has the parameter in a layout, and its strides."""
+    return in_layout(data, layout), None if layout else param.strides
 
 
 @functools.cache
