@@ -18,6 +18,7 @@ from tilewright.errors import ScheduleError
 from tilewright.ir.expr import Expr
 from tilewright.ir.stmt import PrimFunc
 from tilewright.schedule.columns import Compiled, compile_columns
+from tilewright.schedule.dependence import proved_before
 from tilewright.schedule.features import FEATURES, feature_exprs, main_block
 from tilewright.schedule.schedule import Schedule
 from tilewright.target import Target
@@ -172,14 +173,16 @@ class Sketch:
         return self._features(self._checked(rows)).astype(np.float32)
 
     def bind(self, row: Sequence[int] | Rows) -> Schedule:
-        """The schedule of one candidate: the primitives replayed with its values.
+        """The schedule of one candidate: the primitives replayed with its values. That iterations are
+        independent and reads complete was proved for all values when the sketch was made.
 
         Raises ScheduleError when a value is outside of its domain.
         """
         values = [int(v) for v in np.asarray(row).reshape(-1)]
         if len(values) != len(self.columns):
             raise ScheduleError(f"sketch '{self.name}' has {len(self.columns)} decisions, not {len(values)}")
-        return self.schedule.trace.bind(dict(zip(self.columns, values, strict=True))).apply(self.func)
+        with proved_before():
+            return self.schedule.trace.bind(dict(zip(self.columns, values, strict=True))).apply(self.func)
 
     def row(self, decisions: Mapping[str, int]) -> Rows:
         """``[decisions]``: a candidate from values by name. Raises ScheduleError where one is missing."""

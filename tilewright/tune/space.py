@@ -18,7 +18,7 @@ from tilewright.ir.parser import parse
 from tilewright.ir.printer import canonical_text
 from tilewright.ir.stmt import For, Stmt
 from tilewright.ir.visit import transform_stmt
-from tilewright.lower import lower
+from tilewright.lower import PASSES, lower
 from tilewright.records.record import Workload, digest, shortest_json
 from tilewright.schedule.default import default_schedule
 from tilewright.schedule.features import FEATURES
@@ -238,6 +238,10 @@ class SearchSpace:
         return known
 
 
+#: Lowering up to where equal programs look alike; what follows makes copies of loops, and takes longest.
+_TELLING_PASSES: Final = PASSES[: [name for name, _ in PASSES].index("clip_loops") + 1]
+
+
 def structure(trace: Trace) -> str:
     """A text that is equal for traces that differ in the values of decisions alone."""
     rows = [
@@ -248,10 +252,11 @@ def structure(trace: Trace) -> str:
 
 
 def _program(schedule: Schedule, alone: bool = False) -> str:
-    """The identity of the lowered program; of the schedule itself where it cannot be lowered. ``alone``:
-    without how threads share the iterations."""
+    """The identity of the program as it is once guards are loop bounds, which the passes after that do not
+    make more alike; of the schedule itself where it cannot be lowered. ``alone``: without how threads share
+    the iterations."""
     try:
-        func = lower(schedule.func)
+        func = lower(schedule.func, passes=_TELLING_PASSES)
     except TilewrightError:
         func = schedule.func
 
