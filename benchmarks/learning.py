@@ -6,8 +6,11 @@
 Models are trained without some of the kernels and choose among the measured candidates of those: ``--by``
 says what is held out at a time, single kernels (``task``), all kernels of a model (``source``) or all of one
 family of operators (``family``); near duplicates of what is held out are not trained on either. The rows are
-ways to choose: without looking, the default schedule, the draft, the members of the learned ensemble, and
-their blends with the draft. A share is the time of the best known candidate over that of the chosen one.
+ways to choose: without looking, the default schedule, the draft, the draft as corrected by each kind of
+member of the learned ensemble, and blends of both. A share is the time of the best known candidate over that
+of the chosen one.
+
+Records of another machine are judged with ``--device``, by its name or the first digits of its fingerprint.
 
 With ``--rate`` a model is trained on everything, and the candidates of a convolution that it describes and
 predicts in a second on one thread are counted instead.
@@ -16,9 +19,11 @@ predicts in a second on one thread are counted instead.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 import numpy as np
 
@@ -35,14 +40,17 @@ from tilewright.cost.evaluation import (
     random_quality,
     summary,
 )
-from tilewright.cost.learned import Floats, LearnedModel, Training
-from tilewright.cost.training import MIN_RECORDS, TRUSTS, HeldOut, choose_trust, hold_out, train
+from tilewright.cost.learned import LearnedModel, Training
+from tilewright.cost.training import MIN_RECORDS, HeldOut, choose_trust, hold_out, train
 from tilewright.cost.trees import available
 from tilewright.records import Device, Record, open_store
 from tilewright.records.store import StoredModel
 from tilewright.schedule.space import sketches
 from tilewright.target import Target
 from tilewright.tune.models import kept_features
+
+#: Blends that are shown beside the chosen one.
+SHOWN: Final = (25.0, 400.0)
 
 
 def row(name: str, found: Sequence[Quality]) -> list[str]:
@@ -52,51 +60,33 @@ def row(name: str, found: Sequence[Quality]) -> list[str]:
     return [name, *(f"{n:.3f}" if np.isfinite(n) else "" for n in numbers)]
 
 
-def within_tasks(values: Floats, data: Dataset) -> Floats:
-    """``values`` less their means over their deviations, task by task."""
-    result = np.zeros(len(values))
-    for task in range(len(data.tasks)):
-        rows = np.flatnonzero(data.task == task)
-        result[rows] = (values[rows] - values[rows].mean()) / max(float(values[rows].std()), 1e-9)
-    return result
+def held_out(data: Dataset, draft: DraftModel, by: str, folds: int) -> dict[str, HeldOut]:
+    """What each kind of member says of kernels that it has not seen, and the ensemble of them last."""
+    networks = hold_out(data, draft, by, Training(trees=False, folds=folds))
+    if not available():
+        return {"networks": networks}
+    trees = hold_out(data, draft, by, Training(trees=True, networks=0, folds=folds))
+    both = dataclasses.replace(networks, rest=(networks.rest + trees.rest) / 2)
+    return {"networks": networks, "trees": trees, "trees and networks": both}
 
 
-def standardized(held: HeldOut, trust: float) -> Floats:
-    """The blend of standardized scores instead of logarithms of times."""
-    share = held.nearby / np.maximum(held.nearby + trust, 1e-12)
-    return share * within_tasks(held.slower, held.data) + (1 - share) * within_tasks(held.draft, held.data)
-
-
-def compared(data: Dataset, draft: DraftModel, by: str, folds: int) -> list[list[str]]:
-    """The rows of the table."""
-    kinds = {"networks": Training(trees=False, folds=folds)}
-    if available():
-        kinds["trees"] = Training(trees=True, networks=0, folds=folds)
-        kinds["trees and networks"] = Training(trees=True, folds=folds)
-    held = {name: hold_out(data, draft, by, how) for name, how in kinds.items()}
-    whole = next(iter(held.values()))
-    judged = whole.data
-    times = [judged.log_seconds[judged.task == t] for t in range(len(judged.tasks))]
-    rows = [
-        row("random", [random_quality(t) for t in times]),
-        row("default schedule", [q for q in default_quality(judged) if q is not None]),
-        row("draft", qualities(whole.draft, judged)),
-    ]
-    rows += [row(name, qualities(one.slower, judged)) for name, one in held.items()]
+def compared(held: Mapping[str, HeldOut], trusts: Sequence[float], default: bool) -> list[list[str]]:
+    """The rows of the table, with the default schedules among the candidates or without."""
     name, last = list(held.items())[-1]
-    for trust in TRUSTS[2:]:
-        rows.append(row(f"{name}, blend c={trust:g}", qualities(last.scores(trust), judged)))
-    trust = choose_trust(last)
-    rows.append(row(f"{name}, standardized c={trust:g}", qualities(standardized(last, trust), judged)))
-    error = np.abs(last.scores(trust) - judged.log_seconds)
-    print(
-        f"error of the logarithm of times: {error.mean():.2f}, draft {_error(last):.2f}; chosen c={trust:g}"
-    )
-    return rows
-
-
-def _error(held: HeldOut) -> float:
-    return float(np.abs(held.draft - held.data.log_seconds).mean())
+    judged, rows = last.data, np.full(len(last.data), True)
+    if not default:
+        others = last.data.without_default()
+        rows = ~last.data.default & (others.counts >= MIN_RECORDS)[last.data.task]
+        judged = others.with_at_least(MIN_RECORDS)
+    times = [judged.log_seconds[judged.task == t] for t in range(len(judged.tasks))]
+    found = [row("random", [random_quality(t) for t in times])]
+    if default:
+        found.append(row("default schedule", [q for q in default_quality(judged) if q is not None]))
+    found.append(row("draft", qualities(last.draft[rows], judged)))
+    found += [row(kind, qualities((one.draft + one.rest)[rows], judged)) for kind, one in held.items()]
+    for trust in trusts:
+        found.append(row(f"{name}, blend c={trust:g}", qualities(last.scores(trust)[rows], judged)))
+    return found
 
 
 def rates(model: LearnedModel, count: int) -> list[list[str]]:
@@ -180,9 +170,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         title, columns = "One thread", ["what", "candidates / s"]
         rows = rates(train(data, draft, Training(folds=2)), 50_000)
     else:
-        title = f"Shares over {len(data.tasks)} kernels, held out by {arguments.by}"
+        held = held_out(data, draft, arguments.by, arguments.folds)
+        last = list(held.values())[-1]
+        trust = choose_trust(last)
+        errors = [np.abs(said - last.data.log_seconds).mean() for said in (last.scores(trust), last.draft)]
+        print(f"error of logarithms of times: blend c={trust:g} {errors[0]:.2f}, draft {errors[1]:.2f}")
+        title = f"Shares over {len(last.data.tasks)} kernels, held out by {arguments.by}"
         columns = ["chosen by", "top-1", "top-5", "pairs", "worst top-1", "worst top-5", "worst pairs"]
-        rows = compared(data, draft, arguments.by, arguments.folds)
+        trusts = sorted({*SHOWN, trust})
+        table(title, columns, compared(held, trusts, True))
+        title, rows = "Without the default schedules", compared(held, trusts, False)
     table(title, columns, rows)
 
 

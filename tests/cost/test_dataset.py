@@ -1,4 +1,4 @@
-"""Records as features and labels."""
+"""Records as features and times."""
 
 import dataclasses
 
@@ -22,13 +22,11 @@ def test_features_are_those_of_the_replayed_traces():
         assert np.allclose(data.features[n], features_of(func, TARGET), rtol=1e-4, atol=1e-4)
 
 
-def test_labels_are_relative_to_the_best_of_the_task():
+def test_the_best_of_a_task_is_its_least_time():
     data = dataset()
     assert len(data.tasks) == len(SIZES)
     for task in range(len(data.tasks)):
-        own = data.labels[data.task == task]
-        assert own.max() == 0
-        assert (own <= 0).all()
+        assert data.best[task] == data.log_seconds[data.task == task].min()
     assert data.default.sum() == len(SIZES)
     assert np.isclose(data.weight.mean(), 1)
 
@@ -96,6 +94,14 @@ def test_only_keeps_the_order_of_records():
     assert np.array_equal(some.features, data.features[rows])
     assert some.tasks == (data.tasks[3], data.tasks[1])
     assert np.array_equal(some.task == 0, data.task[rows] == 3)
+
+
+def test_default_schedules_can_be_left_out():
+    data = dataset()
+    rest = data.without_default()
+    assert not rest.default.any()
+    assert rest.tasks == data.tasks
+    assert np.array_equal(rest.log_seconds, data.log_seconds[~data.default])
 
 
 def test_the_draft_speaks_of_these_features():

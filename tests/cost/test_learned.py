@@ -11,13 +11,12 @@ from tests.cost.synthetic import DEVICE, DRAFT, TARGET, dataset, product, record
 from tilewright.cost.dataset import FeatureReader
 from tilewright.cost.draft import cold_bytes
 from tilewright.cost.evaluation import qualities, summary
-from tilewright.cost.learned import LearnedModel, Level, Training
+from tilewright.cost.learned import Beside, LearnedModel, Level, Training
 from tilewright.cost.model import CostModel
 from tilewright.cost.training import (
     KEPT,
     calibrate_spread,
     choose_trust,
-    draft_scores,
     hold_out,
     is_guarded,
     load_model,
@@ -41,7 +40,7 @@ def model() -> LearnedModel:
 def test_it_chooses_better_than_the_draft_where_the_draft_is_wrong():
     data = dataset()
     learned = summary(qualities(model().predict_tasks(data).log_seconds, data)).mean
-    draft = summary(qualities(draft_scores(data, DRAFT), data)).mean
+    draft = summary(qualities(Beside.of(data, DRAFT).draft, data)).mean
     assert learned.pairs > draft.pairs
     assert learned.top5 >= draft.top5
     assert model().metrics["held_pairs"] > 0.6
@@ -72,12 +71,25 @@ def test_far_from_all_data_the_draft_decides():
     assert (near > 0.05).all()
 
 
+def test_records_beside_the_draft_are_centred_within_tasks():
+    data = dataset()
+    beside = Beside.of(data, DRAFT)
+    offsets = data.log_seconds - beside.draft - beside.rest
+    for task in range(len(data.tasks)):
+        assert np.ptp(offsets[data.task == task]) < 1e-9
+    assert np.allclose(np.bincount(data.task, beside.rest), 0)
+    assert np.isfinite(beside.inputs).all()
+
+
 def test_levels_come_from_sizes_and_from_what_is_known_nearby():
     data = dataset()
-    level = Level.of(data.vectors, data.best)
+    beside, ensemble = Beside.of(data, DRAFT), model().ensemble
+    level = Level.of(data, beside, ensemble)
     same = level.of_workloads(data.vectors, np.eye(len(data.tasks)))
-    assert np.abs(same - data.best).max() < np.abs(level.residuals).max() + 1e-9
-    assert np.abs(same - data.best).mean() < 0.3
+    left = data.log_seconds - beside.draft - ensemble.predict(beside.inputs)[0]
+    offsets = np.array([left[data.task == task].mean() for task in range(len(data.tasks))])
+    assert np.abs(same - offsets).max() < np.abs(level.residuals).max() + 1e-9
+    assert np.abs(same - offsets).mean() < np.abs(offsets).mean()
 
 
 def test_a_few_steps_on_new_records_move_it_towards_them():
@@ -93,7 +105,7 @@ def test_a_few_steps_on_new_records_move_it_towards_them():
     assert pairs(after) >= pairs(before)
     assert len(after.counts) == len(data.tasks)
     error = np.abs(after.predict_tasks(own).log_seconds - own.log_seconds).mean()
-    assert error < np.abs(draft_scores(own, DRAFT) - own.log_seconds).mean()
+    assert error < np.abs(Beside.of(own, DRAFT).draft - own.log_seconds).mean()
 
 
 def test_trees_take_part_where_lightgbm_is_there():
@@ -119,8 +131,8 @@ def test_spreads_of_held_out_records_are_calibrated():
 def test_a_useless_ensemble_is_not_trusted():
     held = hold_out(dataset(), DRAFT, "task", FEW)
     noise = np.random.default_rng(0).standard_normal(len(held.data))
-    wrong = dataclasses.replace(held, slower=noise, draft=held.data.log_seconds)
-    right = dataclasses.replace(held, slower=held.data.log_seconds - held.level, draft=noise)
+    wrong = dataclasses.replace(held, rest=noise, draft=held.data.log_seconds)
+    right = dataclasses.replace(held, rest=held.data.log_seconds - held.level - noise, draft=noise)
     assert choose_trust(wrong) >= 100
     assert choose_trust(right) < 100
 

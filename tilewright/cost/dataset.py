@@ -1,4 +1,4 @@
-"""What cost models learn from: records as features and labels, task by task.
+"""What cost models learn from: records as features and times, task by task.
 
 A *task* is a workload on a device with a number of threads. Candidates are compared within tasks only;
 between tasks it is their sizes that differ. Features are derived from the traces as this release derives
@@ -91,11 +91,6 @@ class Dataset:
         return len(self.task)
 
     @property
-    def labels(self) -> NDArray[np.float64]:
-        """``[n]``: logarithm of the best time of the task over the candidate's; 0 for the best."""
-        return self.best[self.task] - self.log_seconds
-
-    @property
     def best(self) -> NDArray[np.float64]:
         """``[tasks]``: the logarithm of the best time of each."""
         found = np.full(len(self.tasks), np.inf)
@@ -112,24 +107,25 @@ class Dataset:
         """``[tasks, len(WORKLOAD) + 1]``: :func:`workload_vector` of each."""
         return np.stack([t.vector for t in self.tasks]) if self.tasks else np.empty((0, len(WORKLOAD) + 1))
 
-    @property
-    def threads(self) -> NDArray[np.int64]:
-        """``[n]``: the threads of each record."""
-        return np.array([t.threads for t in self.tasks], np.int64)[self.task]
-
     def only(self, tasks: Sequence[int]) -> Dataset:
         """The records of these tasks, which are numbered anew in this order."""
         place = np.full(len(self.tasks), -1)
         place[list(tasks)] = np.arange(len(tasks))
-        rows = np.flatnonzero(place[self.task] >= 0)
+        kept = self._rows(place[self.task] >= 0)
+        return dataclasses.replace(kept, tasks=tuple(self.tasks[t] for t in tasks), task=place[kept.task])
+
+    def without_default(self) -> Dataset:
+        """The records of other than default schedules; the tasks stay, some without records perhaps."""
+        return self._rows(~self.default)
+
+    def _rows(self, kept: NDArray[np.bool_]) -> Dataset:
         return dataclasses.replace(
             self,
-            tasks=tuple(self.tasks[t] for t in tasks),
-            features=self.features[rows],
-            log_seconds=self.log_seconds[rows],
-            task=place[self.task[rows]],
-            weight=self.weight[rows],
-            default=self.default[rows],
+            features=self.features[kept],
+            log_seconds=self.log_seconds[kept],
+            task=self.task[kept],
+            weight=self.weight[kept],
+            default=self.default[kept],
         )
 
     def with_at_least(self, count: int) -> Dataset:

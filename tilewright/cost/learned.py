@@ -1,9 +1,10 @@
 """A cost model that has learned from measurements, and knows where it has not.
 
-An ensemble of boosted trees and small networks says how much slower than the best of its workload a
-candidate is; what the best of a workload takes comes from its sizes. How much that counts beside the draft is
-decided by how many records there are of workloads like this one: ``n / (n + c)`` for ``n`` of them. Far from
-all data ``n`` is 0, and the draft decides.
+An ensemble of boosted trees and small networks corrects the draft: it says how much slower a candidate is
+than the draft thinks, beside other candidates of its workload; how wrong the draft is for a whole workload
+comes from workloads alike. How much of the correction counts is decided by how many records there are of
+workloads like this one: ``n / (n + c)`` for ``n`` of them. Far from all data ``n`` is 0, and the draft
+decides.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.cost.dataset import WORKLOAD, Dataset, workload_vector
-from tilewright.cost.draft import DraftModel, cold_bytes
+from tilewright.cost.draft import LIMITS, SPREAD, DraftModel, Terms, cold_bytes
 from tilewright.cost.model import FeatureModel, Prediction
 from tilewright.cost.network import STEPS, Network, continue_network, train_network
 from tilewright.cost.trees import ROUNDS, Trees, available, train_trees
@@ -31,53 +32,22 @@ from tilewright.schedule.features import FEATURES, features_of
 from tilewright.schedule.sketch import Rows, Sketch
 
 #: The version of the stored form.
-VERSION: Final = 1
+VERSION: Final = 2
 #: Doublings over which what is known of a workload loses most of its worth for another.
 WIDTH: Final = 2.5
 #: Networks of an ensemble; the trees count as much as all of them.
 NETWORKS: Final = 3
 #: What is added to the spread, before calibration, for each unit of distance to the nearest data.
 BY_DISTANCE: Final = 0.1
+#: What a bound of the draft's has of its time, as a logarithm, at least: less is nothing.
+LEAST: Final = -8.0
 
 Floats = NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True)
-class Level:
-    """What the best candidate of a workload takes: a plane over its sizes, corrected by what is known nearby.
-
-    Attributes:
-        plane: ``[5]``: offset, and slopes by work, bytes, blocks and threads.
-        residuals: ``[tasks]``: what the plane leaves of each known task.
-    """
-
-    plane: Floats
-    residuals: Floats
-
-    @staticmethod
-    def of(vectors: Floats, best: Floats) -> Level:
-        """From tasks with vectors ``[tasks, ...]`` and the logarithms of their best times."""
-        x = _sizes(vectors)
-        # Where there are few tasks: time in proportion to work, an eighth of a nanosecond for each operation.
-        prior = np.array([math.log(1.25e-10), math.log(2), 0.0, 0.0, 0.0])
-        strength = np.diag([0.3, 30.0, 30.0, 10.0, 10.0])
-        plane = prior + np.linalg.solve(x.T @ x + strength, x.T @ (best - x @ prior))
-        return Level(plane, best - x @ plane)
-
-    def of_workloads(self, vectors: Floats, near: Floats) -> Floats:
-        """``[n]`` logarithms of seconds; ``near[n, tasks]`` is how much each known task is like each."""
-        return np.asarray(_sizes(vectors) @ self.plane + near @ self.residuals / (near.sum(axis=1) + 0.3))
-
-
-def _sizes(vectors: Floats) -> Floats:
-    names = ("program_flops", "param_bytes", "blocks")
-    columns = [vectors[:, WORKLOAD.index(name)] for name in names]
-    return np.stack([np.ones(len(vectors)), *columns, vectors[:, -1]], axis=1)
-
-
-@dataclasses.dataclass(frozen=True)
 class Ensemble:
-    """What predicts logarithms of times over the best of the task.
+    """What predicts logarithms of times over what the draft says, within a task.
 
     Attributes:
         trees: boosted trees, or None where they could not be trained.
@@ -100,10 +70,77 @@ class Ensemble:
         return mean, np.sqrt((weights * (values - mean) ** 2).sum(axis=0))
 
 
-def inputs(features: NDArray[np.float32], threads: NDArray[np.int64] | int) -> NDArray[np.float32]:
-    """``[n, len(FEATURES) + 1]``: what the members of an ensemble see: features and threads."""
-    width = np.broadcast_to(np.log2(threads), len(features)).astype(np.float32)
-    return np.concatenate([features, width[:, None]], axis=1)
+def inputs(features: NDArray[np.float32], threads: int, terms: Terms) -> NDArray[np.float32]:
+    """``[n, len(FEATURES) + len(LIMITS) + 1]``: what the members of an ensemble see: features, the shares of
+    the draft's bounds in its time as logarithms, and threads."""
+    shares = np.log(np.maximum(terms.seconds / terms.total[:, None], math.exp(LEAST)))
+    width = np.full((len(features), 1), math.log2(threads))
+    return np.concatenate([features, shares, width], axis=1, dtype=np.float32, casting="same_kind")
+
+
+@dataclasses.dataclass(frozen=True)
+class Beside:
+    """Records beside what the draft says of them.
+
+    Attributes:
+        inputs: ``[n, ...]``: :func:`inputs` of each.
+        draft: ``[n]``: the logarithm of the seconds that the draft says.
+        rest: ``[n]``: how much longer each record takes than that, less the mean of its task.
+    """
+
+    inputs: NDArray[np.float32]
+    draft: Floats
+    rest: Floats
+
+    @staticmethod
+    def of(data: Dataset, draft: DraftModel) -> Beside:
+        """For the records of ``data``, of any task."""
+        x = np.zeros((len(data), len(FEATURES) + len(LIMITS) + 1), np.float32)
+        said = np.zeros(len(data))
+        for number, task in enumerate(data.tasks):
+            rows = np.flatnonzero(data.task == number)
+            terms = draft.terms(data.features[rows], task.threads, task.cold)
+            x[rows], said[rows] = inputs(data.features[rows], task.threads, terms), np.log(terms.total)
+        longer = data.log_seconds - said
+        return Beside(x, said, longer - _means(longer, data)[data.task])
+
+
+def _means(values: Floats, data: Dataset) -> Floats:
+    """``[tasks]``: the mean of ``values[n]`` over the records of each."""
+    return np.asarray(np.bincount(data.task, values, len(data.tasks)) / np.maximum(data.counts, 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Level:
+    """How much longer than a corrected draft says a workload takes as a whole, in logarithms: a plane
+    over its sizes, corrected by what is known nearby.
+
+    Attributes:
+        plane: ``[5]``: offset, and slopes by work, bytes, blocks and threads.
+        residuals: ``[tasks]``: what the plane leaves of each known task.
+    """
+
+    plane: Floats
+    residuals: Floats
+
+    @staticmethod
+    def of(data: Dataset, beside: Beside, ensemble: Ensemble) -> Level:
+        """What draft and ensemble leave of the tasks of ``data`` on average; flat where there are few."""
+        x = _sizes(data.vectors)
+        offsets = _means(data.log_seconds - beside.draft - ensemble.predict(beside.inputs)[0], data)
+        strength = np.diag([0.3, 30.0, 30.0, 10.0, 10.0])
+        plane = np.asarray(np.linalg.solve(x.T @ x + strength, x.T @ offsets), np.float64)
+        return Level(plane, offsets - x @ plane)
+
+    def of_workloads(self, vectors: Floats, near: Floats) -> Floats:
+        """``[n]`` offsets; ``near[n, tasks]`` is how much each known task is like each."""
+        return np.asarray(_sizes(vectors) @ self.plane + near @ self.residuals / (near.sum(axis=1) + 0.3))
+
+
+def _sizes(vectors: Floats) -> Floats:
+    names = ("program_flops", "param_bytes", "blocks")
+    columns = [vectors[:, WORKLOAD.index(name)] for name in names]
+    return np.stack([np.ones(len(vectors)), *columns, vectors[:, -1]], axis=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,17 +164,17 @@ class Training:
     seed: int = 0
 
 
-def train_ensemble(data: Dataset, how: Training) -> Ensemble:
+def train_ensemble(data: Dataset, beside: Beside, how: Training) -> Ensemble:
     """Members of every kind from all records of ``data``.
 
     Raises MissingDependencyError where trees are asked for without LightGBM, ValueError where no task has
     two candidates.
     """
-    x, y = inputs(data.features, data.threads), data.labels
+    x, rest = beside.inputs, beside.rest
     wanted = available() if how.trees is None else how.trees
-    trees = train_trees(x, -y, data.weight, how.seed, how.rounds) if wanted else None
+    trees = train_trees(x, rest, data.weight, how.seed, how.rounds) if wanted else None
     seeds = range(how.seed, how.seed + how.networks)
-    return Ensemble(trees, tuple(train_network(x, y, data.task, seed, how.steps) for seed in seeds))
+    return Ensemble(trees, tuple(train_network(x, -rest, data.task, seed, how.steps) for seed in seeds))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,11 +183,11 @@ class LearnedModel(FeatureModel):
 
     Attributes:
         draft: decides where nothing is known; for the threads that are asked for.
-        ensemble: says how much slower than the best a candidate is.
-        level: says what the best takes.
+        ensemble: says how much slower a candidate is than the draft thinks, beside others of its workload.
+        level: says how much longer a workload takes than both think.
         vectors: ``[tasks, len(WORKLOAD) + 1]``: the workloads that were learned from.
         counts: ``[tasks]``: records of each.
-        trust: ``c``: so many records nearby make the ensemble count as much as the draft.
+        trust: ``c``: with so many records nearby half of the correction counts.
         scale: from the spread of the ensemble to standard deviations, where data are near.
         metrics: how good it was on tasks that were held out.
         name: in reports.
@@ -195,7 +232,7 @@ class LearnedModel(FeatureModel):
         return nearness(vectors, self.vectors)
 
     def share(self, vectors: Floats) -> Floats:
-        """``[n]``: how much the ensemble counts beside the draft, from 0 to 1."""
+        """``[n]``: how much of the correction counts, from 0 to 1."""
         near = self.nearness(vectors) @ self.counts
         return np.asarray(near / np.maximum(near + self.trust, 1e-12))
 
@@ -203,18 +240,17 @@ class LearnedModel(FeatureModel):
         self, features: NDArray[np.float32], threads: int, vectors: Floats, cold: float | None
     ) -> Prediction:
         """``vectors`` of each candidate, or one for all of them."""
-        base = self.draft.predict_features(features, threads, cold)
+        terms = self.draft.terms(features, threads, cold)
         kinds, which = (vectors, np.zeros(1, np.intp)) if len(vectors) == 1 else _distinct(vectors)
-        near = self.nearness(kinds)
         share = self.share(kinds)[which]
-        level = self.level.of_workloads(kinds, near)[which]
+        level = self.level.of_workloads(kinds, self.nearness(kinds))[which]
         distance = _distances(kinds, self.vectors).min(axis=1)[which]
-        slower, spread = self.ensemble.predict(inputs(features, threads))
-        log_seconds = share * (level + slower) + (1 - share) * base.log_seconds
+        rest, spread = self.ensemble.predict(inputs(features, threads, terms))
+        longer = level + rest
         # Where both say something, how far they are apart is a doubt of its own.
         own = self.scale * (spread + BY_DISTANCE * distance + 0.02)
-        apart = (level + slower - base.log_seconds) ** 2 * share * (1 - share)
-        return Prediction(log_seconds, np.sqrt(share * own**2 + (1 - share) * base.spread**2 + apart))
+        doubt = share * own**2 + (1 - share) * SPREAD**2 + longer**2 * share * (1 - share)
+        return Prediction(np.log(terms.total) + share * longer, np.sqrt(doubt))
 
     def updated(self, data: Dataset, fresh: NDArray[np.bool_], seed: int = 0) -> LearnedModel:
         """The model after a few steps on new records: networks go on learning, trees stay.
@@ -223,15 +259,16 @@ class LearnedModel(FeatureModel):
             data: old and new records; of tasks that the model knows, all the records that it is to remember.
             fresh: ``[n]``, which of them are new.
         """
-        x, y = inputs(data.features, data.threads), data.labels
+        beside = Beside.of(data, self.draft)
         networks = tuple(
-            continue_network(network, x, y, data.task, fresh, seed + n)
+            continue_network(network, beside.inputs, -beside.rest, data.task, fresh, seed + n)
             for n, network in enumerate(self.ensemble.networks)
         )
+        ensemble = dataclasses.replace(self.ensemble, networks=networks)
         return dataclasses.replace(
             self,
-            ensemble=dataclasses.replace(self.ensemble, networks=networks),
-            level=Level.of(data.vectors, data.best),
+            ensemble=ensemble,
+            level=Level.of(data, beside, ensemble),
             vectors=data.vectors,
             counts=data.counts.astype(np.float64),
         )
@@ -247,8 +284,8 @@ class LearnedModel(FeatureModel):
         }  # fmt: skip
         arrays: dict[str, NDArray[Any]] = {
             "head": np.frombuffer(json.dumps(head, sort_keys=True).encode(), np.uint8),
-            "plane": self.level.plane, "residuals": self.level.residuals,
-            "vectors": self.vectors, "counts": self.counts,
+            "plane": self.level.plane, "residuals": self.level.residuals, "vectors": self.vectors,
+            "counts": self.counts,
         }  # fmt: skip
         if self.ensemble.trees is not None:
             arrays |= {f"trees/{k}": v for k, v in self.ensemble.trees.arrays().items()}
@@ -291,7 +328,7 @@ def _of_arrays(
     def part(name: str) -> dict[str, NDArray[Any]]:
         return {k.partition("/")[2]: v for k, v in arrays.items() if k.startswith(f"{name}/")}
 
-    width = len(FEATURES) + 1
+    width = len(FEATURES) + len(LIMITS) + 1
     trees = Trees.of_arrays(part("trees"), width) if head["trees"] else None
     networks = tuple(Network.of_arrays(part(f"network{n}"), width) for n in range(int(head["networks"])))
     if trees is None and not networks:

@@ -41,8 +41,7 @@ class Network:
     Attributes:
         mean, deviation: ``[features]`` float32, of the training data.
         weights, biases: of the three layers, float32.
-        scale, shift: from the last layer's output to the negated label: logarithm of the time over the
-            task's best.
+        scale, shift: from the last layer's output to the negated label.
     """
 
     mean: Array
@@ -53,7 +52,7 @@ class Network:
     shift: float
 
     def predict(self, x: Array) -> NDArray[np.float64]:
-        """``[n]`` of ``[n, features]``: logarithm of the time over the best time of the task."""
+        """``[n]`` of ``[n, features]``: negated labels; only what differs within a task means anything."""
         result = np.empty(len(x))
         for start in range(0, len(x), _CHUNK):
             part = _standardized(x[start : start + _CHUNK], self.mean, self.deviation)
@@ -94,7 +93,7 @@ def train_network(
 
     Args:
         x: ``[n, features]``.
-        y: ``[n]`` labels: logarithm of the best time of the task over the candidate's.
+        y: ``[n]`` labels, larger for faster candidates: differences of logarithms of times.
         task: ``[n]`` which task.
         seed: of weights, batches and held-out tasks.
         steps: at most. Where there are five tasks or more, a fifth is held out to end training early.

@@ -16,11 +16,11 @@ from tilewright.cost.draft import DraftModel
 from tilewright.cost.evaluation import folds, groups, qualities, summary
 from tilewright.cost.learned import (
     BY_DISTANCE,
+    Beside,
     Floats,
     LearnedModel,
     Level,
     Training,
-    inputs,
     nearness,
     train_ensemble,
 )
@@ -32,8 +32,9 @@ KIND: Final = "learned"
 KEPT: Final = 5
 #: Tasks with fewer records, and data with fewer tasks, teach nothing.
 MIN_RECORDS, MIN_TASKS = 6, 4
-#: Numbers of records nearby at which the ensemble may count as much as the draft.
-TRUSTS: Final = (0.0, 12.5, 25.0, 50.0, 100.0, 200.0, 400.0, 800.0, 1600.0)
+#: Numbers of records nearby at which half of the ensemble's correction may count. None is 0: then the
+#: faintest likeness would count in full.
+TRUSTS: Final = (12.5, 25.0, 50.0, 100.0, 200.0, 400.0, 800.0, 1600.0)
 #: The share of held-out records whose times lie within one standard deviation.
 COVERAGE: Final = 0.6827
 #: One task in so many is never trained on, so that models can be compared.
@@ -51,16 +52,16 @@ class HeldOut:
 
     Attributes:
         data: the records.
-        slower: ``[n]`` logarithm of the time over the best of the task.
+        rest: ``[n]`` how much longer than the draft says a record takes, beside others of its task.
         spread: ``[n]`` of it over the members.
-        level: ``[n]`` logarithm of the seconds of the best.
+        level: ``[n]`` how much longer the task takes.
         nearby: ``[n]`` records of workloads alike that were trained on.
         distance: ``[n]`` to the nearest workload that was trained on, in doublings.
         draft: ``[n]`` what the draft says.
     """
 
     data: Dataset
-    slower: Floats
+    rest: Floats
     spread: Floats
     level: Floats
     nearby: Floats
@@ -70,7 +71,7 @@ class HeldOut:
     def scores(self, trust: float) -> Floats:
         """``[n]``: logarithms of seconds, blended as :class:`LearnedModel` does."""
         share = self.nearby / np.maximum(self.nearby + trust, 1e-12)
-        return share * (self.level + self.slower) + (1 - share) * self.draft
+        return self.draft + share * (self.level + self.rest)
 
 
 def hold_out(
@@ -86,25 +87,25 @@ def hold_out(
     for without LightGBM.
     """
     columns = np.zeros((6, len(data)))
+    whole = Beside.of(data, draft)
     order: list[int] = []
     for number, (used, held) in enumerate(folds(data, by, how.folds)):
         known = data.only(used)
         if len(used) < 2 or (known.counts < 2).all():
             continue
-        judged = data.only(held)
-        ensemble = train_ensemble(known, how)
-        slower, spread = ensemble.predict(inputs(judged.features, judged.threads))
-        level = Level.of(known.vectors, known.best)
-        near = nearness(judged.vectors, known.vectors)
-        distance = np.linalg.norm(judged.vectors[:, None] - known.vectors[None], axis=-1).min(axis=1)
+        beside = Beside.of(known, draft)
+        ensemble = train_ensemble(known, beside, how)
+        level = Level.of(known, beside, ensemble)
+        near = nearness(data.vectors, known.vectors)
+        distance = np.linalg.norm(data.vectors[:, None] - known.vectors[None], axis=-1).min(axis=1)
         rows = np.flatnonzero(np.isin(data.task, held))
+        which = data.task[rows]
         columns[:, rows] = (
-            slower,
-            spread,
-            level.of_workloads(judged.vectors, near)[judged.task],
-            (near @ known.counts)[judged.task],
-            distance[judged.task],
-            draft_scores(judged, draft),
+            *ensemble.predict(whole.inputs[rows]),
+            level.of_workloads(data.vectors, near)[which],
+            (near @ known.counts)[which],
+            distance[which],
+            whole.draft[rows],
         )
         order += held
         if progress is not None:
@@ -113,16 +114,8 @@ def hold_out(
         raise StoreError(
             "no kernels can be held out: all measured kernels are alike", hint="measure other models as well"
         )
-    return HeldOut(data.only(sorted(order)), *columns[:, np.isin(data.task, order)])
-
-
-def draft_scores(data: Dataset, draft: DraftModel) -> Floats:
-    """``[n]``: logarithms of seconds that ``draft`` says."""
-    found = np.zeros(len(data))
-    for number, task in enumerate(data.tasks):
-        rows = np.flatnonzero(data.task == number)
-        found[rows] = draft.predict_features(data.features[rows], task.threads, task.cold).log_seconds
-    return found
+    rows = np.flatnonzero(np.isin(data.task, order))
+    return HeldOut(data.only(sorted(order)), *columns[:, rows])
 
 
 def choose_trust(held: HeldOut) -> float:
@@ -138,7 +131,7 @@ def choose_trust(held: HeldOut) -> float:
 def calibrate_spread(held: HeldOut) -> float:
     """What spreads are multiplied with: the conformal quantile (Papadopoulos et al., 2002) of errors over
     spreads on held-out records."""
-    error = np.abs(held.level + held.slower - held.data.log_seconds)
+    error = np.abs(held.draft + held.level + held.rest - held.data.log_seconds)
     ratio = np.sort(error / (held.spread + BY_DISTANCE * held.distance + 0.02))
     place = min(math.ceil((len(ratio) + 1) * COVERAGE), len(ratio)) - 1
     return max(float(ratio[place]), 1e-3)
@@ -176,14 +169,16 @@ def train(
     held = hold_out(data, draft, by, how, progress)
     trust, scale = choose_trust(held), calibrate_spread(held)
     mean = summary(qualities(held.scores(trust), held.data)).mean
+    beside = Beside.of(data, draft)
+    ensemble = train_ensemble(data, beside, how)
     metrics = {
         "tasks": float(len(data.tasks)), "records": float(len(data)), "held_top1": float(mean.top1),
         "held_top5": float(mean.top5), "held_pairs": float(mean.pairs),
     }  # fmt: skip
     return LearnedModel(
         draft,
-        train_ensemble(data, how),
-        Level.of(data.vectors, data.best),
+        ensemble,
+        Level.of(data, beside, ensemble),
         data.vectors,
         data.counts.astype(np.float64),
         trust,

@@ -14,8 +14,8 @@ from tilewright.errors import MissingDependencyError
 
 #: Rows that are evaluated at a time: what they need stays in the second-level cache.
 CHUNK: Final = 512
-#: Plain regression ranks candidates better than LightGBM's ranking objectives do on data of this kind
-#: (docs/cost_models.md). Trees stay small, since what they have in common with new workloads is coarse.
+#: LightGBM's ranking objectives choose no better than plain regression does (docs/cost_models.md). Trees stay
+#: small, since what they have in common with new workloads is coarse.
 PARAMETERS: Final[Mapping[str, Any]] = {
     "objective": "regression", "learning_rate": 0.08, "num_leaves": 31, "max_depth": 6,
     "min_data_in_leaf": 8, "feature_fraction": 0.6, "bagging_fraction": 0.8, "bagging_freq": 1,
