@@ -30,6 +30,8 @@ KEPT: Final = 1 << 30
 #: A candidate has at least as long as so many calls of the reference kernel before it counts as one that
 #: never ends.
 PATIENCE: Final = 50
+#: Programs of a workload that were right and are kept for a race.
+RIGHT: Final = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +90,7 @@ class _Prepared:
         reference: the kernel with the default schedule.
         patience: seconds that a candidate has.
         best: the least time that was seen, relative to the reference.
+        right: programs that ran and were right, by trace, the last ones.
     """
 
     workload: Workload
@@ -95,6 +98,14 @@ class _Prepared:
     reference: Program
     patience: float
     best: float = 1.0
+    right: dict[str, Program] = dataclasses.field(default_factory=dict)
+
+    def keep(self, trace: str, program: Program) -> None:
+        """Remember that a program was right, in place of the one that was longest ago."""
+        self.right.pop(trace, None)
+        self.right[trace] = program
+        if len(self.right) > RIGHT:
+            del self.right[next(iter(self.right))]
 
     @property
     def nbytes(self) -> int:
@@ -211,18 +222,21 @@ class Measurer:
                     yield start + place, failed
                 else:
                     waiting.append((start + place, build, build.program))
-            yield from self._look(waiting)
+            yield from self._look(waiting, traces)
 
-    def _look(self, waiting: Sequence[tuple[int, Build, Program]]) -> Iterator[tuple[int, Measurement]]:
+    def _look(
+        self, waiting: Sequence[tuple[int, Build, Program]], traces: Sequence[str]
+    ) -> Iterator[tuple[int, Measurement]]:
         current = self._current
         assert current is not None
         if not waiting:
             return
         programs = [program for _, _, program in waiting]
         for place, outcome in self._runner.look(programs, current.reference, best=current.best):
-            number, build, _ = waiting[place]
+            number, build, program = waiting[place]
             samples = outcome.samples[0]
             if outcome.status == "ok":
+                current.keep(traces[number], program)
                 self._watch.looked(outcome.disturbed)
                 if not outcome.disturbed:
                     ratio = statistics.median(s.seconds / (s.reference or math.inf) for s in samples)
@@ -235,22 +249,25 @@ class Measurer:
 
     def final(self, traces: Sequence[str], plan: Plan | None = None) -> Finals:
         """Let candidates run against each other, the reference kernel beside all of them; those that fail
-        are left out.
+        are left out. What was measured a while ago is not compiled and checked again.
 
         Raises ValueError when no workload is set.
         """
         if self._current is None:
             raise ValueError("a measurer needs a workload first")
-        text = self._current.workload.text
-        found: dict[int, Measurement] = {}
-        programs: dict[int, Program] = {}
-        for number, build in self._builder.build(Candidate(text, trace) for trace in traces):
+        text, right = self._current.workload.text, self._current.right
+        found = {n: Measurement("ok", "") for n, trace in enumerate(traces) if trace in right}
+        programs = {n: right[traces[n]] for n in found}
+        unknown = [n for n in range(len(traces)) if n not in found]
+        for place, build in self._builder.build(Candidate(text, traces[n]) for n in unknown):
+            number = unknown[place]
             found[number] = Measurement(build.status, build.error, build_seconds=build.seconds)
             if build.program is not None:
                 outcome = self._runner.check(build.program)
                 found[number] = dataclasses.replace(found[number], status=outcome.status, error=outcome.error)
                 if outcome.status == "ok":
                     programs[number] = build.program
+                    self._current.keep(traces[number], build.program)
         runners = sorted(programs)
         race = None
         if runners:

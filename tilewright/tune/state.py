@@ -7,6 +7,7 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Sequence
+from typing import Final
 
 from tilewright.measure.timing import Difference
 from tilewright.records.record import Sample
@@ -15,6 +16,10 @@ from tilewright.tune.population import Point
 from tilewright.tune.scheduler import Progress, Visit
 from tilewright.tune.space import SearchSpace
 from tilewright.tune.tasks import Task
+
+#: A candidate has to look faster than the best one by this share to run against it: of many that are as fast,
+#: some look a little faster, and a race takes as long as looking at dozens.
+WORTHWHILE: Final = 0.01
 
 
 @dataclasses.dataclass
@@ -82,7 +87,7 @@ class State:
     def challengers(self, count: int) -> list[Point]:
         """Points that look faster than the best one and have not run against it, the fastest first."""
         assert self.best is not None
-        limit = self.ratios[self.best]
+        limit = self.ratios[self.best] * (1 - WORTHWHILE)
         found = [p for p, r in self.ratios.items() if r < limit and p != self.best and p not in self.raced]
         return sorted(found, key=self.ratios.__getitem__)[:count]
 
