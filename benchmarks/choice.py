@@ -8,7 +8,8 @@ measured first and kept in the store; what it has already is not measured again.
 store is a task, and the table says which share of the speed of its best known candidate is reached: by a
 random candidate (the mean), by the best of five random ones (the expectation), by the default schedule, and
 by the draft model's first choice and the best of its first five, once among all candidates and once among the
-random ones.
+random ones. Where the store has a learned model, a second table has its choices beside the draft's, for the
+kernels that it was kept from seeing.
 """
 
 from __future__ import annotations
@@ -27,7 +28,11 @@ import tilewright
 from benchmarks.collect import collect
 from benchmarks.kernels import Kernel
 from tilewright.cli.common import table
+from tilewright.cost.dataset import workload_vector
 from tilewright.cost.draft import DraftModel, bound, cold_bytes, draft_model
+from tilewright.cost.learned import LearnedModel
+from tilewright.cost.model import Prediction
+from tilewright.cost.training import is_guarded, load_model
 from tilewright.errors import TilewrightError
 from tilewright.ir import te
 from tilewright.ir.expr import call, cast, maximum
@@ -230,11 +235,30 @@ def report(found: Sequence[Task], models: Iterable[tuple[str, list[Share]]]) -> 
     table("Share of the best known speed", head, rows)
 
 
-def predictions(model: DraftModel, found: Sequence[Task]) -> list[NDArray[np.float64]]:
-    """Logarithms of seconds for the candidates of each task, by the draft model."""
-    return [
-        model.predict_features(t.features, t.threads, cold_bytes(t.func)).log_seconds for t in found
-    ]
+def predictions(model: DraftModel | LearnedModel, found: Sequence[Task]) -> list[NDArray[np.float64]]:
+    """Logarithms of seconds for the candidates of each task."""
+
+    def of(task: Task) -> Prediction:
+        cold = cold_bytes(task.func)
+        if isinstance(model, DraftModel):
+            return model.predict_features(task.features, task.threads, cold)
+        vector = workload_vector(features_of(task.func, model.draft.target), task.threads)
+        return model.predict_workloads(task.features, task.threads, vector[None], cold)
+
+    return [of(task).log_seconds for task in found]
+
+
+def choices(
+    models: Sequence[DraftModel | LearnedModel], found: Sequence[Task]
+) -> list[tuple[str, list[Share]]]:
+    """What each model's choices reach, of all candidates and of the random ones, for :func:`report`."""
+    columns = []
+    for model in models:
+        predicted = predictions(model, found)
+        for name, of_random in ((model.name, False), (f"{model.name} of random", True)):
+            shares = [share(t, p, of_random) for t, p in zip(found, predicted, strict=True)]
+            columns.append((name, shares))
+    return columns
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -264,10 +288,12 @@ def main(argv: Sequence[str] | None = None) -> None:
                     )
         found = tasks(store, target)
         model = draft_model(target, arguments.threads, store)
-    predicted = predictions(model, found)
-    shares = [share(t, p) for t, p in zip(found, predicted, strict=True)]
-    of_random = [share(t, p, of_random=True) for t, p in zip(found, predicted, strict=True)]
-    report(found, [("draft", shares), ("of random", of_random)])
+        learned = load_model(store, Device.of(target).fingerprint, model)
+    report(found, choices([model], found))
+    unseen = [t for t in found if is_guarded(t.rows[0].workload.key)]
+    if learned is not None and unseen:
+        print("the kernels that no stored model was trained on:")
+        report(unseen, choices([model, learned], unseen))
     if arguments.bounds:
         for task in found:
             best = task.features[int(np.argmin(task.seconds))]

@@ -9,8 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.choice import KERNELS, Task, default_share, random_share, share, tasks
+from benchmarks.choice import (
+    KERNELS,
+    Task,
+    choices,
+    default_share,
+    predictions,
+    random_share,
+    share,
+    tasks,
+)
+from tests.cost.synthetic import DRAFT, dataset
 from tests.records.samples import EPOCH, product, record
+from tilewright.cost.learned import Beside, Training
+from tilewright.cost.training import train
+from tilewright.ir.parser import parse
 from tilewright.records import open_store
 from tilewright.schedule.features import FEATURES
 from tilewright.target import Target
@@ -57,6 +70,19 @@ def test_tasks_take_the_least_time_of_a_candidate(tmp_path: Path, monkeypatch: p
     assert found.features.shape == (2, len(FEATURES))
     assert found.name.startswith("matmul 8x4 4x16")
     assert [min(s.seconds for s in r.samples) for r in found.rows] == list(found.seconds)
+
+
+def test_choices_of_the_draft_and_of_a_learned_model() -> None:
+    data = dataset().only([0])
+    func, default = parse(data.tasks[0].workload.text), data.default
+    measured = Task("a kernel", func, 1, data.features, np.exp(data.log_seconds), default, ())
+    few = Training(trees=False, networks=1, steps=20, folds=2)
+    learned = train(dataset(), DRAFT, few)
+    assert np.allclose(predictions(learned, [measured])[0], learned.predict_tasks(data).log_seconds)
+    assert np.allclose(predictions(DRAFT, [measured])[0], Beside.of(data, DRAFT).draft)
+    columns = choices([DRAFT, learned], [measured])
+    assert [name for name, _ in columns] == ["draft", "draft of random", "learned", "learned of random"]
+    assert all(0 < s.first <= s.of_five <= 1 for _, shares in columns for s in shares)
 
 
 def test_the_kernels_are_different_and_of_known_sizes() -> None:

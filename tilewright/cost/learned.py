@@ -212,18 +212,18 @@ class LearnedModel(FeatureModel):
         if sketch not in self._plain:
             self._plain[sketch] = features_of(sketch.func, sketch.target)
         vector = workload_vector(self._plain[sketch], threads)
-        return self._predict(sketch.features(rows), threads, vector[None], cold_bytes(sketch.func))
+        return self.predict_workloads(sketch.features(rows), threads, vector[None], cold_bytes(sketch.func))
 
     def predict_features(self, features: NDArray[np.float32], threads: int) -> Prediction:
         """As :meth:`tilewright.cost.model.FeatureModel.predict_features`."""
-        return self._predict(features, threads, workload_vector(features, threads), None)
+        return self.predict_workloads(features, threads, workload_vector(features, threads), None)
 
     def predict_tasks(self, data: Dataset) -> Prediction:
         """For the records of a data set, with their tasks' workloads and threads."""
         log_seconds, spread = np.zeros(len(data)), np.zeros(len(data))
         for number, task in enumerate(data.tasks):
             rows = np.flatnonzero(data.task == number)
-            found = self._predict(data.features[rows], task.threads, task.vector[None], task.cold)
+            found = self.predict_workloads(data.features[rows], task.threads, task.vector[None], task.cold)
             log_seconds[rows], spread[rows] = found.log_seconds, found.spread
         return Prediction(log_seconds, spread)
 
@@ -236,10 +236,11 @@ class LearnedModel(FeatureModel):
         near = self.nearness(vectors) @ self.counts
         return np.asarray(near / np.maximum(near + self.trust, 1e-12))
 
-    def _predict(
+    def predict_workloads(
         self, features: NDArray[np.float32], threads: int, vectors: Floats, cold: float | None
     ) -> Prediction:
-        """``vectors`` of each candidate, or one for all of them."""
+        """For candidates with features ``[n, len(FEATURES)]`` and ``cold`` bytes of constant operands;
+        ``vectors`` are of the workload of each, ``[n, ...]``, or one for all of them, ``[1, ...]``."""
         terms = self.draft.terms(features, threads, cold)
         kinds, which = (vectors, np.zeros(1, np.intp)) if len(vectors) == 1 else _distinct(vectors)
         share = self.share(kinds)[which]
