@@ -129,15 +129,13 @@ def test_a_tuner_that_is_killed_loses_the_candidate_in_flight_only(model: Path, 
 def test_processes_that_are_killed_are_replaced_and_nobody_is_blamed(
     model: Path, tmp_path: Path, which: str
 ) -> None:
-    """The runner is the process that forks: each look at candidates is a child of it."""
+    """The runner forks for each look at candidates: it may be hit, or its child."""
     rng, killed = random.Random(1), 0
     events = tmp_path / "events.jsonl"
     process = tuner(model, events, "--trials", 60)
     wait_for(events, 1, process)
     while process.poll() is None and killed < KILLS:
-        spawned = [pid for pid in children(process.pid) if "spawn_main" in name_of(pid)]
-        forking = {pid for pid in spawned if children(pid)}
-        victims = sorted(forking) if which == "runner" else sorted(set(spawned) - forking)
+        victims = [pid for pid in children(process.pid) if f"tilewright.measure.{which}" in name_of(pid)]
         if victims:
             try:
                 os.kill(rng.choice(victims), signal.SIGKILL)

@@ -48,7 +48,8 @@ class Process:
         ours, theirs = socket.socketpair()
         self.connection = Connection(ours.detach())
         with theirs:
-            command = [sys.executable, "-P", "-c", _BEGIN, str(theirs.fileno())]
+            # The module's name is for people who look at the system's list of processes.
+            command = [sys.executable, "-P", "-c", _BEGIN, str(theirs.fileno()), serve.__module__]
             try:
                 # Ctrl-C at the terminal is for this process: the new one is in a group of its own.
                 self._process = subprocess.Popen(
