@@ -14,7 +14,7 @@ from tests.schedule.pipelines import C, loading, loop_named, pipelined, product,
 from tests.schedule.programs import arrays, assert_same, matmul
 from tilewright.errors import ScheduleError
 from tilewright.ir import te
-from tilewright.ir.expr import as_expr
+from tilewright.ir.expr import as_expr, select
 from tilewright.ir.interp import run
 from tilewright.ir.pipeline import ASYNC_KEY, has_marks
 from tilewright.ir.stmt import Alloc, Annotate, Buffer, Evaluate, For, PrimFunc
@@ -285,4 +285,22 @@ def test_a_carried_recurrence_in_one_stage() -> None:
     sch.reorder(r, j)
     sch.compute_at(BlockRef("a"), r)
     sch.pipeline(r, (0, 3))
+    same_after_every_pass(func, sch)
+
+
+def test_reads_that_a_choice_confines_do_not_count_as_left_by_earlier_iterations() -> None:
+    x = te.placeholder((3,), "float32", "x")
+    w = te.placeholder((3, 7), "float32", "w")
+    total = te.compute((1,), lambda i: te.reduce("sum", (3,), lambda k: x[k]), "total")
+    wide = te.compute((3,), lambda i: select(i < 1, total[i], as_expr(1.0, "float32")), "wide")
+    out = te.compute((7,), lambda j: te.reduce("sum", (3,), lambda k: wide[k] * w[k, j]), "out")
+    func = te.primfunc("f", [x, w], [out])
+    sch = Schedule(func)
+    outer, _ = sch.get_loops(sch.get_block("out"))
+    sch.compute_at(sch.get_block("wide"), outer)
+    sch.compute_at(sch.get_block("total"), outer)
+    _, one, steps = sch.get_loops(sch.get_block("total"))
+    sch.reorder(steps, one)
+    sch.decompose_reduction(sch.get_block("total"), steps)
+    sch.pipeline(outer, stages=[0, 1, 2, 2], order=[2, 3, 0, 1])
     same_after_every_pass(func, sch)

@@ -12,6 +12,7 @@ from tilewright.ir.bounds import Interval
 from tilewright.ir.expr import Expr, Load, Var, all_of, as_expr, load
 from tilewright.ir.launch import is_private, thread_axis
 from tilewright.ir.linear import linear
+from tilewright.ir.pipeline import pipeline_parts
 from tilewright.ir.simplify import Simplifier, lasting, simplify
 from tilewright.ir.stmt import (
     Alloc,
@@ -142,10 +143,17 @@ def _before_carrying(
     kept = {loop.var for loop in around}
     while outer and outer[-1].kind in ("serial", "unrolled"):
         loop = outer[-1]
-        if loop.var in kept or not _reads_more(buffer, accesses, outer):
+        if loop.var in kept or _spans_stages(loop, accesses) or not _reads_more(buffer, accesses, outer):
             break
         place, outer = loop, outer[:-1]
     return place, outer
+
+
+def _spans_stages(loop: For, accesses: Sequence[Access]) -> bool:
+    """Whether several stages of a pipelined loop use the buffer: legal only where each iteration reads no
+    more than it has written, whatever the hulls say, and lowered to a copy for each iteration under way."""
+    marks = {p.mark: p.stage for p in pipeline_parts(loop)}
+    return len({marks[s] for a in accesses for s in a.path if s in marks}) > 1
 
 
 def _reads_more(buffer: Buffer, accesses: Sequence[Access], outer: list[For]) -> bool:
