@@ -378,7 +378,7 @@ RARE = (
     Mutant(
         "buffers move into loops that carry their values",
         "lower.compact:_before_carrying",
-        "if loop.var in kept or not _reads_more(buffer, accesses, outer):",
+        "if loop.var in kept or _spans_stages(loop, accesses) or not _reads_more(buffer, accesses, outer):",
         "if True:",
         seed=3000029,
     ),
