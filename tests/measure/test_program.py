@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import re
 
 import numpy as np
 import pytest
 
 from tilewright.errors import ShapeError
+from tilewright.ir import dtype as dt
 from tilewright.ir.expr import Var, as_expr
 from tilewright.ir.parser import parse
 from tilewright.ir.stmt import Buffer, PrimFunc
 from tilewright.measure import Measurer, parameters
-from tilewright.measure.program import Arrays
+from tilewright.measure.program import Arrays, Loaded, build_program, copies, runtime_functions
 from tilewright.records import Workload
 from tilewright.schedule import Schedule
 from tilewright.target import Target
@@ -101,3 +104,42 @@ def f(p0: float32[16], p1: float32[()]):
         measurer.set_workload(Workload.of(func))
         (found,) = [m for _, m in measurer.measure([Schedule(func).trace.to_json()])]
     assert found.status == "ok", found.error
+
+
+@pytest.mark.parametrize("dtype", ["bool", "float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("strides", [None, (10, 2)])
+def test_outputs_begin_as_bytes_that_no_result_has(dtype: str, strides: tuple[int, int] | None) -> None:
+    memory = Arrays()
+    array = memory.blank((3, 4), dt.to_numpy(dtype), strides)
+    assert set(np.ascontiguousarray(array).view(np.uint8).reshape(-1).tolist()) == {0xFF}
+    assert not memory.damaged()
+
+
+@pytest.mark.parametrize("strides", [None, (10, 2)])
+@pytest.mark.parametrize("shape", [(3, 4), (), (0, 3)])
+def test_copies_are_apart(shape: tuple[int, ...], strides: tuple[int, ...] | None) -> None:
+    given = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    strides = strides[: len(shape)] if strides else None
+    made = copies(given, strides, 3)
+    for n, array in enumerate(made):
+        array += n
+    for n, array in enumerate(made):
+        np.testing.assert_array_equal(array, given + n)
+        assert array.ctypes.data % 64 == 0
+
+
+def test_programs_that_share_turns_do_not_meet_what_another_has_just_read() -> None:
+    """Two programs on the same copies of an input: of eight calls in turns none has the copy of another."""
+    func = parse(re.sub(r", strides=\(\d+, \d+\)", "", STRIDED))
+    target = Target.host()
+    loaded = Loaded(build_program(Schedule(func), target), runtime_functions(target), 1)
+    given = np.ones((6, 8), np.float32)
+    places = copies(given, None, 8)
+    turns = itertools.count(1)
+    both = [loaded.bind(parameters(func), [given], Arrays(), lambda *_: places, turns) for _ in range(2)]
+    for number in range(8):
+        for n, array in enumerate(places):
+            array[...] = n
+        call = both[number % 2]
+        assert call() == 0
+        assert float(call.outputs[0][0, 0]) == 2 * ((number + 1) % 8)

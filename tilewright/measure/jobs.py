@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
@@ -16,7 +17,7 @@ import numpy as np
 
 from tilewright.errors import TilewrightError
 from tilewright.measure.look import Look, Looker
-from tilewright.measure.program import Arrays, Bound, Loaded, Parameter, Program, laid_out
+from tilewright.measure.program import Arrays, Bound, Loaded, Parameter, Program, copies, laid_out
 from tilewright.measure.timing import Plan, Race, race
 from tilewright.measure.verdict import Judge
 from tilewright.records.record import Sample
@@ -24,7 +25,7 @@ from tilewright.records.record import Sample
 #: Calls of a check, of which the first one pays for pages and threads.
 CALLS: Final = 4
 #: Bytes of inputs in other layouts that a worker keeps for the next candidates.
-KEPT_BYTES: Final = 512 << 20
+KEPT_BYTES: Final = 1 << 30
 #: Most copies of an input that comes from memory.
 MOST_COPIES: Final = 256
 
@@ -91,6 +92,7 @@ class Places:
         cold = sum(d.nbytes for p, d in self._given() if p.name in task.cold)
         self._copies = 1 if not cold else min(max(-(-task.flush_bytes // cold), 1), MOST_COPIES)
         self._kept: dict[tuple[str, str], _Placed] = {}
+        self._turns = itertools.count(1)
 
     def _given(self) -> Iterable[tuple[Parameter, np.ndarray]]:
         return zip(self.task.params, self.task.inputs, strict=False)
@@ -124,10 +126,11 @@ class Places:
 
     def _place(self, param: Parameter, data: np.ndarray, layout: str) -> _Placed:
         stored, strides = laid_out(param, data, layout)
-        first, others = Arrays(), Arrays()
-        copies = range(1, self._count(param))
-        arrays = [first.put(stored, strides), *(others.put(stored, strides) for _ in copies)]
-        return _Placed(np.array(stored), arrays, first)
+        guards = Arrays()
+        arrays = [guards.put(stored, strides)]
+        if (others := self._count(param) - 1) > 0:
+            arrays += copies(arrays[0], strides, others)  # a layout's elements may lie far apart
+        return _Placed(arrays[0].copy(), arrays, guards)
 
     def bind(self, program: Program) -> Placed:
         """The program with its arguments in place. Raises what loading it raises."""
@@ -142,7 +145,8 @@ class Places:
             return self._kept[key].arrays
 
         loaded = Loaded(program, self._functions, self._threads)
-        return Placed(loaded.bind(self.task.params, self.task.inputs, memory, laid), memory, used)
+        bound = loaded.bind(self.task.params, self.task.inputs, memory, laid, self._turns)
+        return Placed(bound, memory, used)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,12 +163,15 @@ class _Placed:
 
     def intact(self) -> bool:
         """Whether the first copy is as it was, and what is beside it too."""
-        same = np.array_equal(_bytes(self.arrays[0]), _bytes(self.given))
-        return same and not self.guards.damaged()
+        return _same(self.arrays[0], self.given) and not self.guards.damaged()
 
 
-def _bytes(array: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+def _same(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two arrays of one shape and type have the same bytes; most are compared eight at a time."""
+    left, right = (np.ascontiguousarray(a).reshape(-1).view(np.uint8) for a in (one, other))
+    whole = left.size // 8 * 8
+    same = np.array_equal(left[:whole].view(np.uint64), right[:whole].view(np.uint64))
+    return same and np.array_equal(left[whole:], right[whole:])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,31 +189,35 @@ class Placed:
 
 def checked(
     places: Places, program: Placed, calls: int, send: Send, patience: float = float("inf")
-) -> Outcome:
+) -> tuple[Outcome, tuple[float, ...]]:
     """Run a program up to ``calls`` times; right if it computes what is expected twice, as the second call
     finds the results of the first, on which it must not build. A call of over ``patience`` seconds is the
-    last one.
+    last one. What became of it, and the seconds of each call.
+
+    The first call has the copies of arguments that have guards, later ones have others: weights come from
+    memory, so that their times may count.
     """
-    times = []
+    times: list[float] = []
     for number in range(calls):
+        run = program.call if number else program.call.first
         begin = time.perf_counter()
-        status = program.call.first()
-        times.append(time.perf_counter() - begin)
+        status = run()
+        times.append(max(time.perf_counter() - begin, 1e-12))
         send(("alive",))
         if status:
-            return Outcome("refused", f"it ended with status {status}")
+            return Outcome("refused", f"it ended with status {status}"), ()
         if number < 2 and (wrong := places.judge(program.call.outputs)) is not None:
-            return Outcome(*wrong)
+            return Outcome(*wrong), ()
         if times[-1] > patience:
             break
     if not program.harmless():
-        return Outcome("wrong_result", "it writes outside of its arrays")
-    return Outcome("ok", seconds=min(times[1:] or times))
+        return Outcome("wrong_result", "it writes outside of its arrays"), ()
+    return Outcome("ok", seconds=min(times[1:] or times)), tuple(times)
 
 
 def check(places: Places, program: Program, send: Send) -> Outcome:
     """See whether a program is right, and about how fast."""
-    return checked(places, places.bind(program), CALLS, send)
+    return checked(places, places.bind(program), CALLS, send)[0]
 
 
 def race_programs(
@@ -252,14 +263,14 @@ def look_at(
 def _looked(places: Places, program: Program, looker: Looker, look: Look, send: Send) -> Outcome:
     try:
         placed = places.bind(program)
-        outcome = checked(places, placed, 2, send, patience=look.hopeless * looker.beside)
+        outcome, calls = checked(places, placed, 2, send, patience=look.hopeless * looker.beside)
     except MemoryError as error:
         return Outcome("out_of_memory", str(error) or "no memory was left")
     except TilewrightError as error:
         return Outcome("refused", error.message)
-    if outcome.status != "ok" or outcome.seconds is None:
+    if outcome.status != "ok":
         return outcome
-    seen = looker(placed.call, outcome.seconds)
+    seen = looker(placed.call, calls)
     return dataclasses.replace(outcome, disturbed=seen.disturbed)
 
 

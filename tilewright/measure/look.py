@@ -1,24 +1,35 @@
 """A first look at candidates: how fast each is beside a reference program, in as few calls as will do.
 
-Most candidates of a search are far from the best one, and a turn of two milliseconds shows it; only those
-that may matter get longer turns. The reference runs between candidates, so each has it on both sides, and
-where it has changed meanwhile the candidate is looked at again.
+Most candidates of a search are far from the best one, and the calls that show whether they are right show
+that, too; only those that may matter get turns of their own, one after the other, until it is certain that
+they are slower than the best. The reference runs between candidates, so each has it on both sides, and where
+it has changed meanwhile the candidate is looked at again.
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from tilewright.measure.timing import Call
 from tilewright.records.record import Sample
 
-#: A call of so many seconds is not repeated to be sure: the pages that the first one pays for are less.
-LONG: Final = 0.1
+#: A call of so many seconds is not repeated to be sure that a candidate is hopeless: the pages that the first
+#: one pays for are less, and so are most stalls.
+LONG: Final = 0.02
+#: Standard deviation of the logarithm of a turn's time: the least that is believed, and what is taken until
+#: so many pairs of turns of the reference have shown it. The last ones count.
+QUIET: Final = 0.01
+UNKNOWN: Final = 0.03
+PAIRS: Final = 4
+RECENT: Final = 32
+#: Half the width of a 95 % confidence interval, in standard deviations.
+SURE: Final = 1.96
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,22 +39,24 @@ class Look:
     Attributes:
         short_seconds: the calls of a first turn last at least this long.
         long_seconds: those of the turns that promising candidates get.
-        turns: how many these are.
-        promising: a candidate is when its time, relative to the reference's, is at most so many times that of
-            the best one.
+        turns: how many these are at most.
+        far: so many times the best one's time, relative to the reference, and the calls of the check are all
+            that a candidate gets, if each of them lasted ``short_seconds``.
         hopeless: so many times the reference's time, and of a candidate one call is enough.
         calm: the times of the reference before and after a turn differ by at most this, relative to the time,
             or the turn is repeated.
         tries: how often.
+        fresh: seconds for which a time of the reference may stand beside a call of a check.
     """
 
     short_seconds: float = 2e-3
     long_seconds: float = 5e-3
     turns: int = 3
-    promising: float = 1.1
+    far: float = 1.25
     hopeless: float = 8.0
     calm: float = 0.1
     tries: int = 2
+    fresh: float = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,42 +97,84 @@ class Looker:
     ) -> None:
         self.best = best
         self._reference, self._look, self._clock, self._told = reference, look, clock, told
+        self._changes: collections.deque[float] = collections.deque(maxlen=RECENT)
         self._reference()
-        self.beside = self._turn(reference, look.short_seconds, self._once(reference))
+        self.beside = self._once(reference)
+        self._again()
+        self._changes.clear()  # one call says less than a turn
 
-    def __call__(self, program: Call, once: float) -> Seen:
-        """Look at a program of which one call has taken ``once`` seconds."""
+    def __call__(self, program: Call, calls: Sequence[float]) -> Seen:
+        """Look at a program of which the calls that have checked it took so many seconds, the first of them
+        with what is only paid once."""
         look = self._look
-        if look.hopeless * self.beside < once < LONG:
-            once = min(once, self._once(program))  # the first one pays for pages
-        if once > look.hopeless * self.beside:
-            return Seen((self._sample(once, self.beside),), False)
-        samples, calm = self._turns(program, look.short_seconds, once)
-        seen = Seen(tuple(samples), not calm)
-        if seen.ratio <= look.promising * self.best:
-            quiet = calm
-            for _ in range(look.turns):
-                more, calm = self._turns(program, look.long_seconds, once)
-                samples += more
-                quiet = quiet and calm
-            seen = Seen(tuple(samples), not quiet)
-            if not seen.disturbed:
-                self.best = min(self.best, seen.ratio)
+        calls = list(calls)
+        if len(calls) == 1 and calls[0] < LONG:
+            calls.append(self._once(program))
+        if min(calls) > look.hopeless * self.beside:
+            return Seen((self._sample(min(calls), self.beside),), False)
+        if self._far(calls):
+            before = self.beside
+            change = 0.0 if self._clock() - self._when <= look.fresh else self._again()
+            if change <= look.calm and self._far(calls):
+                return Seen((self._sample(calls[-1], math.sqrt(before * self.beside)),), False)
+        samples: list[Sample] = []
+        logs: list[float] = []
+        quiet, seconds = True, look.short_seconds
+        for _ in range(1 + look.turns):
+            more, change = self._turns(program, seconds, min(calls))
+            samples += more
+            logs += [math.log(s.seconds / (s.reference or math.inf)) for s in more]
+            calm = change <= look.calm
+            quiet, seconds = quiet and calm, look.long_seconds
+            width = self._width(len(logs)) + (0.0 if calm else change)
+            # A stall makes a turn long; not the calls of the check, too.
+            least = min(statistics.median(logs) - width, math.log(min(calls) / self.beside))
+            if least > math.log(self.best):
+                return Seen(tuple(samples), not quiet)
+        seen = Seen(tuple(samples), not quiet)
+        if quiet:
+            self.best = min(self.best, seen.ratio)
         return seen
 
-    def _turns(self, program: Call, seconds: float, once: float) -> tuple[list[Sample], bool]:
-        """Turns of the program until one was calm, and whether the last one was."""
+    def _far(self, calls: Sequence[float]) -> bool:
+        """Whether each of the check's calls is long enough to count, and says that the program is slower. A
+        stall makes one of them long, not both."""
+        look = self._look
+        limit = max(math.log(look.far), self._width(1)) + math.log(self.best)
+        least = min(calls)
+        return len(calls) > 1 and least >= look.short_seconds and math.log(least / self.beside) > limit
+
+    def _width(self, turns: int) -> float:
+        """Half the width of the 95 % confidence interval of the logarithm of a candidate's ratio to the best
+        one's, after so many turns. Beside each turn there are two of the reference, and the best one has had
+        all its turns."""
+        known = len(self._changes) >= PAIRS
+        # Of two turns each has its own noise.
+        sigma = 1.4826 * statistics.median(self._changes) / math.sqrt(2) if known else UNKNOWN
+        ratio = math.sqrt(1.5) * max(sigma, QUIET)
+        return SURE * ratio * math.sqrt(1 / turns + 1 / (1 + self._look.turns))
+
+    def _turns(self, program: Call, seconds: float, once: float) -> tuple[list[Sample], float]:
+        """Turns of the program until one was calm, and how much the reference changed during the last."""
         samples: list[Sample] = []
-        calm = False
+        change = math.inf
         for _ in range(self._look.tries):
             before = self.beside
             taken = self._turn(program, seconds, once)
-            self.beside = after = self._turn(self._reference, self._look.short_seconds, before)
-            samples.append(self._sample(taken, math.sqrt(before * after)))
-            calm = abs(math.log(before / after)) <= self._look.calm
-            if calm:
+            change = self._again()
+            samples.append(self._sample(taken, math.sqrt(before * self.beside)))
+            if change <= self._look.calm:
                 break
-        return samples, calm
+        return samples, change
+
+    def _again(self) -> float:
+        """A turn of the reference; how much its time has changed, as a logarithm."""
+        before = self.beside
+        self.beside = self._turn(self._reference, self._look.short_seconds, before)
+        self._when = self._clock()
+        change = abs(math.log(before / self.beside))
+        self._changes.append(change)
+        return change
 
     def _sample(self, seconds: float, reference: float) -> Sample:
         sample = Sample(max(seconds, 1e-12), max(reference, 1e-12))

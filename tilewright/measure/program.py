@@ -5,8 +5,9 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import functools
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, cast
 
 import numpy as np
@@ -18,6 +19,8 @@ from tilewright.ir import dtype as dt
 from tilewright.ir.stmt import Buffer, PrimFunc
 from tilewright.ir.visit import const_int
 from tilewright.runtime.loader import load, load_runtime
+from tilewright.runtime.memory import allocate, data_address
+from tilewright.runtime.plan import ALIGNMENT
 from tilewright.runtime.pool import ThreadPool
 from tilewright.schedule.index_map import IndexMap
 from tilewright.schedule.schedule import Schedule
@@ -108,39 +111,63 @@ class Arrays:
         """A copy of ``data`` at an address that is a multiple of 64; with ``strides`` (in elements) its
         elements lie so far apart.
         """
-        if strides is None or not data.size:
-            return self._room(data.size, data.dtype, data.shape, data)
-        last = sum((extent - 1) * stride for extent, stride in zip(data.shape, strides, strict=True))
-        room = self._room(last + 1, data.dtype)
-        result = _strided(room, data.shape, strides)
-        gaps = np.ones(room.shape, np.bool_)
-        _strided(gaps, data.shape, strides)[...] = False
-        self._spread.append((room, gaps))
+        result = self._place(data.shape, data.dtype, strides)
         result[...] = data
         return result
 
-    def _room(
-        self, count: int, dtype: np.dtype, shape: tuple[int, ...] = (-1,), data: np.ndarray | None = None
+    def blank(
+        self, shape: tuple[int, ...], dtype: np.dtype, strides: Sequence[int] | None = None
     ) -> np.ndarray:
-        size = count * dtype.itemsize
-        block = np.empty(size + 2 * GUARD + 64, np.uint8)
-        start = GUARD + -(block.ctypes.data + GUARD) % 64
+        """An array as :meth:`put` makes it, of bytes that no result has."""
+        result = self._place(shape, dtype, strides)
+        result[...] = np.full(dtype.itemsize, 0xFF, np.uint8).view(dtype).reshape(())
+        return result
+
+    def _place(self, shape: tuple[int, ...], dtype: np.dtype, strides: Sequence[int] | None) -> np.ndarray:
+        size = _extent(shape, strides) * dtype.itemsize
+        block = np.empty(size + 2 * GUARD + ALIGNMENT, np.uint8)
+        start = GUARD + -(data_address(block) + GUARD) % ALIGNMENT
         for guard in (block[:start], block[start + size :]):
             guard[...] = _CANARY
             self._blocks.append(guard)
         own = block[start : start + size]
-        result = own.view(dtype).reshape(shape)
-        if data is None:
-            own[...] = _CANARY
-        else:
-            result[...] = data
-        return result
+        room = own.view(dtype)
+        if strides is None or not size:
+            return room.reshape(shape)
+        own[...] = _CANARY
+        gaps = np.ones(room.shape, np.bool_)
+        _strided(gaps, shape, strides)[...] = False
+        self._spread.append((room, gaps))
+        return _strided(room, shape, strides)
 
     def damaged(self) -> bool:
         """Whether something was written beside an array, or between its elements."""
         return any(bool((block != _CANARY).any()) for block in self._blocks) or any(
             bool((room[gaps].view(np.uint8) != _CANARY).any()) for room, gaps in self._spread
         )
+
+
+def copies(data: np.ndarray, strides: Sequence[int] | None, count: int) -> list[np.ndarray]:
+    """Copies of ``data`` like those of :meth:`Arrays.put` without guards, one after the other in a block of
+    memory such as a model's weights are in.
+    """
+    size = _extent(data.shape, strides) * data.dtype.itemsize
+    apart = -(-(size + GUARD) // ALIGNMENT) * ALIGNMENT
+    block = np.frombuffer(allocate(count * apart), np.uint8)
+    found = []
+    for start in range(0, count * apart, apart):
+        room = block[start : start + size].view(data.dtype)
+        compact = strides is None or not size
+        found.append(room.reshape(data.shape) if compact else _strided(room, data.shape, strides or ()))
+        found[-1][...] = data
+    return found
+
+
+def _extent(shape: Sequence[int], strides: Sequence[int] | None) -> int:
+    """Elements from the first to the last one of an array, both included."""
+    if strides is None or 0 in shape:
+        return math.prod(shape)
+    return sum((extent - 1) * stride for extent, stride in zip(shape, strides, strict=True)) + 1
 
 
 def _strided(room: np.ndarray, shape: Sequence[int], strides: Sequence[int]) -> np.ndarray:
@@ -156,6 +183,8 @@ class Bound:
             between them comes from memory.
         workspace: what the kernel works in.
         outputs: how many of the arrays are outputs.
+        turns: numbers of the calls. Programs that share them share arrays in such a way that none has what
+            another one has just brought into the caches.
     """
 
     def __init__(
@@ -164,21 +193,25 @@ class Bound:
         arrays: Sequence[Sequence[np.ndarray]],
         workspace: np.ndarray,
         outputs: int,
+        turns: Iterator[int],
     ) -> None:
         self._loaded = loaded  # the code is there as long as this
         self._kernel, self._pool = _KERNEL(loaded.address), loaded.pool.address
         self._workspace = workspace
         self._arrays = arrays
-        self._args = [(ctypes.c_void_p * len(a))(*[x.ctypes.data for x in a]) for a in arrays]
-        self._where = workspace.ctypes.data
-        self._turn = 0
+        known = {id(x): data_address(x) for x in itertools.chain(*arrays)}
+        self._table = np.array([[known[id(x)] for x in a] for a in arrays], np.uintp)
+        first, row = data_address(self._table), self._table.strides[0]
+        self._args = [first + row * n for n in range(len(arrays))]
+        self._where = data_address(workspace)
+        self._turns = turns
         self.inputs = list(arrays[0][: len(arrays[0]) - outputs])
         self.outputs = list(arrays[0][len(arrays[0]) - outputs :])
 
     def __call__(self) -> int:
         """One call; the kernel's status, 0 when all is well."""
-        self._turn = (self._turn + 1) % len(self._args)
-        return int(self._kernel(self._pool, self._args[self._turn], self._where))
+        args = self._args[next(self._turns) % len(self._args)]
+        return int(self._kernel(self._pool, args, self._where))
 
     def first(self) -> int:
         """One call on the first list of arrays; as calling it otherwise."""
@@ -208,6 +241,7 @@ class Loaded:
         inputs: Sequence[np.ndarray],
         memory: Arrays,
         laid: Callable[[Parameter, np.ndarray, str], Sequence[np.ndarray]] | None = None,
+        turns: Iterator[int] | None = None,
     ) -> Bound:
         """The program on copies of ``inputs``, its outputs filled with what no result looks like.
 
@@ -215,6 +249,7 @@ class Loaded:
             params: all arguments, outputs last.
             memory: where the arrays live.
             laid: gives copies of an input in a layout, more than one where calls are to take turns.
+            turns: as of :class:`Bound`; of its own when left out.
         """
         wanted = params[: len(inputs)]
         columns: list[Sequence[np.ndarray]] = []
@@ -222,15 +257,13 @@ class Loaded:
             layout = self.program.layouts.get(param.name, "")
             own = laid(param, data, layout) if laid else [memory.put(*laid_out(param, data, layout))]
             columns.append(own)
-        outputs = []
-        for param in params[len(inputs) :]:
-            dtype = dt.to_numpy(param.dtype)
-            blank = np.full(math.prod(param.shape) * dtype.itemsize, 0xFF, np.uint8).view(dtype)
-            outputs.append(memory.put(blank.reshape(param.shape), param.strides))
+        results = params[len(inputs) :]
+        outputs = [memory.blank(p.shape, dt.to_numpy(p.dtype), p.strides) for p in results]
         size = self.program.ws_shared + self.threads * self.program.ws_thread
-        copies = max((len(c) for c in columns), default=1)
-        arrays = [[*(c[n % len(c)] for c in columns), *outputs] for n in range(copies)]
-        return Bound(self, arrays, memory.put(np.zeros(max(size, 1), np.uint8)), len(outputs))
+        rows = max((len(c) for c in columns), default=1)
+        arrays = [[*(c[n % len(c)] for c in columns), *outputs] for n in range(rows)]
+        workspace = memory.put(np.zeros(max(size, 1), np.uint8))
+        return Bound(self, arrays, workspace, len(outputs), turns or itertools.count(1))
 
 
 def in_layout(data: np.ndarray, layout: str) -> np.ndarray:

@@ -19,8 +19,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
+from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
 from tilewright.errors import TilewrightError
 from tilewright.measure.jobs import JOBS, Outcome, Places, Task
@@ -35,10 +36,15 @@ from tilewright.target import Target
 
 __all__ = ["Limits", "Outcome", "Runner", "Task"]
 
+#: A child that did not have the processor for half of its time has so many times as long: others use it.
+BUSY: Final = 8
+
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What a candidate may take: seconds without a sign of life, and bytes of memory besides its data."""
+    """What a candidate may take: seconds without a sign of life (more where others have the processors), and
+    bytes of memory besides its data.
+    """
 
     seconds: float = 10.0
     memory: int = 4 << 30
@@ -261,7 +267,7 @@ def _watch(child: int, ours: Connection, limits: Limits, hear: Callable[[Any], N
     outcome: Outcome | None = None
     try:
         while outcome is None:
-            if not ours.poll(limits.seconds):
+            if not _lives(child, ours, limits.seconds):
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
                 return Outcome("timeout", f"no sign of life for {limits.seconds:g} seconds")
@@ -287,6 +293,27 @@ def _watch(child: int, ours: Connection, limits: Limits, hear: Callable[[Any], N
     if os.WIFSIGNALED(status):
         return Outcome("crash", f"it was ended by {signal.Signals(os.WTERMSIG(status)).name}")
     return Outcome("crash", f"it ended with status {os.waitstatus_to_exitcode(status)}")
+
+
+def _lives(child: int, ours: Connection, seconds: float) -> bool:
+    """Wait for a sign of life; whether there was one."""
+    before = _processor_seconds(child)
+    for _ in range(BUSY):
+        if ours.poll(seconds):
+            return True
+        now = _processor_seconds(child)
+        if before is None or now is None or now - before >= seconds / 2:
+            return False
+    return False
+
+
+def _processor_seconds(pid: int) -> float | None:
+    """What a process has used so far; None where the system does not tell."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _run_child(job: Callable[..., Outcome], limits: Limits, pipe: Connection) -> None:
