@@ -123,10 +123,18 @@ def spread(atom: Expr, extents: Mapping[Var, Expr]) -> Expr | None:
     low, high = interval(atom)
     if low is None:
         return None
-    if high is not None:
+    if high is not None and not _open_remainder(atom):
         return as_expr(high - low)
     top = _top(atom, extents)
     return None if top is None else simplify(top - low)
+
+
+def _open_remainder(atom: Expr) -> bool:
+    """Whether ``atom`` is a remainder that only its divisor limits, of which more is known than two numbers."""
+    if not isinstance(atom, BinOp) or atom.op != "mod" or isinstance(atom.b, Const):
+        return False
+    whole, divisor = interval(atom.a).hi, interval(atom.b)
+    return (divisor.lo or 0) > 0 and (whole is None or divisor.hi is None or whole >= divisor.hi)
 
 
 def _top(atom: Expr, extents: Mapping[Var, Expr]) -> Expr | None:

@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from tilewright.backend.llvm.work import grain_of
 from tilewright.cost.model import CostModel, Prediction
 from tilewright.errors import ScheduleError, TilewrightError
 from tilewright.ir.expr import Var
@@ -37,6 +38,8 @@ UNTUNED: Final = "untuned"
 #: but changes neither vectors nor memory.
 TELLING: Final = ("lanes", "items", "temporary_bytes", "register_bytes", "packed_bytes", "shared_bytes")
 _TELLING: Final = [FEATURES.index(name) for name in TELLING]
+#: Hints that say how threads share the iterations of a loop.
+SHARING: Final = ("grain", "chunks")
 #: Points that are listed one by one, at most.
 MAX_LISTED: Final = 1 << 20
 
@@ -253,19 +256,20 @@ def structure(trace: Trace) -> str:
 
 def _program(schedule: Schedule, alone: bool = False) -> str:
     """The identity of the program as it is once guards are loop bounds, which the passes after that do not
-    make more alike; of the schedule itself where it cannot be lowered. ``alone``: without how threads share
-    the iterations."""
+    make more alike; of the schedule itself where it cannot be lowered. How many iterations a thread claims at
+    once is part of it, unless it is ``alone``."""
     try:
         func = lower(schedule.func, passes=_TELLING_PASSES)
     except TilewrightError:
         func = schedule.func
 
-    def without_grain(stmt: Stmt) -> Stmt | None:
+    def with_grain(stmt: Stmt) -> Stmt | None:
         if isinstance(stmt, For) and stmt.kind == "parallel" and stmt.annotations:
-            kept = tuple((key, value) for key, value in stmt.annotations if key != "grain")
-            return dataclasses.replace(stmt, annotations=kept)
+            kept = {key: value for key, value in stmt.annotations if key not in SHARING}
+            if not alone and len(kept) < len(stmt.annotations):
+                kept["grain"] = grain_of(stmt)
+            return dataclasses.replace(stmt, annotations=tuple(sorted(kept.items())))
         return None
 
-    if alone:
-        func = func.with_(body=transform_stmt(func.body, without_grain))
+    func = func.with_(body=transform_stmt(func.body, with_grain))
     return digest(canonical_text(func))

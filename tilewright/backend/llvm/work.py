@@ -5,6 +5,7 @@ once.
 from __future__ import annotations
 
 from tilewright.ir.expr import Const, Expr, Load
+from tilewright.ir.sizes import typical_size
 from tilewright.ir.stmt import Evaluate, For, If, Stmt, Store, TensorCall, child_stmts
 
 CHUNK_WORK = 20_000
@@ -15,12 +16,16 @@ _UNKNOWN_TRIPS = 16
 
 
 def grain_of(loop: For) -> int:
-    """Iterations of a parallel loop to claim at once: its ``grain`` annotation, else enough for
-    :data:`CHUNK_WORK`.
+    """Iterations of a parallel loop to claim at once: its ``grain`` annotation, or as many as give at least
+    the number of its ``chunks`` annotation at the typical extent, else enough for :data:`CHUNK_WORK`.
     """
-    given = dict(loop.annotations).get("grain")
+    hints = dict(loop.annotations)
+    given, chunks = hints.get("grain"), hints.get("chunks")
     if isinstance(given, int):
         return max(given, 1)
+    extent = typical_size(loop.extent)
+    if isinstance(chunks, int) and extent is not None:
+        return max(extent // max(chunks, 1), 1)
     grain = max(1, -(-CHUNK_WORK // max(work(loop.body), 1)))
     if isinstance(loop.extent, Const):
         grain = min(grain, max(int(loop.extent.value), 1))

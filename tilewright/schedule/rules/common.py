@@ -109,14 +109,14 @@ def powers(least: int, most: int) -> list[int]:
 
 
 def parallelize(sch: Schedule, loop: LoopRef, flops: int, target: Target) -> None:
-    """Run ``loop`` on threads when there is enough work, in chunks that are worth claiming."""
-    extent = typical_size(loop_of(sch, loop).extent)
-    if flops < PARALLEL_FLOPS or extent == 1:
+    """Run ``loop`` on threads when there is enough work, in chunks that are worth claiming.
+
+    The hint is how many chunks there should be, not how long they are: it is the same whatever the loop's
+    extent is, which may be over open decisions.
+    """
+    if flops < PARALLEL_FLOPS or typical_size(loop_of(sch, loop).extent) == 1:
         return
     sch.parallel(loop)
-    if extent is None:
-        return  # over open decisions: the backend chooses the chunks
-    wanted = max(extent * CHUNK_FLOPS // max(flops, 1), 1)
     # A few claims per core, so that one that is slow or interrupted does not keep the others waiting.
-    fair = max(extent // (CHUNKS_PER_CORE * max(target.cores, 2)), 1)
-    sch.annotate(loop, "grain", int(min(wanted, fair)))
+    fair = CHUNKS_PER_CORE * max(target.cores, 2)
+    sch.annotate(loop, "chunks", max(flops // CHUNK_FLOPS, fair))

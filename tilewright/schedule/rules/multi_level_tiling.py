@@ -54,6 +54,11 @@ STENCIL_UNROLL = 8
 #: Innermost steps of a reduction that use the same vectors (parts of packed elements) are unrolled up to this
 #: number.
 PART_UNROLL = 8
+#: Tiles along the vector axis, and along the rows, that one work item has at most.
+MOST_PANELS = 64
+MOST_ROW_TILES = 32
+#: Iterations of the outermost loop over work items that take turns at most.
+MOST_TURNS = 64
 #: Uses of each element from which on a copy of an operand, with the vector axis last, pays.
 PACK_REUSE = 8
 
@@ -349,14 +354,14 @@ def _tile_write_back(
     panel, vector, lane = columns
     panel_bytes = sum(buffer_bytes(a.buffer) for a in info.loads if not _is_scalar(a, axes))
     large = panel_bytes > target.l2_bytes // 2
-    serial: list[LoopRef] = []
-    if sch.symbolic:
-        panel, row_outer, serial = _open_blocks(sch, ref, panel, row_outer, large)
     rows = [row_outer] if row_outer is not None else []
     # One panel of weights stays in cache while all rows pass, or all weights do.
-    outer = [panel, *outer, *rows] if large or serial else [*outer, *rows, panel]
-    sch.reorder(*outer, *serial, *row_inner, vector, lane)
-    fused = sch.fuse(*outer) if len(outer) > 1 else outer[0]
+    order = [panel, *outer, *rows] if large else [*outer, *rows, panel]
+    serial: list[LoopRef] = []
+    if sch.symbolic:
+        order, serial = _open_blocks(sch, ref, order, panel, row_outer)
+    sch.reorder(*order, *serial, *row_inner, vector, lane)
+    fused = sch.fuse(*order) if len(order) > 1 else order[0]
     flops = 2 * info.points(info.spatial + info.reduce)
     parallelize(sch, fused, flops, target)
     for loop in [*row_inner, vector]:
@@ -366,23 +371,36 @@ def _tile_write_back(
 
 
 def _open_blocks(
-    sch: Schedule, ref: BlockRef, panel: LoopRef, row: LoopRef | None, large: bool
-) -> tuple[LoopRef, LoopRef | None, list[LoopRef]]:
-    """Blocks of tiles, of open sizes: one thread computes ``panels`` times ``row_tiles`` tiles one after the
-    other, so that they share what they read. Returns the loops over blocks and those inside one."""
-    panels = loop_of(sch, panel).extent
-    most = min(interval(panels).hi or 1, 64)
-    usual = 1 if large else min(at_default(sch, panels), most)
-    size = as_expr(pick(sch, ref, "panels", powers(1, most), usual))
-    sch.require((size <= panels) | size.eq(1))
-    panel, inner_panel = sch.split(panel, [None, size])
-    if row is None:
-        return panel, None, [inner_panel]
-    rows = loop_of(sch, row).extent
-    size = as_expr(pick(sch, ref, "row_tiles", powers(1, min(interval(rows).hi or 1, 32)), 1))
-    sch.require((size <= rows) | size.eq(1))
-    row, inner_row = sch.split(row, [None, size])
-    return panel, row, [inner_panel, inner_row]
+    sch: Schedule, ref: BlockRef, order: list[LoopRef], panel: LoopRef, row: LoopRef | None
+) -> tuple[list[LoopRef], list[LoopRef]]:
+    """Blocks of tiles of open sizes, in an open order.
+
+    A work item is ``panels`` times ``row_tiles`` tiles, computed by one thread one after the other, so that
+    they share what they read. Items go in ``order``, but ``turns`` iterations of its outermost loop take
+    turns innermost: what the other loops read serves all of them before the next is read. With one the order
+    is as given, with all of them the outermost loop has become the innermost.
+
+    Returns:
+        the loops over items, outermost first, and those inside one.
+    """
+    sizes = [(panel, "panels", MOST_PANELS)] + ([(row, "row_tiles", MOST_ROW_TILES)] if row is not None else [])
+    serial: list[LoopRef] = []
+    for loop, what, limit in sizes:
+        extent = loop_of(sch, loop).extent
+        most = min(interval(extent).hi or 1, limit)
+        size = as_expr(pick(sch, ref, what, powers(1, most), 1))
+        sch.require((size <= extent) | size.eq(1))
+        blocks, inside = sch.split(loop, [None, size])
+        order = [blocks if it == loop else it for it in order]
+        serial.append(inside)
+    if len(order) > 1:
+        extent = loop_of(sch, order[0]).extent
+        most = min(interval(extent).hi or 1, MOST_TURNS)
+        turns = as_expr(pick(sch, ref, "turns", powers(1, most), 1))
+        sch.require((turns <= extent) | turns.eq(1))
+        blocks, turn = sch.split(order[0], [None, turns])
+        order = [blocks, *order[1:], turn]
+    return order, serial
 
 
 def _parts(info: BlockInfo, axes: _Axes) -> Var | None:
