@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Final
 
@@ -22,7 +22,7 @@ from tilewright.ir.visit import transform_stmt
 from tilewright.lower import PASSES, lower
 from tilewright.records.record import Workload, digest, shortest_json
 from tilewright.schedule.default import default_schedule
-from tilewright.schedule.features import FEATURES
+from tilewright.schedule.features import FEATURES, features_of
 from tilewright.schedule.schedule import Schedule
 from tilewright.schedule.sketch import Rows, Sketch
 from tilewright.schedule.space import sketches
@@ -40,6 +40,11 @@ TELLING: Final = ("lanes", "items", "temporary_bytes", "register_bytes", "packed
 _TELLING: Final = [FEATURES.index(name) for name in TELLING]
 #: Hints that say how threads share the iterations of a loop.
 SHARING: Final = ("grain", "chunks")
+#: Combinations of a sketch, at most, among which the program of a schedule is looked for; how many of them are
+#: bound for that, and how close their features are.
+MAX_LOOKED_AT: Final = 1 << 14
+MAX_BOUND: Final = 16
+ALIKE: Final = 1e-3
 #: Points that are listed one by one, at most.
 MAX_LISTED: Final = 1 << 20
 
@@ -73,13 +78,14 @@ class SearchSpace:
         found = sketches(self.func, target)
         untuned = default_schedule(self.func, target)
         wanted = _program(untuned)
-        place = next((n for n, s in enumerate(found) if _program(s.bind(s.default[0])) == wanted), None)
-        if place is None:
-            place = len(found)
+        default = next((p for p in _starts(found) if _program(found[p.sketch].bind(p.row)) == wanted), None)
+        default = default or _point_of_program(found, untuned, wanted)
+        if default is None:
+            default = Point(len(found), ())
             found.append(Sketch(UNTUNED, self.func, untuned, target))
         self.sketches: tuple[Sketch, ...] = tuple(found)
         self.widths = tuple(len(s.columns) for s in self.sketches)
-        self.default = Point(place, tuple(map(int, self.sketches[place].default[0])))
+        self.default = default
         self.size = sum(s.size for s in self.sketches)
         self._programs: dict[tuple[Point, bool], str] = {}
 
@@ -239,6 +245,29 @@ class SearchSpace:
         if known is None:
             known = self._programs[point, alone] = _program(self.bind(point), alone)
         return known
+
+
+def _starts(found: Sequence[Sketch]) -> Iterator[Point]:
+    """Where the search of each sketch begins."""
+    return (Point(n, tuple(map(int, s.default[0]))) for n, s in enumerate(found))
+
+
+def _point_of_program(found: Sequence[Sketch], schedule: Schedule, wanted: str) -> Point | None:
+    """The point of a small sketch whose program is that of ``schedule``, with the identity ``wanted``: what a
+    rule takes where it has the choice between structures is not where the search of either begins."""
+    for n, sketch in enumerate(found):
+        if not sketch.columns or sketch.size > MAX_LOOKED_AT:
+            continue
+        try:
+            own = features_of(schedule.func, sketch.target, sketch.main)
+        except ScheduleError:  # it has no such block
+            continue
+        rows = sketch.enumerate()
+        alike = np.abs(sketch.features(rows)[:, _TELLING] - own[_TELLING]).max(axis=1) < ALIKE
+        for row in rows[alike][:MAX_BOUND]:
+            if _program(sketch.bind(row)) == wanted:
+                return Point(n, tuple(map(int, row)))
+    return None
 
 
 #: Lowering up to where equal programs look alike; what follows makes copies of loops, and takes longest.

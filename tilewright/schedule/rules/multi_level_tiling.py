@@ -361,7 +361,7 @@ def _tile_write_back(
     if sch.symbolic:
         order, serial = _open_blocks(sch, ref, order, panel, row_outer)
     sch.reorder(*order, *serial, *row_inner, vector, lane)
-    fused = sch.fuse(*order) if len(order) > 1 else order[0]
+    fused = sch.fuse(*order)
     flops = 2 * info.points(info.spatial + info.reduce)
     parallelize(sch, fused, flops, target)
     for loop in [*row_inner, vector]:
