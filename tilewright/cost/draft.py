@@ -263,20 +263,18 @@ class _Kernels:
 
     def _loads(self) -> tuple[Column, Column, Column, Column]:
         """Vectors that are loaded, single elements, elements that lie apart, and shuffles of vectors, in one
-        visit of the innermost tile: each distinct one once, the emitter keeps what it has. Features count
-        what lies between them, too, so there are no more than instances of the tile."""
+        visit of the innermost tile: each distinct one once, the emitter keeps what it has."""
         found = [np.zeros(len(self.visits)) for _ in range(4)]
         size, lanes = self._feature("element_bytes"), self._power("lanes")
-        points = self._power("unrolled")
         for n in range(LOADS):
             stride = self._feature(f"load{n}_stride")
             there = self._feature(f"load{n}_bytes") > 0
             elements = np.maximum(self._power(f"load{n}_micro") / size, 1.0)
-            found[0] += np.where(there & (stride == 0), np.clip(elements / lanes, 1.0, points), 0.0)
-            found[1] += np.where(there & (stride < 0), np.minimum(elements, points), 0.0)
+            found[0] += np.where(there & (stride == 0), np.maximum(elements / lanes, 1.0), 0.0)
+            found[1] += np.where(there & (stride < 0), elements, 0.0)
             # A square tile in registers is turned by shuffles, as many for a vector as its length has digits.
             turned = (self._feature("register_bytes") >= self._feature(f"load{n}_micro")) & ~self.reduces
-            apart = np.where(there & (stride > 0), np.clip(elements, lanes, lanes * points), 0.0)
+            apart = np.where(there & (stride > 0), np.maximum(elements, lanes), 0.0)
             found[2] += np.where(turned, 0.0, apart)
             found[3] += np.where(turned, apart / lanes * self._feature("lanes"), 0.0)
         return found[0], found[1], found[2], found[3]

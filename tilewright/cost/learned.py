@@ -32,7 +32,7 @@ from tilewright.schedule.features import FEATURES, features_of
 from tilewright.schedule.sketch import Rows, Sketch
 
 #: The version of the stored form.
-VERSION: Final = 2
+VERSION: Final = 3
 #: Doublings over which what is known of a workload loses most of its worth for another.
 WIDTH: Final = 2.5
 #: Networks of an ensemble; the trees count as much as all of them.

@@ -130,7 +130,7 @@ def spread(atom: Expr, extents: Mapping[Var, Expr]) -> Expr | None:
 
 
 def _open_remainder(atom: Expr) -> bool:
-    """Whether ``atom`` is a remainder that only its divisor limits, of which more is known than two numbers."""
+    """Whether ``atom`` is a remainder that only its divisor limits, and that is no constant."""
     if not isinstance(atom, BinOp) or atom.op != "mod" or isinstance(atom.b, Const):
         return False
     whole, divisor = interval(atom.a).hi, interval(atom.b)

@@ -87,8 +87,10 @@ FEATURES: Final[tuple[str, ...]] = (
     "other_flops", "other_bytes", "other_iterations", "other_waste",
 )  # fmt: skip
 
+#: Raised when features of the same names begin to mean something else.
+REVISION: Final = 1
 #: Tells lists of features apart: what was kept of another list cannot be read.
-VERSION: Final = hashlib.sha256(" ".join(FEATURES).encode()).hexdigest()[:8]
+VERSION: Final = hashlib.sha256(f"{' '.join(FEATURES)} {REVISION}".encode()).hexdigest()[:8]
 
 
 def features_of(func: PrimFunc, target: Target, main: str | None = None) -> NDArray[np.float32]:
@@ -199,7 +201,7 @@ class Access:
     )
 
     def touched(self, loops: Sequence[For]) -> list[Expr]:
-        """Elements per dimension that are touched while ``loops`` run."""
+        """Elements per dimension from the first to the last that is touched while ``loops`` run."""
         key = tuple(loop.var for loop in loops)
         if key not in self._touched:  # levels of a nest share their loops: most are asked for several times
             self._touched[key] = self._touched_while(loops)
@@ -215,8 +217,16 @@ class Access:
             found.append(minimum(_product(moving) if r is None else r.extent, dim))
         return found
 
+    def distinct(self, loops: Sequence[For]) -> Expr:
+        """Elements that are touched while ``loops`` run, without what lies between those of a stride."""
+        counts: list[Expr] = []
+        for index, span in zip(self.over_loops, self.touched(loops), strict=True):
+            counts.append(minimum(span, _product([s.extent for s in loops if uses(index, {s.var})])))
+        moving = [s.extent for s in loops if any(uses(index, {s.var}) for index in self.over_loops)]
+        return minimum(_product(counts), _product(moving))
+
     def bytes(self, loops: Sequence[For]) -> Expr:
-        """Bytes of the distinct elements touched while ``loops`` run."""
+        """Bytes of what is touched while ``loops`` run, with what lies between."""
         return _product(self.touched(loops)) * dt.nbytes(self.buffer.dtype)
 
     def stride(self, loop: For) -> Expr:
@@ -430,7 +440,7 @@ def _micro(main: Nest, target: Target) -> dict[str, Expr]:
     gathers: list[Expr] = []
     live: list[Expr] = []
     for access in main.loads:
-        distinct = _product(access.touched([s for s in micro if s is not vector]))
+        distinct = access.distinct([s for s in micro if s is not vector])
         stride = as_expr(0) if vector is None else access.stride(vector)
         known = const_int(stride)
         if access.buffer.scope == "register":
@@ -452,7 +462,7 @@ def _micro(main: Nest, target: Target) -> dict[str, Expr]:
         "micro_loads": _log(_sum(vectors)),
         "micro_broadcasts": _log(_sum(broadcasts)),
         "micro_gathers": _log(_sum(gathers)),
-        "micro_stores": _log(_product(main.store.touched([s for s in micro if s is not vector]))),
+        "micro_stores": _log(main.store.distinct([s for s in micro if s is not vector])),
         "loads_per_op": _log_ratio(_sum([*vectors, *broadcasts, *gathers]) + 1, operations),
         "code": _log(operations * max(len(main.loads), 1)),
     }
@@ -465,7 +475,8 @@ def _accesses(main: Nest) -> dict[str, Expr]:
     for name, access in named:
         size = dt.nbytes(access.buffer.dtype)
         found[f"{name}_bytes"] = _log(_product(list(access.buffer.shape)) * size)
-        for level in LEVELS:
+        found[f"{name}_micro"] = _log(access.distinct(main.level("micro")) * size)
+        for level in LEVELS[1:]:
             found[f"{name}_{level}"] = _log(access.bytes(main.level(level)))
         stride = as_expr(0) if vector is None else access.stride(vector)
         known = const_int(stride)

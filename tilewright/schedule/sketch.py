@@ -8,6 +8,7 @@ primitives.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
@@ -164,6 +165,31 @@ class Sketch:
             result[todo[good]] = trial[good]
             todo = todo[~good]
         return result
+
+    def near(self, row: Sequence[int] | Rows) -> Rows:
+        """``[n, decisions]``: the valid candidates around one: a decision is up to two values away, or two
+        decisions are one value away each."""
+        if not self.columns:
+            return np.empty((0, 0), np.int64)
+        values, sizes = self._table
+        places = [int(np.searchsorted(d, v)) for d, v in zip(self.domains, row, strict=True)]
+        moved = self._steps + np.array(places, np.int64)
+        moved = moved[((moved >= 0) & (moved < sizes)).all(axis=1)]
+        rows: Rows = values[np.arange(len(self.columns)), moved]
+        return rows[self.valid(rows)]
+
+    @cached_property
+    def _steps(self) -> Rows:
+        """``[n, decisions]``: how many values decisions move to what is near."""
+        one = np.eye(len(self.columns), dtype=np.int64)
+        pairs = [
+            a * one[m] + b * one[n]
+            for n in range(len(one))
+            for m in range(n)
+            for a, b in itertools.product((-1, 1), repeat=2)
+        ]
+        alone = [k * line for line in one for k in (-1, 1, -2, 2)]
+        return np.array([*alone, *pairs], np.int64).reshape(-1, len(one))
 
     # -- what a candidate is ---------------------------------------------------------------------------------
 

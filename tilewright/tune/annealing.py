@@ -9,6 +9,7 @@ import numpy as np
 
 from tilewright.cost.model import CostModel
 from tilewright.tune.batch import OPTIMISM, choose, probes
+from tilewright.tune.constructed import around_default
 from tilewright.tune.fitness import Fitness, Floats
 from tilewright.tune.history import History
 from tilewright.tune.population import Population
@@ -48,6 +49,9 @@ class Annealing:
         chosen = history.fresh([space.default], min(count, 1))
         proposals = [Proposal(p, "default") for p in chosen]
         fitness = Fitness(space, model, history, threads)
+        close = around_default(fitness, history, count, chosen)
+        proposals += [Proposal(p, "search") for p in close]
+        chosen += close
         blind = probes(count - len(chosen), self.random, rng)
         best = space.population([o.point for o in history.ranked[: self.chains // 4]])
         moved = space.population(history.transferred[: self.chains // 4])

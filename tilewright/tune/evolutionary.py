@@ -8,7 +8,7 @@ import numpy as np
 
 from tilewright.cost.model import CostModel
 from tilewright.tune.batch import OPTIMISM, choose, probes
-from tilewright.tune.constructed import constructed
+from tilewright.tune.constructed import around_default, constructed
 from tilewright.tune.fitness import Fitness, Floats
 from tilewright.tune.history import History
 from tilewright.tune.population import Point, Population
@@ -22,9 +22,10 @@ from tilewright.tune.strategy import Proposal, register_strategy
 class Evolutionary:
     """The default strategy.
 
-    The population begins with the default schedule and the first guess of every sketch, points transferred
-    from other shapes and machines, constructed ones, the best that were measured, and random ones. Children
-    are mutations of good parents and mixes of two of them; of parents and children the most hopeful stay.
+    A share of the first proposals is close to the default schedule. The population begins with the first
+    guess of every sketch, points transferred from other shapes and machines, constructed ones, the best that
+    were measured, and random ones. Children are mutations of good parents and mixes of two of them; of
+    parents and children the most hopeful stay.
 
     Attributes:
         size: candidates of a generation.
@@ -59,6 +60,7 @@ class Evolutionary:
             proposals.extend(Proposal(p, role) for p in points)
 
         fitness = Fitness(space, model, history, threads)
+        take(around_default(fitness, history, count, chosen), "search")
         built = constructed(space, self.size // 8, rng, threads)
         moved = space.population(history.transferred)
         if not len(history):

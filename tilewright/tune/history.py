@@ -63,9 +63,10 @@ class History:
 
         Records of this device, ``compiler`` (None: any) and ``threads`` are observations; the fastest of all
         others, and of the nearest other shapes (:func:`tilewright.tune.neighbours.nearest`), are transferred.
-        Traces that are no points of the space are left out.
+        So are the points most like the fastest of those whose traces are no points of the space (any more):
+        sketches of another release had other decisions.
         """
-        from tilewright.tune.neighbours import nearest
+        from tilewright.tune.neighbours import nearest, transfer
 
         own: list[Record] = []
         others: list[Record] = []
@@ -74,12 +75,14 @@ class History:
             here = record.epoch.device.fingerprint == device and record.epoch.origin in TRUSTED
             same = record.threads == threads and compiler in (None, record.epoch.compiler)
             (own if here and same else others).append(record)
-        promising = [p for p in (space.point_of(r.trace) for r in _fastest(others)) if p is not None]
-        neighbours = nearest(space, store, threads)
-        history = History(space, threads, tuple(dict.fromkeys([*promising, *neighbours])))
+        history = History(space, threads)
         beside = [s.reference for r in own for s in r.samples if s.reference is not None]
-        for record in own:
-            history.add_record(record, statistics.median(beside) if beside else None)
+        reference = statistics.median(beside) if beside else None
+        foreign = [record for record in own if not history.add_record(record, reference)]
+        promising: list[Point | None] = [transfer(space, r.sketch, r.trace) for r in _fastest(foreign)]
+        promising += [space.point_of(r.trace) or transfer(space, r.sketch, r.trace) for r in _fastest(others)]
+        known = [point for point in promising if point is not None]
+        history.transferred = tuple(dict.fromkeys([*known, *nearest(space, store, threads)]))
         return history
 
     # -- writing ---------------------------------------------------------------------------------------------

@@ -63,19 +63,22 @@ def nearest(space: SearchSpace, store: Store, threads: int) -> tuple[Point, ...]
 def transfer(space: SearchSpace, sketch: str, trace: str) -> Point | None:
     """The point of ``space`` that is most like a candidate of the same function in another shape.
 
-    It is one of the sketch of that name, or else of one with the same decisions; each decision has the value
-    that is nearest by ratio in its domain here, or the largest where it was the largest there. None where no
-    sketch has the same decisions. Raises ScheduleError for a text that is no trace.
+    It is one of the sketch of that name, or else of one with the same decisions and the fewest others; each
+    decision has the value that is nearest by ratio in its domain here, or the largest where it was the
+    largest there, and others that of the sketch's default. None where no sketch has the decisions. Raises
+    ScheduleError for a text that is no trace.
     """
     read = Trace.from_json(trace)
     values = {name: value for name, value in read.decisions().items() if value is not None}
     tops = {i.attrs["name"]: max(i.attrs["domain"]) for i in read.instructions if i.name == "decide"}
-    fitting = [n for n, s in enumerate(space.sketches) if set(s.columns) == values.keys()]
+    fitting = [n for n, s in enumerate(space.sketches) if values.keys() <= set(s.columns)]
     if not fitting or not values:
         return None
-    place = next((n for n in fitting if space.sketches[n].name == sketch), fitting[0])
-    row = rescaled(space.sketches[place].columns, space.sketches[place].domains, values, tops)
-    return Point(place, tuple(repaired(space.sketches[place], row).tolist()))
+    place = min(fitting, key=lambda n: (space.widths[n], space.sketches[n].name != sketch))
+    there = space.sketches[place]
+    usual = dict(zip(there.columns, map(int, there.default[0]), strict=True))
+    row = rescaled(there.columns, there.domains, {**usual, **values}, tops)
+    return Point(place, tuple(repaired(there, row).tolist()))
 
 
 def rescaled(

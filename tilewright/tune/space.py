@@ -40,8 +40,8 @@ TELLING: Final = ("lanes", "items", "temporary_bytes", "register_bytes", "packed
 _TELLING: Final = [FEATURES.index(name) for name in TELLING]
 #: Hints that say how threads share the iterations of a loop.
 SHARING: Final = ("grain", "chunks")
-#: Combinations of a sketch, at most, among which the program of a schedule is looked for; how many of them are
-#: bound for that, and how close their features are.
+#: Combinations of a sketch, at most, among which the program of a schedule is looked for; how many of them
+#: are bound for that, and how close their features are.
 MAX_LOOKED_AT: Final = 1 << 14
 MAX_BOUND: Final = 16
 ALIKE: Final = 1e-3
@@ -143,6 +143,11 @@ class SearchSpace:
             mine = population.rows_at(sketch, positions)
             rows[positions, :width] = self.sketches[sketch].mutate(mine, rng)
         return Population(population.sketch, rows, self.widths)
+
+    def near(self, point: Point) -> Population:
+        """The valid points around one (:meth:`Sketch.near <tilewright.schedule.sketch.Sketch.near>`)."""
+        rows = self.sketches[point.sketch].near(np.array(point.row, np.int64))
+        return Population.of_sketch(point.sketch, rows, self.widths)
 
     def crossover(self, a: Sequence[Point], b: Sequence[Point], rng: np.random.Generator) -> Population:
         """For each pair of points a mix of their values in the sketch of the first; where no mix was found

@@ -30,7 +30,6 @@ from tilewright.schedule.rules.analysis import (
     reads_elementwise,
 )
 from tilewright.schedule.rules.common import (
-    at_default,
     block_named,
     extent_of,
     loop_of,
@@ -383,7 +382,9 @@ def _open_blocks(
     Returns:
         the loops over items, outermost first, and those inside one.
     """
-    sizes = [(panel, "panels", MOST_PANELS)] + ([(row, "row_tiles", MOST_ROW_TILES)] if row is not None else [])
+    sizes = [(panel, "panels", MOST_PANELS)]
+    if row is not None:
+        sizes.append((row, "row_tiles", MOST_ROW_TILES))
     serial: list[LoopRef] = []
     for loop, what, limit in sizes:
         extent = loop_of(sch, loop).extent
