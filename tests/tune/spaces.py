@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +13,10 @@ from tilewright.ir import te
 from tilewright.ir.stmt import PrimFunc
 from tilewright.records.record import Workload
 from tilewright.schedule.features import FEATURES
+from tilewright.schedule.schedule import Schedule
+from tilewright.schedule.space import register_sketch, unregister_sketch
 from tilewright.target import Target
-from tilewright.tune import SearchSpace
+from tilewright.tune import Point, SearchSpace
 
 TARGET = Target.parse("x86-64-v4")
 #: Workloads that tests go over: a product, a convolution, a depthwise one, a softmax, and a small space.
@@ -43,6 +45,31 @@ def space(name: str) -> SearchSpace:
     own = {"product": product, "elementwise": elementwise}
     func = own[name]() if name in own else FUNCTIONS[name]()
     return SearchSpace(Workload.of(func), TARGET)
+
+
+@cache
+def shared_alike() -> tuple[SearchSpace, Point, Point]:
+    """A space, and two points of it that differ only in how many iterations a thread claims at once."""
+    grains = {"one_at_a_time": 1, "many_at_a_time": 1000}
+
+    def rule(grain: int, func: PrimFunc, target: Target) -> Schedule:
+        sch = Schedule(func, symbolic=True)
+        (loop,) = sch.get_loops(sch.get_blocks()[0])
+        outer, inner = sch.split(loop, [None, sch.decide("inner", [8, 16], 16)])
+        sch.vectorize(inner)
+        sch.parallel(outer)
+        sch.annotate(outer, "grain", grain)
+        return sch
+
+    for name, grain in grains.items():
+        register_sketch(name, partial(rule, grain))
+    try:
+        here = SearchSpace(Workload.of(elementwise()), TARGET)
+    finally:
+        for name in grains:
+            unregister_sketch(name)
+    one, many = (n for n, s in enumerate(here.sketches) if s.name in grains)
+    return here, Point(one, (16,)), Point(many, (16,))
 
 
 class Guess(FeatureModel):

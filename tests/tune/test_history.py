@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.tune.spaces import TARGET, space
+from tests.tune.spaces import TARGET, shared_alike, space
 from tilewright.records import Device, Epoch, Record, Sample, open_store
 from tilewright.target import Target
 from tilewright.tune import History, Observation, Point, SearchSpace
@@ -43,21 +43,20 @@ def test_the_fastest_success_is_best() -> None:
 
 
 def test_points_of_one_program_count_once() -> None:
-    here = space("elementwise")
-    guess = Point(0, tuple(here.sketches[0].default[0].tolist()))
+    here, first, guess = shared_alike()
     alone, together = History(here, 1), History(here, 2)
     for history in (alone, together):
-        history.add(here.default, "ok", 2e-3)
+        history.add(first, "ok", 2e-3)
     assert alone.seen(guess)
     assert not together.seen(guess)
     assert alone.fresh([guess], 1) == []
     assert together.fresh([guess, guess], 2) == [guess]
-    assert History(here, 1).fresh([guess, here.default], 2) == [guess]
-    assert History(here, 1).fresh([guess], 1, [here.default]) == []
+    assert History(here, 1).fresh([guess, first], 2) == [guess]
+    assert History(here, 1).fresh([guess], 1, [first]) == []
     alone.add(guess, "ok", 1e-3)
     assert alone.observations == (Observation(guess, "ok", 1e-3),)
-    alone.add(here.default, "crash")
-    assert alone.observations == (Observation(here.default, "crash"),)
+    alone.add(first, "crash")
+    assert alone.observations == (Observation(first, "crash"),)
     alone.add(guess, "ok", 1e-4)
     assert alone.best is None
 

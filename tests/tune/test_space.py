@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.schedule.spaces import FUNCTIONS
-from tests.tune.spaces import NAMES, TARGET, Guess, product, space
+from tests.tune.spaces import NAMES, TARGET, Guess, product, shared_alike, space
 from tilewright.errors import ScheduleError
 from tilewright.ir.printer import canonical_text
 from tilewright.ir.sizes import dimension
@@ -116,11 +116,9 @@ def test_equal_programs_have_equal_signatures(name: str) -> None:
 
 
 def test_chunks_of_threads_tell_programs_apart_only_where_there_are_several() -> None:
-    here = space("elementwise")
-    assert here.sketches[here.default.sketch].name == "untuned"
-    guess = Point(0, tuple(here.sketches[0].default[0].tolist()))
-    assert here.program(guess, 1) == here.program(here.default, 1)
-    assert here.program(guess, 2) != here.program(here.default, 2)
+    here, one, many = shared_alike()
+    assert here.program(one, 1) == here.program(many, 1)
+    assert here.program(one, 2) != here.program(many, 2)
 
 
 def test_traces_of_other_structures_are_no_points() -> None:
@@ -148,13 +146,13 @@ def test_points_of_no_sketch_are_refused() -> None:
 
 
 def test_rows_of_another_length_are_refused() -> None:
-    with pytest.raises(ScheduleError, match="rows of 5 integers, not 1"):
+    with pytest.raises(ScheduleError, match="rows of 6 integers, not 1"):
         space("product").valid([Point(0, (1,))])
 
 
 def test_traces_of_invalid_points_are_refused() -> None:
     with pytest.raises(ScheduleError, match=r"no valid candidate of sketch 'default': .*_lanes=5"):
-        space("product").trace(Point(0, (5, 1, 1, 1, 1)))
+        space("product").trace(Point(0, (5, 1, 1, 1, 1, 1)))
 
 
 def test_large_spaces_are_not_listed() -> None:

@@ -43,12 +43,15 @@ class Structure:
         reductions: rules to try on each reduction, in this order; None: those known to be good.
         row: which axis gives register tiles their rows, best first.
         inline: which producers disappear into reductions: what pays (True), or none (False).
+        pack: whether constant operands are laid out in the order in which tiles read them, where that can
+            make a difference.
     """
 
     whole: str | None = None
     reductions: tuple[str, ...] | None = None
     row: int = 0
     inline: bool = True
+    pack: bool = True
 
 
 def default_schedule(func: PrimFunc, target: Target) -> Schedule:
@@ -158,7 +161,9 @@ def _reduction(
     known = reduction_rules(info, sch.func, target)
     steps: dict[str, Callable[[Schedule], None]] = {
         "instruction": partial(tile_by_instruction, ref=ref, target=target, row=structure.row),
-        "tile": partial(multi_level_tiling.tile_reduction, ref=ref, target=target, row=structure.row),
+        "tile": partial(
+            multi_level_tiling.tile_reduction, ref=ref, target=target, row=structure.row, pack=structure.pack
+        ),
         "lanes": partial(lane_reduction.split_lanes, ref=ref, target=target),
         "rows": partial(row_reduction.schedule_rows, refs=[ref], target=target),
         "stream": partial(streamed.stream_reduction, ref=ref, target=target),

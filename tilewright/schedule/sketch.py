@@ -28,6 +28,8 @@ Rows = NDArray[np.int64]
 
 #: Rounds in which :meth:`Sketch.sample` draws before it settles for fewer candidates.
 SAMPLE_ROUNDS = 64
+#: Combinations that are drawn in a round, at least: of many decisions few combinations are valid.
+SAMPLE_DRAWS = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +109,8 @@ class Sketch:
             return every[rng.permutation(len(every))[:count]]
         found = np.empty((0, len(self.columns)), np.int64)
         for _ in range(SAMPLE_ROUNDS):
-            drawn = np.stack([rng.choice(domain, 2 * count + 64) for domain in self.domains], axis=1)
+            many = max(2 * count + 64, SAMPLE_DRAWS)
+            drawn = np.stack([rng.choice(domain, many) for domain in self.domains], axis=1)
             found = _distinct(np.concatenate([found, drawn[self.valid(drawn)]]))
             if len(found) >= count:
                 break

@@ -128,6 +128,8 @@ def _structures(func: PrimFunc, target: Target) -> list[tuple[str, Structure]]:
         rows = range(1, min(multi_level_tiling.row_axes(main), ROW_AXES))
         structures += [(f"{rules[0]}_row{row}", Structure("blocks", order, row=row)) for row in rows]
         structures.append((f"{rules[0]}_apart", Structure("blocks", order, inline=False)))
+        if rules[0] == "tile":
+            structures.append(("tile_unpacked", Structure("blocks", order, pack=False)))
     structures.append(("loops", Structure("blocks", (), inline=False)))
     return structures
 

@@ -151,11 +151,16 @@ def _row_candidates(info: BlockInfo) -> list[Var]:
 
 
 def tile_reduction(
-    sch: Schedule, ref: BlockRef, target: Target, row: int = 0, instruction: Instruction | None = None
+    sch: Schedule,
+    ref: BlockRef,
+    target: Target,
+    row: int = 0,
+    instruction: Instruction | None = None,
+    pack: bool = True,
 ) -> None:
     """Schedule the reduction block ``ref`` and its elementwise consumer; ``row`` chooses among
-    :func:`row_axes`. With an ``instruction``, that does groups of reduction steps. Raises ScheduleError where
-    a step is not legal."""
+    :func:`row_axes`. With an ``instruction``, that does groups of reduction steps. Constant operands are
+    laid out for the tile, unless ``pack`` is False. Raises ScheduleError where a step is not legal."""
     info = block_info(block_named(sch, ref.name))
     axes = None if info is None else _axes(info, row)
     if info is None or axes is None:
@@ -169,7 +174,7 @@ def tile_reduction(
     if instruction is not None:
         _pack_groups(sch, ref, axes, tile.width, instruction, target)
     else:
-        packed = _pack_weights(sch, ref, info, axes, tile.width)
+        packed = _pack_weights(sch, ref, info, axes, tile.width) if pack else set()
         _pack_operands(sch, ref, info, axes, packed, target)
     inner = _tile_write_back(sch, write_back, ref, info, axes, tile, target)
     sch.compute_at(ref, inner)
