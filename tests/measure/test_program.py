@@ -15,7 +15,7 @@ from tilewright.ir.expr import Var, as_expr
 from tilewright.ir.parser import parse
 from tilewright.ir.stmt import Buffer, PrimFunc
 from tilewright.measure import Measurer, parameters
-from tilewright.measure.program import Arrays, Loaded, build_program, copies, runtime_functions
+from tilewright.measure.program import Arrays, Blocks, Loaded, build_program, copies, runtime_functions
 from tilewright.records import Workload
 from tilewright.schedule import Schedule
 from tilewright.target import Target
@@ -120,12 +120,27 @@ def test_outputs_begin_as_bytes_that_no_result_has(dtype: str, strides: tuple[in
 def test_copies_are_apart(shape: tuple[int, ...], strides: tuple[int, ...] | None) -> None:
     given = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
     strides = strides[: len(shape)] if strides else None
-    made = copies(given, strides, 3)
+    made, _ = copies(given, strides, 3)
     for n, array in enumerate(made):
         array += n
     for n, array in enumerate(made):
         np.testing.assert_array_equal(array, given + n)
         assert array.ctypes.data % 64 == 0
+
+
+def test_memory_is_used_again() -> None:
+    blocks = Blocks(most=20 << 20)
+    first, second = blocks.take(9 << 20), blocks.take(7 << 20)
+    assert first is not second
+    for block in (first, second):
+        blocks.give(block)
+    assert blocks.take(6 << 20) is second
+    assert blocks.take(1 << 20) is not first, "it is far too large"
+    assert blocks.take(9 << 20) is first
+    kept = [blocks.take(8 << 20) for _ in range(3)]
+    for block in kept:
+        blocks.give(block)
+    assert {id(blocks.take(8 << 20)) for _ in range(2)} == {id(block) for block in kept[1:]}
 
 
 def test_programs_that_share_turns_do_not_meet_what_another_has_just_read() -> None:
@@ -134,7 +149,7 @@ def test_programs_that_share_turns_do_not_meet_what_another_has_just_read() -> N
     target = Target.host()
     loaded = Loaded(build_program(Schedule(func), target), runtime_functions(target), 1)
     given = np.ones((6, 8), np.float32)
-    places = copies(given, None, 8)
+    places, _ = copies(given, None, 8)
     turns = itertools.count(1)
     both = [loaded.bind(parameters(func), [given], Arrays(), lambda *_: places, turns) for _ in range(2)]
     for number in range(8):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import mmap
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
@@ -17,7 +18,7 @@ import numpy as np
 
 from tilewright.errors import TilewrightError
 from tilewright.measure.look import Look, Looker
-from tilewright.measure.program import Arrays, Bound, Loaded, Parameter, Program, copies, laid_out
+from tilewright.measure.program import Arrays, Blocks, Bound, Loaded, Parameter, Program, copies, laid_out
 from tilewright.measure.timing import Plan, Race, race
 from tilewright.measure.verdict import Judge
 from tilewright.records.record import Sample
@@ -83,10 +84,12 @@ class Places:
         task: what is computed.
         functions: the thread pool's functions, by name.
         threads: threads of a call.
+        blocks: memory for copies of inputs, that of other tasks included.
     """
 
-    def __init__(self, task: Task, functions: Mapping[str, int], threads: int) -> None:
+    def __init__(self, task: Task, functions: Mapping[str, int], threads: int, blocks: Blocks) -> None:
         self.task = task
+        self._blocks = blocks
         self.judge = Judge(task.params[len(task.inputs) :], task.expected, task.rtol, task.off_by_one)
         self._functions, self._threads = functions, threads
         cold = sum(d.nbytes for p, d in self._given() if p.name in task.cold)
@@ -115,7 +118,7 @@ class Places:
         for key in [key for key in self._kept if key not in wanted]:
             if needed + self._bytes() <= KEPT_BYTES:
                 break
-            del self._kept[key]
+            self._drop(key)
         return not self._kept or needed + self._bytes() <= KEPT_BYTES
 
     def _bytes(self) -> int:
@@ -129,8 +132,19 @@ class Places:
         guards = Arrays()
         arrays = [guards.put(stored, strides)]
         if (others := self._count(param) - 1) > 0:
-            arrays += copies(arrays[0], strides, others)  # a layout's elements may lie far apart
+            # From the first one: elements of what a layout gives may lie far apart.
+            more, block = copies(arrays[0], strides, others, self._blocks.take)
+            return _Placed(arrays[0].copy(), [*arrays, *more], guards, block)
         return _Placed(arrays[0].copy(), arrays, guards)
+
+    def _drop(self, key: tuple[str, str]) -> None:
+        if (block := self._kept.pop(key).block) is not None:
+            self._blocks.give(block)
+
+    def release(self) -> None:
+        """Give back all memory; another task comes."""
+        for key in list(self._kept):
+            self._drop(key)
 
     def bind(self, program: Program) -> Placed:
         """The program with its arguments in place. Raises what loading it raises."""
@@ -151,11 +165,12 @@ class Places:
 
 @dataclasses.dataclass(frozen=True)
 class _Placed:
-    """An input in a layout: what it is, its copies, and the guards around the first of them."""
+    """An input in a layout: what it is, its copies, guards around the first one, memory of the others."""
 
     given: np.ndarray
     arrays: Sequence[np.ndarray]
     guards: Arrays
+    block: mmap.mmap | None = None
 
     @property
     def nbytes(self) -> int:

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import itertools
 import math
+import mmap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, cast
 
@@ -19,7 +20,7 @@ from tilewright.ir import dtype as dt
 from tilewright.ir.stmt import Buffer, PrimFunc
 from tilewright.ir.visit import const_int
 from tilewright.runtime.loader import load, load_runtime
-from tilewright.runtime.memory import allocate, data_address
+from tilewright.runtime.memory import HUGE_PAGE, allocate, data_address
 from tilewright.runtime.plan import ALIGNMENT
 from tilewright.runtime.pool import ThreadPool
 from tilewright.schedule.index_map import IndexMap
@@ -147,20 +148,50 @@ class Arrays:
         )
 
 
-def copies(data: np.ndarray, strides: Sequence[int] | None, count: int) -> list[np.ndarray]:
-    """Copies of ``data`` like those of :meth:`Arrays.put` without guards, one after the other in a block of
-    memory such as a model's weights are in.
+class Blocks:
+    """Memory such as a model's weights are in, which is used again: fresh pages cost more than filling them.
+
+    Args:
+        most: bytes of blocks that wait to be used again.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._free: list[mmap.mmap] = []
+
+    def take(self, nbytes: int) -> mmap.mmap:
+        """A block of at least so many bytes, with what others have left in it. Raises OutOfMemoryError."""
+        fitting = [block for block in self._free if nbytes <= len(block) <= 2 * nbytes]
+        if not fitting:
+            return allocate(-(-nbytes // HUGE_PAGE) * HUGE_PAGE)
+        found = min(fitting, key=len)
+        self._free = [block for block in self._free if block is not found]
+        return found
+
+    def give(self, block: mmap.mmap) -> None:
+        """Take back a block that nobody uses any more; those that have waited longest go."""
+        self._free.append(block)
+        while sum(map(len, self._free)) > self._most:
+            del self._free[0]
+
+
+def copies(
+    data: np.ndarray, strides: Sequence[int] | None, count: int, take: Callable[[int], mmap.mmap] = allocate
+) -> tuple[list[np.ndarray], mmap.mmap]:
+    """Copies of ``data`` like those of :meth:`Arrays.put` without guards, one after the other in a block that
+    ``take`` gives; and the block.
     """
     size = _extent(data.shape, strides) * data.dtype.itemsize
     apart = -(-(size + GUARD) // ALIGNMENT) * ALIGNMENT
-    block = np.frombuffer(allocate(count * apart), np.uint8)
+    memory = take(count * apart)
+    block = np.frombuffer(memory, np.uint8)
     found = []
     for start in range(0, count * apart, apart):
         room = block[start : start + size].view(data.dtype)
         compact = strides is None or not size
         found.append(room.reshape(data.shape) if compact else _strided(room, data.shape, strides or ()))
         found[-1][...] = data
-    return found
+    return found, memory
 
 
 def _extent(shape: Sequence[int], strides: Sequence[int] | None) -> int:

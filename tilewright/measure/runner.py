@@ -24,10 +24,10 @@ from types import TracebackType
 from typing import Any, Final
 
 from tilewright.errors import TilewrightError
-from tilewright.measure.jobs import JOBS, Outcome, Places, Task
+from tilewright.measure.jobs import JOBS, KEPT_BYTES, Outcome, Places, Task
 from tilewright.measure.look import Look
 from tilewright.measure.process import Process
-from tilewright.measure.program import Program, check_array, runtime_code
+from tilewright.measure.program import Blocks, Program, check_array, runtime_code
 from tilewright.measure.timing import Plan
 from tilewright.records.record import Sample
 from tilewright.runtime.host import check_host
@@ -181,11 +181,14 @@ def _serve(connection: Connection, runtime: bytes, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
     functions = load_runtime(runtime)
     places: Places | None = None
+    blocks = Blocks(KEPT_BYTES)
     while True:
         try:
             kind, *what = connection.recv()
             if kind == "task":
-                places = Places(what[0], functions, threads)
+                if places is not None:
+                    places.release()
+                places = Places(what[0], functions, threads, blocks)
                 continue
             assert places is not None
             *arguments, limits = what
