@@ -94,6 +94,7 @@ class Options:
         check: verify the graph after every pass.
         fast_conv: whether convolutions may become Winograd's (docs/winograd.md), whatever ``pick`` says.
         pick: how each operator is computed (docs/alternatives.md).
+        traits: whether kernels say what bounds them; that takes a good part of the time before LLVM.
     """
 
     choose: Choose = by_default
@@ -104,6 +105,7 @@ class Options:
     check: bool = False
     fast_conv: bool = True
     pick: Pick = default_pick
+    traits: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -334,7 +336,7 @@ def _emit(
         module.parallel,
         layouts,
         schedule.trace.to_json(),
-        _traits(func, schedule.func, target),
+        _traits(func, schedule.func, target) if options.traits else None,
         chosen,
     )
 

@@ -20,7 +20,6 @@ from tilewright.ir.linear import (
     linear_terms,
     product,
     scale_terms,
-    sort_key,
     without_factors,
 )
 from tilewright.ir.visit import uses
@@ -217,9 +216,10 @@ class Ranges:
                     return None
                 step: dict[tuple[Expr, ...], int] = {}
                 for key, c in expanded.items():
-                    longer = tuple(sorted((*key, operand), key=sort_key))
+                    longer = tuple(sorted((*key, operand), key=id))  # any order: expressions are unique
                     step[longer] = step.get(longer, 0) + c
-                    step[key] = step.get(key, 0) + c * lo
+                    if lo:
+                        step[key] = step.get(key, 0) + c * lo
                 expanded = step
             for key, c in expanded.items():
                 total[key] = total.get(key, 0) + c

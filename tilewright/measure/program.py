@@ -56,7 +56,8 @@ def build_program(schedule: Schedule, target: Target) -> Program:
     place for.
     """
     func = schedule.func
-    kernel = compile_kernels([func], target, Options(choose=always(lambda *_: schedule)))[0]
+    options = Options(choose=always(lambda *_: schedule), traits=False)
+    kernel = compile_kernels([func], target, options)[0]
     layouts = {str(k): str(v) for k, v in dict(func.attr("param_layouts", {})).items()}
     return Program(kernel.code, kernel.symbol, kernel.ws_shared, kernel.ws_thread, layouts)
 

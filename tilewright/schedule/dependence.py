@@ -26,6 +26,7 @@ from tilewright.schedule.state import Tree, binding_vars, reduction_op
 from tilewright.schedule.threads import require_launches
 
 _proved: ContextVar[bool] = ContextVar("proved", default=False)
+_later: ContextVar[bool] = ContextVar("later", default=False)
 
 
 @contextmanager
@@ -37,6 +38,17 @@ def proved_before() -> Iterator[None]:
         yield
     finally:
         _proved.reset(before)
+
+
+@contextmanager
+def rechecked_later() -> Iterator[None]:
+    """Inside, steps do not look again at loops whose kinds were proved before: for whoever takes many steps
+    and calls :func:`recheck_kinds` on what they have come to."""
+    before = _later.set(True)
+    try:
+        yield
+    finally:
+        _later.reset(before)
 
 
 def require_independent(tree: Tree, loop: For, what: str) -> None:
@@ -142,6 +154,8 @@ def _require_complete_reads(tree: Tree, loop: For, block: Block, what: str) -> N
 def recheck_kinds(tree: Tree) -> None:
     """Raise ScheduleError when a parallel, vectorized, virtual or thread loop no longer has independent
     iterations, or loops over thread axes no longer make a launch."""
+    if _later.get():
+        return
     for loop in tree.loops.values():
         if loop.kind not in ("serial", "unrolled"):
             name = loop.kind.removeprefix("thread:")

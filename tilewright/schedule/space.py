@@ -8,6 +8,7 @@ from typing import TypeAlias
 from tilewright.errors import ScheduleError
 from tilewright.ir.stmt import Buffer, PrimFunc
 from tilewright.schedule.default import Structure, compose, reduction_rules
+from tilewright.schedule.dependence import recheck_kinds, rechecked_later
 from tilewright.schedule.gpu_default import structures_on_threads
 from tilewright.schedule.rules import multi_level_tiling
 from tilewright.schedule.rules.analysis import BlockInfo, block_info
@@ -15,6 +16,7 @@ from tilewright.schedule.rules.common import block_named
 from tilewright.schedule.rules.inline import auto_inline
 from tilewright.schedule.schedule import Schedule
 from tilewright.schedule.sketch import Sketch
+from tilewright.schedule.state import Tree
 from tilewright.target import Target
 
 #: Axes that are tried for the rows of a register tile.
@@ -55,7 +57,7 @@ def sketches(func: PrimFunc, target: Target) -> list[Sketch]:
     found: dict[str, Sketch] = {}
     for name, structure in _structures(func, target):
         try:
-            schedule = compose(Schedule(func, symbolic=True), target, structure)
+            schedule = _composed(func, target, structure)
         except ScheduleError:
             continue
         found.setdefault(str(schedule.trace), Sketch(name, func, schedule, target))
@@ -68,6 +70,18 @@ def sketches(func: PrimFunc, target: Target) -> list[Sketch]:
             _require_symbolic(name, made, func)
             found.setdefault(str(made.trace), Sketch(name, func, made, target))
     return list(found.values())
+
+
+def _composed(func: PrimFunc, target: Target, structure: Structure) -> Schedule:
+    """The rules' schedule with open decisions. Loops' kinds are proved once more at its end, not after every
+    step; where that fails, a step was wrong that the rules have to do without."""
+    with rechecked_later():
+        schedule = compose(Schedule(func, symbolic=True), target, structure)
+    try:
+        recheck_kinds(Tree(schedule.func))
+    except ScheduleError:
+        return compose(Schedule(func, symbolic=True), target, structure)
+    return schedule
 
 
 def _require_symbolic(name: str, made: object, func: PrimFunc) -> None:
