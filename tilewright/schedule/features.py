@@ -15,7 +15,6 @@ totals. Sizes are base-2 logarithms, so that ratios are differences. The levels 
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Sequence
 from typing import Final
@@ -25,35 +24,25 @@ from numpy.typing import NDArray
 
 from tilewright.errors import ScheduleError
 from tilewright.ir import dtype as dt
-from tilewright.ir.bounds import affine, interval
+from tilewright.ir.bounds import interval
 from tilewright.ir.expr import (
     BinOp,
     Call,
-    Cmp,
-    Const,
     Expr,
-    Load,
-    Select,
-    Var,
     as_expr,
     call,
     cast,
     maximum,
     minimum,
 )
-from tilewright.ir.intrinsics import flops_of
-from tilewright.ir.simplify import prove, simplify
-from tilewright.ir.stmt import Alloc, Block, Buffer, For, PrimFunc, Store
+from tilewright.ir.simplify import simplify
+from tilewright.ir.stmt import Alloc, Block, Buffer, For, PrimFunc
 from tilewright.ir.visit import (
     const_int,
-    loads_of,
-    rewrite_expr,
-    stores_of,
-    substitute_expr,
-    uses,
     walk_expr,
 )
 from tilewright.schedule.columns import compile_columns
+from tilewright.schedule.nests import Access, Nest, product_of, sum_of, work_of
 from tilewright.schedule.region import relax
 from tilewright.schedule.state import Tree
 from tilewright.target import Target
@@ -88,7 +77,7 @@ FEATURES: Final[tuple[str, ...]] = (
 )  # fmt: skip
 
 #: Raised when features of the same names begin to mean something else.
-REVISION: Final = 1
+REVISION: Final = 2
 #: Tells lists of features apart: what was kept of another list cannot be read.
 VERSION: Final = hashlib.sha256(f"{' '.join(FEATURES)} {REVISION}".encode()).hexdigest()[:8]
 
@@ -110,10 +99,10 @@ def main_block(func: PrimFunc) -> str:
         raise ScheduleError(f"'{func.name}' has no blocks to describe")
 
     def work(block: Block) -> tuple[float, float]:
-        points, flops = 1.0, sum(_flops_of(s.value) for s in stores_of(block.body))
+        points, operations = 1.0, max(work_of(block))
         for it in block.iters:
             points *= _typical(it.extent)
-        return flops * points, points
+        return operations * points, points
 
     return max(tree.blocks.values(), key=work).name
 
@@ -169,190 +158,7 @@ def _log_ratio(a: Expr | int, b: Expr | int) -> Expr:
 
 def _any(loops: Sequence[For]) -> Expr:
     """1 where one of the loops runs more than once, else 0."""
-    return _as_float(minimum(_product([loop.extent for loop in loops]) - 1, 1))
-
-
-def _product(extents: Sequence[Expr]) -> Expr:
-    total: Expr = as_expr(1)
-    for extent in extents:
-        total = total * extent
-    return total
-
-
-def _sum(terms: Sequence[Expr]) -> Expr:
-    total: Expr = as_expr(0)
-    for term in terms:
-        total = total + term
-    return total
-
-
-# -- a block and its loops -----------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Access:
-    """A load or store of a block, with its index over the loops outside."""
-
-    buffer: Buffer
-    indices: tuple[Expr, ...]
-    over_loops: tuple[Expr, ...]
-    _touched: dict[tuple[Expr, ...], list[Expr]] = dataclasses.field(
-        default_factory=dict, compare=False, repr=False
-    )
-
-    def touched(self, loops: Sequence[For]) -> list[Expr]:
-        """Elements per dimension from the first to the last that is touched while ``loops`` run."""
-        key = tuple(loop.var for loop in loops)
-        if key not in self._touched:  # levels of a nest share their loops: most are asked for several times
-            self._touched[key] = self._touched_while(loops)
-        return self._touched[key]
-
-    def _touched_while(self, loops: Sequence[For]) -> list[Expr]:
-        extents = {loop.var: loop.extent for loop in loops}
-        found: list[Expr] = []
-        for index, dim in zip(self.over_loops, self.buffer.shape, strict=True):
-            r = relax(index, extents) if _is_arithmetic(index) else None
-            # What is chosen by conditions or read from memory may be anywhere: as many places as iterations.
-            moving = [loop.extent for loop in loops if uses(index, {loop.var})]
-            found.append(minimum(_product(moving) if r is None else r.extent, dim))
-        return found
-
-    def distinct(self, loops: Sequence[For]) -> Expr:
-        """Elements that are touched while ``loops`` run, without what lies between those of a stride."""
-        counts: list[Expr] = []
-        for index, span in zip(self.over_loops, self.touched(loops), strict=True):
-            counts.append(minimum(span, _product([s.extent for s in loops if uses(index, {s.var})])))
-        moving = [s.extent for s in loops if any(uses(index, {s.var}) for index in self.over_loops)]
-        return minimum(_product(counts), _product(moving))
-
-    def bytes(self, loops: Sequence[For]) -> Expr:
-        """Bytes of what is touched while ``loops`` run, with what lies between."""
-        return _product(self.touched(loops)) * dt.nbytes(self.buffer.dtype)
-
-    def stride(self, loop: For) -> Expr:
-        """Elements between what neighbouring iterations of ``loop`` touch; -1 where it is not one number."""
-        total: Expr = as_expr(0)
-        for index, step in zip(self.over_loops, self.buffer.row_major_strides(), strict=True):
-            form = affine(index, {loop.var})
-            if form is None or any(atom is not loop.var for atom in form.terms):
-                return as_expr(-1)
-            total = total + form.terms.get(loop.var, as_expr(0)) * step
-        return simplify(total)
-
-
-def _is_arithmetic(index: Expr) -> bool:
-    """Whether ``index`` is made of ``+ - * // %`` alone."""
-    return all(
-        isinstance(node, Var | Const)
-        or (isinstance(node, BinOp) and node.op in ("add", "sub", "mul", "floordiv", "mod"))
-        for node in walk_expr(index)
-    )
-
-
-def _unwrapped(index: Expr, tile: Sequence[For]) -> Expr:
-    """``index`` without quotients and remainders that do not wrap around within a tile (a packed operand's):
-    there ``(lo + r) % d`` is ``r`` and ``(lo + r) // d`` is ``lo // d``.
-    """
-    extents = {loop.var: loop.extent for loop in tile}
-
-    def rewritten(node: Expr) -> Expr | None:
-        if not isinstance(node, BinOp) or node.op not in ("floordiv", "mod") or uses(node.b, set(extents)):
-            return None
-        whole = simplify(node.a)
-        r = relax(whole, extents) if uses(whole, set(extents)) else None
-        if r is None or not prove((r.lo % node.b).eq(0)) or not prove(r.extent <= node.b):
-            return None
-        return whole - r.lo if node.op == "mod" else r.lo // node.b
-
-    return simplify(rewrite_expr(index, rewritten))
-
-
-@dataclasses.dataclass(frozen=True)
-class Nest:
-    """A block, the loops around it (outermost first), and where its levels begin among them."""
-
-    block: Block
-    loops: tuple[For, ...]
-    starts: dict[str, int]
-    store: Access
-    loads: tuple[Access, ...]
-    values: tuple[Expr, ...]
-
-    @staticmethod
-    def of(tree: Tree, block: Block) -> Nest:
-        loops = tuple(tree.loops_above(block))
-        micro = len(loops)
-        while micro and loops[micro - 1].kind in ("vectorized", "unrolled"):
-            micro -= 1
-        outside = [n for n, loop in enumerate(loops) if loop.kind == "parallel" or "blockIdx" in loop.kind]
-        task = outside[-1] + 1 if outside else 0
-        starts = {"micro": max(micro, task), "inner": max(micro - 1, task, 0), "task": task, "all": 0}
-        bindings: dict[Expr, Expr] = {it.var: it.binding for it in block.iters}
-
-        def access(buffer: Buffer, indices: tuple[Expr, ...]) -> Access:
-            over = tuple(
-                _unwrapped(simplify(substitute_expr(index, bindings)), loops[starts["micro"] :])
-                for index in indices
-            )
-            return Access(buffer, indices, over)
-
-        stores = list(stores_of(block.body))
-        found: dict[Expr, Access] = {}
-        for stmt in stores:
-            for node in loads_of(stmt.value):
-                if not _is_own(node, stmt):
-                    found.setdefault(node, access(node.buffer, node.indices))
-        store = access(stores[0].buffer, stores[0].indices)
-        values = tuple(s.value for s in stores)
-        return Nest(block, loops, starts, store, tuple(found.values()), values)
-
-    def level(self, name: str) -> tuple[For, ...]:
-        return self.loops[self.starts[name] :]
-
-    def count(self, loops: Sequence[For] | None = None) -> Expr:
-        """How often the loops (default: all) run their body."""
-        return _product([loop.extent for loop in (self.loops if loops is None else loops)])
-
-    @property
-    def flops(self) -> int:
-        """Floating-point operations of one instance. Guards do not count: they come and go with sizes."""
-        return sum(_flops_of(value) for value in self.values)
-
-    @property
-    def points(self) -> Expr:
-        """Instances that the program needs."""
-        return _product([it.extent for it in self.block.iters])
-
-    @property
-    def accesses(self) -> tuple[Access, ...]:
-        return (self.store, *self.loads)
-
-    def is_reduce(self, loop: For) -> bool:
-        from tilewright.schedule.state import binding_vars
-
-        return loop.var in binding_vars(self.block, "reduce")
-
-    def footprint(self, loops: Sequence[For]) -> Expr:
-        """Bytes of memory (registers left out) that the block touches while ``loops`` run."""
-        distinct: dict[Buffer, Expr] = {}
-        for access in self.accesses:
-            if access.buffer.scope == "register":
-                continue
-            mine = access.bytes(loops)
-            # Several accesses of one buffer mostly touch the same elements.
-            old = distinct.get(access.buffer)
-            distinct[access.buffer] = mine if old is None else maximum(old, mine)
-        return _sum(list(distinct.values()))
-
-
-def _is_own(node: Load, store: Store) -> bool:
-    return node.buffer is store.buffer and node.indices == store.indices
-
-
-def _flops_of(value: Expr) -> int:
-    """As ``flops_of``, without comparisons and selections."""
-    choices = [node for node in walk_expr(value) if isinstance(node, Cmp | Select)]
-    return flops_of(value) - sum(dt.is_float(node.a.dtype) for node in choices)
+    return _as_float(minimum(product_of([loop.extent for loop in loops]) - 1, 1))
 
 
 def _typical(e: Expr) -> float:
@@ -366,13 +172,13 @@ def _typical(e: Expr) -> float:
 
 def _workload(tree: Tree, main: Nest, nests: Sequence[Nest]) -> dict[str, Expr]:
     params = [p for p in tree.func.params if isinstance(p, Buffer)]
-    size = _sum([_product(list(p.shape)) * dt.nbytes(p.dtype) for p in params])
-    total = _sum([nest.points * nest.flops for nest in nests])
+    size = sum_of([product_of(list(p.shape)) * dt.nbytes(p.dtype) for p in params])
+    total = sum_of([nest.points * nest.flops for nest in nests])
     found = {
         "flops": _log(main.points * main.flops),
         "program_flops": _log(total),
-        "points": _log(_product([it.extent for it in main.block.iters if it.kind == "spatial"])),
-        "steps": _log(_product([it.extent for it in main.block.iters if it.kind == "reduce"])),
+        "points": _log(main.elements),
+        "steps": _log(main.steps),
         "param_bytes": _log(size),
         "intensity": _log_ratio(total, size),
         "element_bytes": _as_float(dt.nbytes(main.store.buffer.dtype)),
@@ -400,7 +206,7 @@ def _operations(nest: Nest) -> dict[str, int]:
 
 
 def _tiles(main: Nest, target: Target) -> dict[str, Expr]:
-    lanes = _product([s.extent for s in main.loops if s.kind == "vectorized"])
+    lanes = product_of([s.extent for s in main.loops if s.kind == "vectorized"])
     bits = dt.bits(main.store.buffer.dtype)
     inner = main.loops[main.starts["inner"]] if main.starts["inner"] < main.starts["micro"] else None
     micro, task = main.level("micro"), main.level("task")
@@ -410,14 +216,14 @@ def _tiles(main: Nest, target: Target) -> dict[str, Expr]:
         "lanes": _log(lanes),
         "lane_fill": _ratio(lanes * bits, target.vector_bits),
         "lanes_reduce": _any([s for s in main.loops if s.kind == "vectorized" and main.is_reduce(s)]),
-        "unrolled": _log(_product([s.extent for s in main.loops if s.kind == "unrolled"])),
-        "micro_points": _log(_product([s.extent for s in micro if not main.is_reduce(s)])),
-        "micro_steps": _log(_product([s.extent for s in micro if main.is_reduce(s)])),
+        "unrolled": _log(product_of([s.extent for s in main.loops if s.kind == "unrolled"])),
+        "micro_points": _log(product_of([s.extent for s in micro if not main.is_reduce(s)])),
+        "micro_steps": _log(product_of([s.extent for s in micro if main.is_reduce(s)])),
         "inner_extent": _log(inner.extent if inner is not None else 1),
         "inner_reduces": _any([inner] if inner is not None and main.is_reduce(inner) else []),
-        "task_steps": _log(_product([s.extent for s in task if main.is_reduce(s)])),
+        "task_steps": _log(product_of([s.extent for s in task if main.is_reduce(s)])),
         "depth": _as_float(len(main.loops)),
-        "iterations": _log(_product([s.extent for s in main.loops if s.kind != "vectorized"])),
+        "iterations": _log(product_of([s.extent for s in main.loops if s.kind != "vectorized"])),
     }
     extents = {loop.var: loop.extent for loop in main.loops}
     spatial = [it for it in main.block.iters if it.kind == "spatial"]
@@ -430,10 +236,10 @@ def _tiles(main: Nest, target: Target) -> dict[str, Expr]:
 
 def _micro(main: Nest, target: Target) -> dict[str, Expr]:
     micro = main.level("micro")
-    lanes = _product([s.extent for s in micro if s.kind == "vectorized"])
+    lanes = product_of([s.extent for s in micro if s.kind == "vectorized"])
     vector = next((s for s in micro if s.kind == "vectorized"), None)
     bits = dt.bits(main.store.buffer.dtype)
-    accumulators = _product([s.extent for s in micro if s is not vector and not main.is_reduce(s)])
+    accumulators = product_of([s.extent for s in micro if s is not vector and not main.is_reduce(s)])
     per_register = max(target.vector_bits // bits, 1)
     vectors: list[Expr] = []
     broadcasts: list[Expr] = []
@@ -453,17 +259,17 @@ def _micro(main: Nest, target: Target) -> dict[str, Expr]:
         else:
             gathers.append(distinct)
             live.append(distinct)
-    registers = accumulators * ((lanes + per_register - 1) // per_register) + _sum(live)
+    registers = accumulators * ((lanes + per_register - 1) // per_register) + sum_of(live)
     operations = main.count([s for s in micro if s is not vector]) * max(main.flops, 1)
     return {
         "accumulators": _log(accumulators),
         "registers": _log(registers),
         "register_fill": _log_ratio(registers, target.vector_registers),
-        "micro_loads": _log(_sum(vectors)),
-        "micro_broadcasts": _log(_sum(broadcasts)),
-        "micro_gathers": _log(_sum(gathers)),
+        "micro_loads": _log(sum_of(vectors)),
+        "micro_broadcasts": _log(sum_of(broadcasts)),
+        "micro_gathers": _log(sum_of(gathers)),
         "micro_stores": _log(main.store.distinct([s for s in micro if s is not vector])),
-        "loads_per_op": _log_ratio(_sum([*vectors, *broadcasts, *gathers]) + 1, operations),
+        "loads_per_op": _log_ratio(sum_of([*vectors, *broadcasts, *gathers]) + 1, operations),
         "code": _log(operations * max(len(main.loads), 1)),
     }
 
@@ -474,8 +280,8 @@ def _accesses(main: Nest) -> dict[str, Expr]:
     named = [("store", main.store), *((f"load{n}", a) for n, a in enumerate(main.loads[:LOADS]))]
     for name, access in named:
         size = dt.nbytes(access.buffer.dtype)
-        found[f"{name}_bytes"] = _log(_product(list(access.buffer.shape)) * size)
-        found[f"{name}_micro"] = _log(access.distinct(main.level("micro")) * size)
+        found[f"{name}_bytes"] = _log(product_of(list(access.buffer.shape)) * size)
+        found[f"{name}_micro"] = _log(access.distinct(main.level("micro")) * (size * access.group))
         for level in LEVELS[1:]:
             found[f"{name}_{level}"] = _log(access.bytes(main.level(level)))
         stride = as_expr(0) if vector is None else access.stride(vector)
@@ -487,7 +293,7 @@ def _accesses(main: Nest) -> dict[str, Expr]:
             found[f"{name}_stride"] = _log(maximum(stride, 1))
         found[f"{name}_run"] = _log(_run(access, main.level("task")) * size)
         touches = main.count(main.level("task"))
-        found[f"{name}_reuse"] = _log_ratio(touches * size, access.bytes(main.level("task")))
+        found[f"{name}_reuse"] = _log_ratio(touches * (size * access.group), access.bytes(main.level("task")))
     return found
 
 
@@ -509,12 +315,12 @@ def _memory(tree: Tree, main: Nest, target: Target) -> dict[str, Expr]:
     for stmt in tree.order:
         if isinstance(stmt, Alloc):
             by_scope.setdefault(stmt.buffer.scope, []).append(_allocated(tree, stmt.buffer))
-    found["temporary_bytes"] = _log(_sum(by_scope.get("global", [])))
-    found["register_bytes"] = _log(_sum(by_scope.get("register", [])))
-    found["shared_bytes"] = _log(_sum(by_scope.get("shared", [])))
+    found["temporary_bytes"] = _log(sum_of(by_scope.get("global", [])))
+    found["register_bytes"] = _log(sum_of(by_scope.get("register", [])))
+    found["shared_bytes"] = _log(sum_of(by_scope.get("shared", [])))
     laid = dict(tree.func.attr("param_layouts", {}))
     packed = [p for p in tree.func.params if isinstance(p, Buffer) and p.name in laid]
-    found["packed_bytes"] = _log(_sum([_product(list(p.shape)) * dt.nbytes(p.dtype) for p in packed]))
+    found["packed_bytes"] = _log(sum_of([product_of(list(p.shape)) * dt.nbytes(p.dtype) for p in packed]))
     loops = main.loops
     for n in range(CURVE):
         inside = loops[len(loops) - (len(loops) * n) // (CURVE - 1) :]
@@ -539,7 +345,7 @@ def _allocated(tree: Tree, buffer: Buffer) -> Expr:
 
 def _parallel(main: Nest, target: Target) -> dict[str, Expr]:
     def extent_of(part: str) -> Expr:
-        return _product([s.extent for s in main.loops if part in s.kind])
+        return product_of([s.extent for s in main.loops if part in s.kind])
 
     items = extent_of("parallel")
     cores = max(target.cores, 1)
@@ -559,13 +365,13 @@ def _parallel(main: Nest, target: Target) -> dict[str, Expr]:
 
 def _others(nests: Sequence[Nest]) -> dict[str, Expr]:
     def scalar_iterations(nest: Nest) -> Expr:
-        return _product([s.extent for s in nest.loops if s.kind != "vectorized"])
+        return product_of([s.extent for s in nest.loops if s.kind != "vectorized"])
 
     return {
-        "other_flops": _log(_sum([nest.count() * nest.flops for nest in nests])),
-        "other_bytes": _log(_sum([nest.footprint(nest.loops) for nest in nests])),
-        "other_iterations": _log(_sum([scalar_iterations(nest) for nest in nests])),
+        "other_flops": _log(sum_of([nest.count() * nest.flops for nest in nests])),
+        "other_bytes": _log(sum_of([nest.footprint(nest.loops) for nest in nests])),
+        "other_iterations": _log(sum_of([scalar_iterations(nest) for nest in nests])),
         "other_waste": _log_ratio(
-            _sum([nest.count() for nest in nests]) + 1, _sum([nest.points for nest in nests]) + 1
+            sum_of([nest.count() for nest in nests]) + 1, sum_of([nest.points for nest in nests]) + 1
         ),
     }
