@@ -1,4 +1,7 @@
-"""Programs that live in several processes, timed in turns: one process runs while the others wait.
+"""Programs that live in several processes, timed in turns: one process runs while the others are stopped.
+
+Waiting is not enough: threads of some runtimes look for work for a tenth of a second after they have had any,
+on the cores that the next process needs.
 
 A server is a process that says a line ``{"ready": [{"seconds": s}, ...]}`` with a rough time of a call of
 each of its programs, then answers each line ``{"program": p, "calls": n}`` with ``{"seconds": mean}`` of so
@@ -15,6 +18,7 @@ import json
 import math
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -58,12 +62,14 @@ class Server:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
+            process_group=0,  # the system continues, and ends, stopped groups that have lost their parent
         )
         try:
             self.rough = [float(entry["seconds"]) for entry in self._line()["ready"]]
         except BaseException:
             self.close()
             raise
+        os.killpg(self._process.pid, signal.SIGSTOP)
 
     def __enter__(self) -> Server:
         return self
@@ -89,14 +95,17 @@ class Server:
         return dict(json.loads(line))
 
     def run(self, program: int, calls: int) -> float:
-        """Mean seconds of so many calls of a program."""
+        """Mean seconds of so many calls of a program; the process is stopped before and afterwards."""
         assert self._process.stdin is not None
+        os.killpg(self._process.pid, signal.SIGCONT)
         try:
             self._process.stdin.write(json.dumps({"program": program, "calls": calls}) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             pass  # why is told when the line does not come
-        return float(self._line()["seconds"])
+        seconds = float(self._line()["seconds"])
+        os.killpg(self._process.pid, signal.SIGSTOP)
+        return seconds
 
 
 def take_turns(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -168,6 +169,14 @@ for line in sys.stdin:
 def test_programs_of_several_processes_take_turns():
     found = take_turns([server(1.0), server(3.0)], starts=2, rounds=3, seconds=0.01)
     assert found == [[[1.0] * 6, [2.0] * 6], [[3.0] * 6, [6.0] * 6]]
+
+
+def test_a_server_is_stopped_while_others_run():
+    with Server(server(1.0)) as one:
+        for _ in range(2):
+            _, status = os.waitpid(one._process.pid, os.WUNTRACED)
+            assert os.WIFSTOPPED(status)
+            assert one.run(0, 1) == 1.0
 
 
 def test_a_server_that_ends_says_why():
