@@ -15,7 +15,16 @@ from tilewright.ir.expr import Var, as_expr
 from tilewright.ir.parser import parse
 from tilewright.ir.stmt import Buffer, PrimFunc
 from tilewright.measure import Measurer, parameters
-from tilewright.measure.program import Arrays, Blocks, Loaded, build_program, copies, runtime_functions
+from tilewright.measure.program import (
+    MODEL_BYTES,
+    Arrays,
+    Blocks,
+    Loaded,
+    build_program,
+    copies,
+    flush_bytes,
+    runtime_functions,
+)
 from tilewright.records import Workload
 from tilewright.schedule import Schedule
 from tilewright.target import Target
@@ -158,3 +167,13 @@ def test_programs_that_share_turns_do_not_meet_what_another_has_just_read() -> N
         call = both[number % 2]
         assert call() == 0
         assert float(call.outputs[0][0, 0]) == 2 * ((number + 1) % 8)
+
+
+def test_copies_of_weights_are_beyond_the_last_cache_or_as_large_as_a_model():
+    def target(l3_bytes: int) -> Target:
+        return dataclasses.replace(Target.host(), l3_bytes=l3_bytes)
+
+    assert flush_bytes(target(32 << 20)) == 64 << 20
+    assert flush_bytes(target(300 << 20)) == MODEL_BYTES
+    assert flush_bytes(target(32 << 20), 3) == 96 << 20
+    assert flush_bytes(target(0)) == 0

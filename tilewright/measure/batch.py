@@ -14,15 +14,13 @@ from tilewright.ir.parser import parse
 from tilewright.measure.builder import Build, Builder, Candidate
 from tilewright.measure.data import make_data
 from tilewright.measure.noise import Noise, NoiseWatch
-from tilewright.measure.program import Program, build_program
+from tilewright.measure.program import Program, build_program, flush_bytes
 from tilewright.measure.runner import Limits, Runner, Task
 from tilewright.measure.timing import Difference, Plan, Race
 from tilewright.records.record import Sample, Workload
 from tilewright.schedule.default import default_schedule
 from tilewright.target import Target
 
-#: Copies of weights take so many times the size of the last cache: none is still there when its turn comes.
-COLD: Final = 2
 #: So many candidates are compiled before they are looked at together, while nothing is compiled.
 GROUP: Final = 16
 #: Bytes of data of workloads that are kept for when they come back.
@@ -192,7 +190,7 @@ class Measurer:
             rtol=data.rtol,
             off_by_one=data.off_by_one,
             cold=frozenset(func.attr("const_params", ())),
-            flush_bytes=COLD * self.target.l3_bytes,
+            flush_bytes=flush_bytes(self.target),
         )
         self._runner.set_task(task)
         reference = build_program(default_schedule(func, self.target), self.target)

@@ -31,6 +31,8 @@ _KERNEL = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_void_p] * 3)
 #: Bytes before and after each array in which a program must not write.
 GUARD: Final = 4096
 _CANARY: Final = 0xA5
+#: Bytes of weights and activations that a model of ordinary size goes through between two calls of a kernel.
+MODEL_BYTES: Final = 128 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,6 +176,13 @@ class Blocks:
         self._free.append(block)
         while sum(map(len, self._free)) > self._most:
             del self._free[0]
+
+
+def flush_bytes(target: Target, times: int = 2) -> int:
+    """How many bytes of copies of weights calls should take turns over, to find them where a model's are: so
+    many times the last cache, in memory then; where caches are larger than models, no more than those have.
+    """
+    return min(times * target.l3_bytes, MODEL_BYTES)
 
 
 def copies(

@@ -26,6 +26,7 @@ from tilewright.graph.alternatives import DIRECT, ChoicePoint, Pick
 from tilewright.graph.graph import Graph, Value
 from tilewright.graph.pipeline import variants
 from tilewright.ir import dtype as dt
+from tilewright.measure.program import flush_bytes
 from tilewright.runtime.artifact import WeightStore
 from tilewright.runtime.host import check_host
 from tilewright.runtime.loader import load, load_runtime
@@ -33,7 +34,7 @@ from tilewright.runtime.memory import address_of, allocate
 from tilewright.runtime.pool import ThreadPool
 from tilewright.target import Target
 
-#: Copies of the weights fill the last level of cache this many times.
+#: Copies of the weights fill the last level of cache this many times, as far as models are so large.
 CACHE_TIMES = 4
 #: Another way must be this much faster than the direct one to be picked.
 MARGIN = 0.03
@@ -174,13 +175,13 @@ def compare_variants(
 
     Raises as :class:`GraphRunner`.
     """
-    flush_bytes = CACHE_TIMES * target.l3_bytes if cold else 0
+    flushed = flush_bytes(target, CACHE_TIMES) if cold else 0
     runners = {
         name: GraphRunner(
             graph,
             target,
             threads,
-            copies_bytes=flush_bytes,
+            copies_bytes=flushed,
             choose=choose,
             cache=cache,
         )
@@ -196,7 +197,7 @@ def compare_variants(
         longest = max(longest, _once(runner))
     rounds = min(max(round(seconds / max(longest, 1e-6)), MIN_ROUNDS), MAX_ROUNDS)
     if cold:  # few copies of small weights may still be cached from when they were made
-        np.ones(flush_bytes // 4, np.float32).sum()
+        np.ones(flushed // 4, np.float32).sum()
     order = list(runners)
     samples: dict[str, list[float]] = {name: [] for name in order}
     for number in range(rounds):
