@@ -220,6 +220,52 @@ def test_pool_threads_leave_signals_to_the_program(regions: Regions) -> None:
         signal.signal(signal.SIGUSR1, previous)
 
 
+def _pool_threads() -> set[int]:
+    tasks = Path("/proc/self/task")
+    return {int(t.name) for t in tasks.iterdir() if (t / "comm").read_text().strip() == "tilewright"}
+
+
+def _processor(thread: int) -> int:
+    return int(Path(f"/proc/self/task/{thread}/stat").read_text().rpartition(")")[2].split()[36])
+
+
+@pytest.mark.skipif(
+    not os.path.isdir("/proc/self/task") or len(os.sched_getaffinity(0)) < 2, reason="needs two processors"
+)
+def test_threads_on_one_processor_part(regions: Regions) -> None:
+    allowed, others = os.sched_getaffinity(0), _pool_threads()
+    pool = ThreadPool(regions.runtime, 2)
+    regions.counts(pool.address, 2, 1, 1)
+    [worker] = _pool_threads() - others
+    try:
+        for processor in sorted(allowed)[:2]:
+            os.sched_setaffinity(0, {processor})
+            os.sched_setaffinity(worker, {processor})
+            os.sched_setaffinity(worker, allowed)
+            deadline = time.monotonic() + 30
+            while _processor(worker) == processor and time.monotonic() < deadline:
+                regions.counts(pool.address, 64, 1, 100)
+            assert _processor(worker) != processor
+            while os.sched_getaffinity(worker) != allowed and time.monotonic() < deadline:
+                time.sleep(0.001)
+            assert os.sched_getaffinity(worker) == allowed
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+def test_threads_without_another_processor_stay(regions: Regions) -> None:
+    allowed, others = os.sched_getaffinity(0), _pool_threads()
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        pool = ThreadPool(regions.runtime, 3)
+        for _ in range(5):
+            assert regions.counts(pool.address, 64, 1, 100) == [100] * 64
+            time.sleep(0.002)
+        assert [os.sched_getaffinity(thread) for thread in _pool_threads() - others] == [{min(allowed)}] * 2
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
 def test_clock(regions: Regions) -> None:
     now = ctypes.CFUNCTYPE(ctypes.c_int64)(regions.runtime["tw_now"])
     assert abs(now() - time.monotonic_ns()) < 1_000_000_000

@@ -1,10 +1,10 @@
 """The thread pool that compiled models run on, as LLVM IR text.
 
 The package ships no native code: the pool below is compiled once per target, cached, and packed into every
-artifact next to the kernels that call it. :func:`thread_pool_ir` only chooses the few lines that differ
-between systems (how to pause in a spin loop, how to sleep on a word of memory).
+artifact next to the kernels that call it. What differs between systems (how to pause in a spin loop, how to
+sleep on a word of memory) comes from :mod:`tilewright.runtime.system`.
 
-How a region runs ----------------- ``tw_parallel`` cuts ``[0, n)`` into chunks of ``grain`` and gives every
+How a region runs: ``tw_parallel`` cuts ``[0, n)`` into chunks of ``grain`` and gives every
 thread a contiguous span of them, so that a thread finds in its own L2 cache what it wrote in the region
 before. Each thread has a *slot* (two cache lines) with the number of its chunks that are still unclaimed
 and a copy of the region's description; one line transfer per thread both announces the region and describes
@@ -19,15 +19,15 @@ there are no epochs to compare.
 Waiting is bounded: threads spin with a pause instruction (:data:`SPIN_NS`), then yield their core between
 looks, then sleep in the kernel. Between ``tw_pool_enter`` and ``tw_pool_exit`` (one run of a model) the
 yielding phase is longer (:data:`ACTIVE_NS`), so that threads stay awake from region to region, and
-``tw_pool_enter`` wakes sleepers ahead of the first region. A second caller that finds the pool taken runs
+``tw_pool_enter`` wakes sleepers ahead of the first region. Threads note which processor they are on. One that
+finds itself where another thread of the pool is moves to a free one; a caller that has had no help and shares
+its processor yields, so that the other thread can see that. A second caller that finds the pool taken runs
 its region alone, which is correct and never blocks.
 """
 
 from __future__ import annotations
 
-import dataclasses
-
-from tilewright.errors import TargetError
+from tilewright.runtime.system import system_ir
 
 SPIN_NS = 20_000
 """How long a waiting thread spins before it starts to yield its core, in ns."""
@@ -48,61 +48,17 @@ EXPORTS = (
 """The functions that other objects may call; see docs/runtime.md for their signatures."""
 
 
-@dataclasses.dataclass(frozen=True)
-class _System:
-    """What differs between operating systems: the monotonic clock's number, signal numbers and the futex
-    system call.
-    """
-
-    clock: int
-    sig_setmask: int
-    sigbus: int
-    futex_call: int | None
-
-
-def _system(triple: str) -> _System:
-    arch = triple.split("-", 1)[0]
-    if "linux" in triple:
-        futex = {"x86_64": 202, "aarch64": 98, "riscv64": 98}.get(arch)
-        return _System(clock=1, sig_setmask=2, sigbus=7, futex_call=futex)
-    if "apple" in triple or "darwin" in triple or "macos" in triple:
-        return _System(clock=6, sig_setmask=3, sigbus=10, futex_call=None)
-    raise TargetError(
-        f"the thread pool does not know the operating system of '{triple}'",
-        hint="Linux and macOS are supported",
-    )
-
-
-def _pause(triple: str) -> tuple[str, str]:
-    """(declaration, call) of the instruction that a spin loop should execute on this architecture."""
-    arch = triple.split("-", 1)[0]
-    if arch == "x86_64":
-        return "declare void @llvm.x86.sse2.pause()", "call void @llvm.x86.sse2.pause()"
-    if arch in ("aarch64", "arm64"):
-        # `yield` is a no-op on most cores; a barrier on the instruction stream really gives the other units
-        # a rest.
-        return "declare void @llvm.aarch64.isb(i32)", "call void @llvm.aarch64.isb(i32 15)"
-    return "", 'call void asm sideeffect "", "~{memory}"()'
-
-
 def thread_pool_ir(triple: str) -> str:
     """The pool for ``triple`` as LLVM IR text defining the functions in :data:`EXPORTS`.
 
     Raises:
         TargetError: the operating system is not known.
     """
-    system = _system(triple)
-    declaration, call = _pause(triple)
-    sleep = _FUTEX.replace("$FUTEX", str(system.futex_call)) if system.futex_call is not None else _CONDVAR
-    name_thread = _NAME_THREAD if "linux" in triple else _NO_NAME
-    text = _POOL + sleep + name_thread
+    system, constants = system_ir(triple)
+    text = _POOL + system
     for key, value in {
+        **constants,
         "$TRIPLE": triple,
-        "$PAUSE_DECLARATION": declaration,
-        "$PAUSE": call,
-        "$CLOCK": str(system.clock),
-        "$SIG_SETMASK": str(system.sig_setmask),
-        "$SIGBUS": str(system.sigbus),
         "$SPIN_NS": str(SPIN_NS),
         "$IDLE_NS": str(IDLE_NS),
         "$ACTIVE_NS": str(ACTIVE_NS),
@@ -114,10 +70,11 @@ def thread_pool_ir(triple: str) -> str:
 _POOL = r"""
 target triple = "$TRIPLE"
 
-; One per thread, two cache lines: prefetchers fetch lines in pairs.
+; One per thread, in pairs of cache lines, as prefetchers fetch them.
 ;  0 unclaimed chunks   1 end of the span (chunk index)   2 function   3 closure   4 n   5 grain
 ;  (second line, written once)   7 pool   8 thread number   9 thread handle
-%Slot = type { i64, i64, ptr, ptr, i64, i64, [16 x i8], ptr, i64, i64, [40 x i8] }
+;  (a pair of its own, which others read while this one is used)   11 processor, -1: unknown
+%Slot = type { i64, i64, ptr, ptr, i64, i64, [16 x i8], ptr, i64, i64, [40 x i8], i32, [124 x i8] }
 
 ; Each group on two cache lines of its own, so that writing one does not disturb readers of another.
 ;  0 threads   2 taken   4 epoch (slept on)   5 sleepers   6 stop   7 active runs
@@ -272,6 +229,7 @@ describe:
   store atomic i32 0, ptr %finished monotonic, align 4
   %base = udiv i64 %chunks, %threads
   %extra = urem i64 %chunks, %threads
+  %cpu = call i32 @note(ptr %pool, i64 0)
   br label %publish
 publish:                                            ; the others first, the caller's own slot last
   %left = phi i64 [ %threads, %describe ], [ %t, %publish ]
@@ -311,7 +269,17 @@ help:
   %want = trunc i64 %others to i32
   %f0 = load atomic i32, ptr %finished acquire, align 4
   %ready = icmp eq i32 %f0, %want
-  br i1 %ready, label %release, label %wait
+  br i1 %ready, label %helped, label %wait
+helped:
+  %unhelped = icmp eq i64 %others, 0
+  br i1 %unhelped, label %look, label %release
+look:
+  %crowded = call i1 @shares(ptr %pool, i64 0, i32 %cpu)
+  br i1 %crowded, label %yield, label %release
+yield:
+  store atomic i32 0, ptr %taken release, align 4
+  %y = call i32 @sched_yield()
+  ret void
 wait:
   call void @join(ptr %pool, i32 %want)
   br label %release
@@ -320,6 +288,45 @@ release:
   ret void
 exit:
   ret void
+}
+
+; The processor that thread @tid, the caller, is on; written down where the others look.
+define internal i32 @note(ptr %pool, i64 %tid) {
+  %cpu.p = getelementptr %Pool, ptr %pool, i64 0, i32 14, i64 %tid, i32 11
+  %cpu = call i32 @here()
+  %before = load atomic i32, ptr %cpu.p monotonic, align 4
+  %stayed = icmp eq i32 %cpu, %before
+  br i1 %stayed, label %done, label %moved
+moved:
+  store atomic i32 %cpu, ptr %cpu.p monotonic, align 4
+  br label %done
+done:
+  ret i32 %cpu
+}
+
+; Whether another thread was last seen on the processor @cpu, on which thread @tid is.
+define internal i1 @shares(ptr %pool, i64 %tid, i32 %cpu) {
+entry:
+  %t32 = load atomic i32, ptr %pool monotonic, align 4
+  %threads = sext i32 %t32 to i64
+  %known = icmp sge i32 %cpu, 0
+  br i1 %known, label %look, label %no
+look:
+  %i = phi i64 [ 0, %entry ], [ %i.next, %next ]
+  %cpu.p = getelementptr %Pool, ptr %pool, i64 0, i32 14, i64 %i, i32 11
+  %other = load atomic i32, ptr %cpu.p monotonic, align 4
+  %same = icmp eq i32 %other, %cpu
+  %else = icmp ne i64 %i, %tid
+  %both = and i1 %same, %else
+  br i1 %both, label %yes, label %next
+next:
+  %i.next = add i64 %i, 1
+  %more = icmp slt i64 %i.next, %threads
+  br i1 %more, label %look, label %no
+yes:
+  ret i1 true
+no:
+  ret i1 false
 }
 
 ; Wait until @want chunks have been finished by other threads: spin, then yield, then sleep.
@@ -392,6 +399,7 @@ rouse:
   call void @wake(ptr %pool, ptr %finished, i32 1)
   br label %idle
 idle:
+  %cpu = call i32 @note(ptr %pool, i64 %tid)
   %t0 = call i64 @tw_now()
   br label %look
 look:
@@ -421,6 +429,7 @@ slow:
   br i1 %awake, label %yield, label %sleep
 yield:
   %y = call i32 @sched_yield()
+  call void @spread(ptr %pool, i64 %tid)
   br label %look
 sleep:
   %s0 = atomicrmw add ptr %sleepers, i32 1 seq_cst
@@ -437,6 +446,7 @@ doze:
   br label %up
 up:
   %s1 = atomicrmw sub ptr %sleepers, i32 1 seq_cst
+  call void @spread(ptr %pool, i64 %tid)
   br label %work
 exit:
   ret ptr null
@@ -462,6 +472,8 @@ init:
   call void @llvm.memset.p0.i64(ptr align 128 %pool, i8 0, i64 %size, i1 false)
   call void @sleep_init(ptr %pool)
   store atomic i32 %n32, ptr %pool monotonic, align 4
+  %cpu.p = getelementptr %Pool, ptr %pool, i64 0, i32 14, i64 0, i32 11
+  store i32 -1, ptr %cpu.p
   ; Signals belong to the program's own threads; only faults stay deliverable in ours.
   %f0 = call i32 @sigfillset(ptr %all)
   %f1 = call i32 @sigdelset(ptr %all, i32 4)
@@ -480,6 +492,8 @@ start:
   store ptr %pool, ptr %pool.p
   %tid.p = getelementptr %Slot, ptr %slot, i64 0, i32 8
   store i64 %i, ptr %tid.p
+  %own.p = getelementptr %Slot, ptr %slot, i64 0, i32 11
+  store i32 -1, ptr %own.p
   %thread.p = getelementptr %Slot, ptr %slot, i64 0, i32 9
   %r = call i32 @pthread_create(ptr %thread.p, ptr null, ptr @worker, ptr %slot)
   %started = icmp eq i32 %r, 0
@@ -521,97 +535,6 @@ join:
 done:
   call void @sleep_free(ptr %pool)
   call void @free(ptr %pool)
-  ret void
-}
-"""
-
-# Sleeping on a word: @wait returns when woken, or at once if the word no longer has the expected value.
-_FUTEX = r"""
-declare i64 @syscall(i64, ...)
-
-define internal void @wait(ptr %pool, ptr %word, i32 %expected) {
-  %r = call i64 (i64, ...) @syscall(i64 $FUTEX, ptr %word, i32 128, i32 %expected, ptr null, ptr null, i32 0)
-  ret void
-}
-
-define internal void @wake(ptr %pool, ptr %word, i32 %count) {
-  %r = call i64 (i64, ...) @syscall(i64 $FUTEX, ptr %word, i32 129, i32 %count, ptr null, ptr null, i32 0)
-  ret void
-}
-
-define internal void @sleep_init(ptr %pool) {
-  ret void
-}
-
-define internal void @sleep_free(ptr %pool) {
-  ret void
-}
-"""
-
-_CONDVAR = r"""
-declare i32 @pthread_mutex_init(ptr, ptr)
-declare i32 @pthread_mutex_lock(ptr)
-declare i32 @pthread_mutex_unlock(ptr)
-declare i32 @pthread_mutex_destroy(ptr)
-declare i32 @pthread_cond_init(ptr, ptr)
-declare i32 @pthread_cond_wait(ptr, ptr)
-declare i32 @pthread_cond_broadcast(ptr)
-declare i32 @pthread_cond_destroy(ptr)
-
-define internal void @wait(ptr %pool, ptr %word, i32 %expected) {
-entry:
-  %mutex = getelementptr %Pool, ptr %pool, i64 0, i32 12
-  %cond = getelementptr %Pool, ptr %pool, i64 0, i32 13
-  %l = call i32 @pthread_mutex_lock(ptr %mutex)
-  %value = load atomic i32, ptr %word seq_cst, align 4
-  %same = icmp eq i32 %value, %expected
-  br i1 %same, label %sleep, label %done
-sleep:
-  %w = call i32 @pthread_cond_wait(ptr %cond, ptr %mutex)
-  br label %done
-done:
-  %u = call i32 @pthread_mutex_unlock(ptr %mutex)
-  ret void
-}
-
-define internal void @wake(ptr %pool, ptr %word, i32 %count) {
-  %mutex = getelementptr %Pool, ptr %pool, i64 0, i32 12
-  %cond = getelementptr %Pool, ptr %pool, i64 0, i32 13
-  %l = call i32 @pthread_mutex_lock(ptr %mutex)
-  %b = call i32 @pthread_cond_broadcast(ptr %cond)
-  %u = call i32 @pthread_mutex_unlock(ptr %mutex)
-  ret void
-}
-
-define internal void @sleep_init(ptr %pool) {
-  %mutex = getelementptr %Pool, ptr %pool, i64 0, i32 12
-  %cond = getelementptr %Pool, ptr %pool, i64 0, i32 13
-  %m = call i32 @pthread_mutex_init(ptr %mutex, ptr null)
-  %c = call i32 @pthread_cond_init(ptr %cond, ptr null)
-  ret void
-}
-
-define internal void @sleep_free(ptr %pool) {
-  %mutex = getelementptr %Pool, ptr %pool, i64 0, i32 12
-  %cond = getelementptr %Pool, ptr %pool, i64 0, i32 13
-  %c = call i32 @pthread_cond_destroy(ptr %cond)
-  %m = call i32 @pthread_mutex_destroy(ptr %mutex)
-  ret void
-}
-"""
-
-_NAME_THREAD = r"""
-@thread_name = private unnamed_addr constant [11 x i8] c"tilewright\00"
-declare i32 @pthread_setname_np(i64, ptr)
-
-define internal void @name_thread(i64 %thread) {
-  %r = call i32 @pthread_setname_np(i64 %thread, ptr @thread_name)
-  ret void
-}
-"""
-
-_NO_NAME = r"""
-define internal void @name_thread(i64 %thread) {
   ret void
 }
 """
