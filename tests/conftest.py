@@ -1,0 +1,23 @@
+"""Tests neither read nor change what the user has measured and compiled."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give this run, and the processes that it starts, a measurement store of its own, and a compile cache
+    that only test runs use.
+    """
+    if "TILEWRIGHT_CACHE_DIR" not in os.environ:
+        kept = getattr(config, "cache", None)  # there is none with `-p no:cacheprovider`
+        folder = tempfile.gettempdir() if kept is None else kept.mkdir("tilewright")
+        os.environ["TILEWRIGHT_CACHE_DIR"] = str(Path(folder) / "compiled")
+    if "TILEWRIGHT_STORE" not in os.environ:
+        own = tempfile.TemporaryDirectory(prefix="tilewright-tests-")
+        config.add_cleanup(own.cleanup)
+        os.environ["TILEWRIGHT_STORE"] = str(Path(own.name) / "records.sqlite")
