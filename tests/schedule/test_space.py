@@ -10,7 +10,10 @@ import pytest
 from tests.schedule.programs import assert_same
 from tests.schedule.spaces import FUNCTIONS
 from tilewright.errors import ScheduleError
-from tilewright.ir.stmt import PrimFunc
+from tilewright.ir.expr import const
+from tilewright.ir.stmt import For, PrimFunc
+from tilewright.ir.visit import walk_stmt
+from tilewright.lower import lower
 from tilewright.schedule import Schedule
 from tilewright.schedule.space import register_sketch, sketches, unregister_sketch
 from tilewright.target import Target
@@ -62,6 +65,17 @@ def test_registered_sketches_are_part_of_the_space() -> None:
     for row in found.enumerate():
         assert_same(func, found.bind(row))
     assert "squares" not in [s.name for s in sketches(FUNCTIONS["reflection"](), TARGET)]
+
+
+def test_short_windows_may_be_unrolled_as_a_whole() -> None:
+    func = FUNCTIONS["depthwise"]()
+    found = {s.name: s for s in sketches(func, TARGET)}
+    rows = found["tile_window"].sample(8, seed=0)
+    for row in rows:
+        assert_same(func, found["tile_window"].bind(row))
+    loops = walk_stmt(lower(found["tile_window"].bind(rows[0]).func).body)
+    assert not [s for s in loops if isinstance(s, For) and s.kind == "serial" and s.extent == const(3)]
+    assert "tile_window" not in [s.name for s in sketches(FUNCTIONS["convolution"](), TARGET)]
 
 
 def test_rules_that_do_not_apply_are_left_out() -> None:

@@ -45,6 +45,7 @@ class Structure:
         inline: which producers disappear into reductions: what pays (True), or none (False).
         pack: whether constant operands are laid out in the order in which tiles read them, where that can
             make a difference.
+        window: whether short windows are unrolled as a whole.
     """
 
     whole: str | None = None
@@ -52,6 +53,7 @@ class Structure:
     row: int = 0
     inline: bool = True
     pack: bool = True
+    window: bool = False
 
 
 def default_schedule(func: PrimFunc, target: Target) -> Schedule:
@@ -162,7 +164,12 @@ def _reduction(
     steps: dict[str, Callable[[Schedule], None]] = {
         "instruction": partial(tile_by_instruction, ref=ref, target=target, row=structure.row),
         "tile": partial(
-            multi_level_tiling.tile_reduction, ref=ref, target=target, row=structure.row, pack=structure.pack
+            multi_level_tiling.tile_reduction,
+            ref=ref,
+            target=target,
+            row=structure.row,
+            pack=structure.pack,
+            window=structure.window,
         ),
         "lanes": partial(lane_reduction.split_lanes, ref=ref, target=target),
         "rows": partial(row_reduction.schedule_rows, refs=[ref], target=target),

@@ -144,6 +144,8 @@ def _structures(func: PrimFunc, target: Target) -> list[tuple[str, Structure]]:
         structures.append((f"{rules[0]}_apart", Structure("blocks", order, inline=False)))
         if rules[0] == "tile":
             structures.append(("tile_unpacked", Structure("blocks", order, pack=False)))
+            if multi_level_tiling.has_window(main):
+                structures.append(("tile_window", Structure("blocks", order, window=True)))
     structures.append(("loops", Structure("blocks", (), inline=False)))
     return structures
 

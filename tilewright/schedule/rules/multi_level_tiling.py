@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 #: Reduce loops up to this length directly around the tile are unrolled when there is no deeper reduction
 #: (stencils).
 STENCIL_UNROLL = 8
+#: Windows of up to so many elements may be unrolled as a whole: rows at the edges then get code of their own.
+WINDOW_UNROLL = 9
 #: Innermost steps of a reduction that use the same vectors (parts of packed elements) are unrolled up to this
 #: number.
 PART_UNROLL = 8
@@ -88,6 +90,15 @@ def applies(info: BlockInfo, consts: Collection[str] = ()) -> bool:
 def has_vector_axis(info: BlockInfo) -> bool:
     """Whether the output has a contiguous axis: a tile is possible, though it may have to gather operands."""
     return bool(info.reduce) and _axes(info) is not None
+
+
+def has_window(info: BlockInfo) -> bool:
+    """Whether the reduction is over a short window of several dimensions, in which nothing is one for all
+    lanes: a depthwise convolution, a pooling."""
+    axes = _axes(info)
+    if axes is None or len(info.reduce) < 2 or any(_is_scalar(a, axes) for a in info.loads):
+        return False
+    return info.points(info.reduce) <= WINDOW_UNROLL
 
 
 def _is_scalar(access: Access, axes: _Axes) -> bool:
@@ -157,10 +168,12 @@ def tile_reduction(
     row: int = 0,
     instruction: Instruction | None = None,
     pack: bool = True,
+    window: bool = False,
 ) -> None:
     """Schedule the reduction block ``ref`` and its elementwise consumer; ``row`` chooses among
     :func:`row_axes`. With an ``instruction``, that does groups of reduction steps. Constant operands are
-    laid out for the tile, unless ``pack`` is False. Raises ScheduleError where a step is not legal."""
+    laid out for the tile, unless ``pack`` is False. With ``window``, a window as of :func:`has_window` is
+    unrolled as a whole. Raises ScheduleError where a step is not legal."""
     info = block_info(block_named(sch, ref.name))
     axes = None if info is None else _axes(info, row)
     if info is None or axes is None:
@@ -179,7 +192,7 @@ def tile_reduction(
     inner = _tile_write_back(sch, write_back, ref, info, axes, tile, target)
     sch.compute_at(ref, inner)
     sch.set_scope(ref, "register")
-    _tile_accumulation(sch, ref, inner, info, axes, tile, instruction)
+    _tile_accumulation(sch, ref, inner, info, axes, tile, instruction, window and has_window(info))
 
 
 def _problem(info: BlockInfo, axes: _Axes) -> TileProblem:
@@ -425,6 +438,7 @@ def _tile_accumulation(
     axes: _Axes,
     tile: OpenTile,
     instruction: Instruction | None,
+    window: bool,
 ) -> None:
     """Order the accumulation's loops: reduce loops outside, the unrolled register tile inside, and in that
     the loops that an instruction runs through."""
@@ -469,7 +483,8 @@ def _tile_accumulation(
         sch.vectorize(vector)
     stencil = not any(_is_scalar(a, axes) for a in info.loads)
     if stencil and len(reduce_loops) > 1 and extent_of(sch, reduce_loops[-1]) <= STENCIL_UNROLL:
-        sch.unroll(reduce_loops[-1])
+        for loop in reduce_loops if window else reduce_loops[-1:]:
+            sch.unroll(loop)
     if reduce_loops:
         sch.decompose_reduction(ref, reduce_loops[0])
     if instruction is not None:
