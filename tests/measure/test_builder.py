@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from tilewright.ir.parser import parse
 from tilewright.ir.printer import canonical_text
 from tilewright.ir.visit import find_blocks
 from tilewright.measure import Builder, Candidate, Runner
+from tilewright.measure.builder import _Worker
 from tilewright.schedule import Schedule
 from tilewright.target import Target
 
@@ -65,8 +67,28 @@ def test_a_worker_that_dies_is_replaced(builder: Builder) -> None:
     for worker in builder._workers:
         os.kill(worker._process.pid, signal.SIGKILL)
         worker._process._process.wait()
-    assert {b.status for _, b in builder.build([candidate(2), candidate(3), candidate(4)])} <= {"ok", "crash"}
-    assert [b.status for _, b in builder.build([candidate(2)])] == ["ok"]
+    assert [b.status for _, b in builder.build([candidate(2), candidate(3), candidate(4)])] == ["ok"] * 3
+
+
+def test_a_candidate_that_ends_two_processes_is_to_blame(
+    builder: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fatal, sent = candidate(3), []
+    send = _Worker.send
+
+    def deadly(self: _Worker, given: Candidate) -> Connection:
+        connection = send(self, given)
+        if given == fatal:
+            assert self._process is not None
+            sent.append(self._process.pid)
+            os.kill(self._process.pid, signal.SIGKILL)
+        return connection
+
+    monkeypatch.setattr(_Worker, "send", deadly)
+    builds = dict(builder.build([candidate(2), fatal, candidate(4)]))
+    assert [builds[n].status for n in range(3)] == ["ok", "crash", "ok"]
+    assert "died" in builds[1].error
+    assert len(sent) == 2
 
 
 def test_compiling_may_take_too_long() -> None:

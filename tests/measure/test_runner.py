@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 
 import numpy as np
 import pytest
@@ -174,9 +175,35 @@ def test_a_worker_that_dies_is_replaced(runner: Runner) -> None:
     before = runner._process.pid
     os.kill(before, signal.SIGKILL)
     time.sleep(0.2)
-    statuses = {runner.check(candidate()).status for _ in range(2)}
-    assert "ok" in statuses
+    assert [runner.check(candidate()).status for _ in range(2)] == ["ok"] * 2
     assert runner._process.pid != before
+
+
+def test_candidates_are_not_to_blame_when_the_worker_dies(runner: Runner) -> None:
+    programs = [candidate(n) for n in (2, 4, 8)]
+    found = []
+    for number, outcome in runner.look(programs, programs[0]):
+        found.append((number, outcome.status))
+        if len(found) == 1:
+            assert runner._process is not None
+            os.kill(runner._process.pid, signal.SIGKILL)
+    assert sorted(found) == [(n, "ok") for n in range(3)]
+
+
+def test_a_worker_that_always_dies_is_given_up(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    starts = []
+
+    def dead() -> Connection:
+        starts.append(1)
+        raise EOFError
+
+    monkeypatch.setattr(runner, "_started", dead)
+    programs = [candidate(n) for n in (2, 4, 8, 2, 4)]
+    found = dict(runner.look(programs, programs[0]))
+    assert [found[n].status for n in range(5)] == ["crash"] * 5
+    assert "the worker died" in found[0].error
+    assert len(starts) == 3
+    assert runner.check(programs[0]).status == "crash"
 
 
 def test_tasks_are_checked(runner: Runner) -> None:

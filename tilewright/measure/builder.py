@@ -74,39 +74,46 @@ class Builder:
     def build(self, candidates: Iterable[Candidate]) -> Iterator[tuple[int, Build]]:
         """Compile candidates; gives each one's number and what became of it, as soon as it is known.
 
-        Candidates are taken as workers become free. When the iteration is given up, what is being compiled is
-        thrown away.
+        Candidates are taken as workers become free. One whose process dies gets another one, once: something
+        else may have ended it. When the iteration is given up, what is being compiled is thrown away.
         """
         rest = enumerate(candidates)
-        busy: dict[Connection, tuple[_Worker, int, float]] = {}
+        again: list[tuple[int, Candidate]] = []
+        tried: set[int] = set()
+        busy: dict[Connection, tuple[_Worker, int, Candidate, float]] = {}
         idle = list(self._workers)
         more = True
         try:
             while True:
-                while idle and more:
-                    taken = next(rest, None)
+                while idle and (again or more):
+                    taken = again.pop() if again else next(rest, None)
                     if taken is None:
                         more = False
                         break
                     worker = idle.pop()
                     connection = worker.send(taken[1])
-                    busy[connection] = worker, taken[0], time.monotonic()
+                    busy[connection] = worker, *taken, time.monotonic()
                 if not busy:
                     return
-                deadline = min(begun for _, _, begun in busy.values()) + self.seconds
+                deadline = min(begun for *_, begun in busy.values()) + self.seconds
                 for ready in wait(list(busy), max(deadline - time.monotonic(), 0.0)):
                     assert isinstance(ready, Connection)
-                    worker, number, _ = busy.pop(ready)
+                    worker, number, candidate, _ = busy.pop(ready)
                     idle.append(worker)
-                    yield number, worker.receive()
-                for connection, (worker, number, begun) in list(busy.items()):
+                    build = worker.receive()
+                    if build.status == "crash" and number not in tried:
+                        tried.add(number)
+                        again.append((number, candidate))
+                        continue
+                    yield number, build
+                for connection, (worker, number, _, begun) in list(busy.items()):
                     if time.monotonic() - begun >= self.seconds:
                         del busy[connection]
                         worker.stop()
                         idle.append(worker)
                         yield number, Build(None, "timeout", f"compiling took over {self.seconds:g} seconds")
         finally:
-            for worker, _, _ in busy.values():
+            for worker, *_ in busy.values():
                 worker.stop()
 
 

@@ -48,6 +48,8 @@ class Limits:
 
     seconds: float = 10.0
     memory: int = 4 << 30
+#: A worker that dies so often before any candidate is done is not started again.
+DEATHS: Final = 3
 
 
 class Runner:
@@ -114,7 +116,7 @@ class Runner:
         and what became of it, with all times that were seen, in order.
 
         One that fails is run again in a child of its own unless it was the first in its child: what others
-        have done there is not held against it.
+        have done there is not held against it. So is one during which the worker dies, once.
 
         Args:
             reference: a right program that runs between them.
@@ -122,49 +124,65 @@ class Runner:
         """
         if self._task is None:
             raise ValueError("a runner needs a task first")
-        left = list(range(len(programs)))
-        samples: dict[int, list[Sample]] = {n: [] for n in left}
-        ended = False
-        try:
-            connection = self._started()
-            connection.send(("look", list(programs), reference, look or Look(), best, self.limits))
-            while True:
-                kind, *what = connection.recv()
-                if kind == "end":
-                    ended = True
-                    return
-                if kind == "sample":
-                    samples[what[0]].append(what[1])
-                elif kind == "done":
-                    left.remove(what[0])
-                    yield what[0], dataclasses.replace(what[1], samples=(tuple(samples[what[0]]),))
-        except (EOFError, OSError) as error:
-            self.close()
-            why = f"the worker died ({error or 'it closed its pipe'})"
-            for number in left:
-                yield number, Outcome("crash", why, samples=(tuple(samples[number]),))
-        finally:
-            if not ended:  # nobody will hear the rest
+        waiting = list(range(len(programs)))
+        blamed: set[int] = set()
+        deaths = 0
+        while waiting:
+            sent, ended = waiting.copy(), False
+            samples: dict[int, list[Sample]] = {n: [] for n in sent}
+            try:
+                connection = self._started()
+                chosen = [programs[n] for n in sent]
+                connection.send(("look", chosen, reference, look or Look(), best, self.limits))
+                while True:
+                    kind, *what = connection.recv()
+                    if kind == "end":
+                        ended = True
+                        return
+                    if kind == "sample":
+                        samples[sent[what[0]]].append(what[1])
+                    elif kind == "done":
+                        number = sent[what[0]]
+                        waiting.remove(number)
+                        deaths = 0
+                        yield number, dataclasses.replace(what[1], samples=(tuple(samples[number]),))
+            except (EOFError, OSError) as error:
+                # Candidates run in children of the worker: that it dies is hardly their fault.
+                ended = True
                 self.close()
+                deaths += 1
+                first = waiting.pop(0)
+                if first not in blamed and deaths < DEATHS:
+                    blamed.add(first)
+                    waiting.append(first)
+                    continue
+                lost = [first, *(waiting if deaths >= DEATHS else ())]
+                waiting = [n for n in waiting if n not in lost]
+                for number in lost:
+                    yield number, _worker_died(error, (samples[number],))
+            finally:
+                if not ended:  # nobody will hear the rest
+                    self.close()
 
     def _job(self, message: tuple[Any, ...], programs: int = 0) -> Outcome:
         if self._task is None:
             raise ValueError("a runner needs a task first")
-        samples: list[list[Sample]] = [[] for _ in range(programs)]
-        try:
-            connection = self._started()
-            connection.send(message)
-            while True:
-                kind, *what = connection.recv()
-                if kind == "sample":
-                    samples[what[0]].append(what[1])
-                elif kind == "end":
-                    outcome: Outcome = what[0]
-                    break
-        except (EOFError, OSError) as error:
-            self.close()
-            outcome = Outcome("crash", f"the worker died ({error or 'it closed its pipe'})")
-        return dataclasses.replace(outcome, samples=tuple(map(tuple, samples)))
+        for attempt in range(2):
+            samples: list[list[Sample]] = [[] for _ in range(programs)]
+            try:
+                connection = self._started()
+                connection.send(message)
+                while True:
+                    kind, *what = connection.recv()
+                    if kind == "sample":
+                        samples[what[0]].append(what[1])
+                    elif kind == "end":
+                        return dataclasses.replace(what[0], samples=tuple(map(tuple, samples)))
+            except (EOFError, OSError) as error:
+                self.close()
+                if attempt:
+                    return _worker_died(error, samples)
+        raise AssertionError("a job ends or its worker dies")
 
     def _started(self) -> Connection:
         if self._process is not None and not self._process.alive():
@@ -173,6 +191,11 @@ class Runner:
             self._process = Process(_serve, self._code, self.threads)
             self._process.connection.send(("task", self._task))
         return self._process.connection
+
+
+def _worker_died(error: Exception, samples: Sequence[Sequence[Sample]]) -> Outcome:
+    why = f"the worker died ({error or 'it closed its pipe'})"
+    return Outcome("crash", why, samples=tuple(map(tuple, samples)))
 
 
 # ------------------------------------------------------------------------------------------------ the worker
