@@ -18,8 +18,8 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if "TILEWRIGHT_CACHE_DIR" not in os.environ:
         kept = getattr(config, "cache", None)  # there is none with `-p no:cacheprovider`
-        folder = tempfile.gettempdir() if kept is None else kept.mkdir("tilewright")
-        os.environ["TILEWRIGHT_CACHE_DIR"] = str(Path(folder) / "compiled")
+        folder = Path(tempfile.gettempdir(), "tilewright-tests") if kept is None else kept.mkdir("tilewright")
+        os.environ["TILEWRIGHT_CACHE_DIR"] = str(folder / "compiled")
     if "TILEWRIGHT_STORE" not in os.environ:
         own = tempfile.TemporaryDirectory(prefix="tilewright-tests-")
         config.add_cleanup(own.cleanup)

@@ -179,15 +179,24 @@ def test_a_worker_that_dies_is_replaced(runner: Runner) -> None:
     assert runner._process.pid != before
 
 
-def test_candidates_are_not_to_blame_when_the_worker_dies(runner: Runner) -> None:
-    programs = [candidate(n) for n in (2, 4, 8)]
-    found = []
-    for number, outcome in runner.look(programs, programs[0]):
-        found.append((number, outcome.status))
-        if len(found) == 1:
+def test_candidates_are_not_to_blame_when_the_worker_dies(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, killed = runner._started, []
+
+    def dying() -> Connection:
+        connection = started()
+        if len(killed) < 2:
             assert runner._process is not None
-            os.kill(runner._process.pid, signal.SIGKILL)
-    assert sorted(found) == [(n, "ok") for n in range(3)]
+            killed.append(runner._process.pid)
+            os.kill(killed[-1], signal.SIGKILL)
+        return connection
+
+    monkeypatch.setattr(runner, "_started", dying)
+    programs = [candidate(n) for n in (2, 4, 8)]
+    found = {number: outcome.status for number, outcome in runner.look(programs, programs[0])}
+    assert found == dict.fromkeys(range(3), "ok")
+    assert len(set(killed)) == 2
 
 
 def test_a_worker_that_always_dies_is_given_up(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:

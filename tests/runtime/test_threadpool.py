@@ -225,34 +225,63 @@ def _pool_threads() -> set[int]:
     return {int(t.name) for t in tasks.iterdir() if (t / "comm").read_text().strip() == "tilewright"}
 
 
-def _processor(thread: int) -> int:
-    return int(Path(f"/proc/self/task/{thread}/stat").read_text().rpartition(")")[2].split()[36])
+# Stands for sched_setaffinity in the pool: counts its calls and keeps the masks of the last two.
+_MOVING = r"""
+@moves = global i32 0
+@masks = global [2 x i64] zeroinitializer
+define i32 @moving(i32 %thread, i64 %size, ptr %mask) {
+  %n = atomicrmw add ptr @moves, i32 1 seq_cst
+  %word = load i64, ptr %mask
+  %odd = and i32 %n, 1
+  %p = getelementptr i64, ptr @masks, i32 %odd
+  store atomic i64 %word, ptr %p seq_cst, align 8
+  %r = call i32 @sched_setaffinity(i32 %thread, i64 %size, ptr %mask)
+  ret i32 %r
+}
+"""
+_AFFINITY = hasattr(os, "sched_getaffinity") and os.path.isdir("/proc/self/task")
 
 
 @pytest.mark.skipif(
-    not os.path.isdir("/proc/self/task") or len(os.sched_getaffinity(0)) < 2, reason="needs two processors"
+    not _AFFINITY or not 2 <= len(os.sched_getaffinity(0)) <= max(os.sched_getaffinity(0)) + 1 <= 64,
+    reason="needs two processors, and masks of one word",
 )
 def test_threads_on_one_processor_part(regions: Regions) -> None:
     allowed, others = os.sched_getaffinity(0), _pool_threads()
-    pool = ThreadPool(regions.runtime, 2)
-    regions.counts(pool.address, 2, 1, 1)
+    text = thread_pool_ir(Target.host().triple)
+    text = text.replace("call i32 @sched_setaffinity(", "call i32 @moving(") + _MOVING
+    (code,) = compile_many([text], Target.host())
+    library = load([code], [*EXPORTS, "moves", "masks"])
+    found = library.addresses
+    parallel = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 3, ctypes.c_int64, ctypes.c_int64)(
+        found["tw_parallel"]
+    )
+    moves = ctypes.c_int32.from_address(found["moves"])
+    masks = (ctypes.c_uint64 * 2).from_address(found["masks"])
+    x = (ctypes.c_int64 * (16 * 64))()
+    pool = ThreadPool(found, 2)
+    pool.address  # noqa: B018 - starts the thread
     [worker] = _pool_threads() - others
+    one = min(allowed)
+    deadline = time.monotonic() + 30
     try:
-        for processor in sorted(allowed)[:2]:
-            os.sched_setaffinity(0, {processor})
-            os.sched_setaffinity(worker, {processor})
+        os.sched_setaffinity(0, {one})
+        while moves.value == 0 and time.monotonic() < deadline:
+            os.sched_setaffinity(worker, {one})  # as if the system had put it there
             os.sched_setaffinity(worker, allowed)
-            deadline = time.monotonic() + 30
-            while _processor(worker) == processor and time.monotonic() < deadline:
-                regions.counts(pool.address, 64, 1, 100)
-            assert _processor(worker) != processor
-            while os.sched_getaffinity(worker) != allowed and time.monotonic() < deadline:
-                time.sleep(0.001)
-            assert os.sched_getaffinity(worker) == allowed
+            for _ in range(100):
+                parallel(pool.address, regions.library.addresses["count"], ctypes.addressof(x), 64, 1)
+        while moves.value % 2 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        away, back = ({n for n in range(64) if mask >> n & 1} for mask in masks)
+        assert away == allowed - {one}
+        assert back == allowed
     finally:
         os.sched_setaffinity(0, allowed)
+        del pool  # before its code
 
 
+@pytest.mark.skipif(not _AFFINITY, reason="asks for the processors of threads")
 def test_threads_without_another_processor_stay(regions: Regions) -> None:
     allowed, others = os.sched_getaffinity(0), _pool_threads()
     os.sched_setaffinity(0, {min(allowed)})

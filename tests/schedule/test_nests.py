@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 
 from tests.schedule.tensor_programs import by_dots, product, sizes, types
 from tilewright.ir import te
 from tilewright.ir.expr import maximum
 from tilewright.ir.stmt import PrimFunc
-from tilewright.ir.visit import find_blocks
+from tilewright.ir.visit import const_int, find_blocks
 from tilewright.schedule.default import default_schedule
 from tilewright.schedule.features import FEATURES, features_of, main_block
 from tilewright.schedule.nests import Nest, work_of
@@ -53,7 +52,7 @@ def test_operands_are_read_in_groups() -> None:
     _, sch = by_dots("x86.vpdpbusd.16", 8, 4 * lanes, 16 * depth)
     nest = Nest.of(Tree(sch.func), next(b for b in find_blocks(sch.func.body) if b.name == "c"))
     vector = nest.level("micro")[-1]
-    strides = [np.asarray(a.stride(vector).value) for a in nest.loads]
+    strides = [const_int(a.stride(vector)) for a in nest.loads]
     assert strides == [0, 1]  # one group for all lanes, and groups side by side
     assert [a.group for a in nest.loads] == [depth, depth]
     assert nest.store.group == 1

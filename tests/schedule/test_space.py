@@ -10,7 +10,8 @@ import pytest
 from tests.schedule.programs import assert_same
 from tests.schedule.spaces import FUNCTIONS
 from tilewright.errors import ScheduleError
-from tilewright.ir.expr import const
+from tilewright.ir import te
+from tilewright.ir.expr import Var, const
 from tilewright.ir.stmt import For, PrimFunc
 from tilewright.ir.visit import walk_stmt
 from tilewright.lower import lower
@@ -67,15 +68,32 @@ def test_registered_sketches_are_part_of_the_space() -> None:
     assert "squares" not in [s.name for s in sketches(FUNCTIONS["reflection"](), TARGET)]
 
 
+def _steps(func: PrimFunc) -> list[For]:
+    """The serial loops of three steps."""
+    loops = [s for s in walk_stmt(lower(func).body) if isinstance(s, For) and s.kind == "serial"]
+    return [loop for loop in loops if loop.extent == const(3)]
+
+
 def test_short_windows_may_be_unrolled_as_a_whole() -> None:
     func = FUNCTIONS["depthwise"]()
     found = {s.name: s for s in sketches(func, TARGET)}
-    rows = found["tile_window"].sample(8, seed=0)
-    for row in rows:
-        assert_same(func, found["tile_window"].bind(row))
-    loops = walk_stmt(lower(found["tile_window"].bind(rows[0]).func).body)
-    assert not [s for s in loops if isinstance(s, For) and s.kind == "serial" and s.extent == const(3)]
+    assert _steps(found["default"].bind(found["default"].sample(1, seed=0)[0]).func)
+    for row in found["tile_window"].sample(8, seed=0):
+        assert_same(func, sch := found["tile_window"].bind(row))
+        assert not _steps(sch.func)
     assert "tile_window" not in [s.name for s in sketches(FUNCTIONS["convolution"](), TARGET)]
+
+
+def test_windows_of_open_size_are_not_unrolled() -> None:
+    n = Var("n", lo=1, hi=64, typical=3)
+    x = te.placeholder((n, 20, 21), "float32", "x")
+    w = te.placeholder((n, 3, 21), "float32", "w")
+    y = te.compute(
+        (18, 21), lambda v, c: te.reduce("sum", (3, n), lambda i, j: x[j, v + i, c] * w[j, i, c]), "y"
+    )
+    found = [s.name for s in sketches(te.primfunc("open_window", [x, w], [y]), TARGET)]
+    assert "rows_each" in found
+    assert "tile_window" not in found
 
 
 def test_rules_that_do_not_apply_are_left_out() -> None:

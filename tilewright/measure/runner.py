@@ -38,6 +38,8 @@ __all__ = ["Limits", "Outcome", "Runner", "Task"]
 
 #: A child that did not have the processor for half of its time has so many times as long: others use it.
 BUSY: Final = 8
+#: A worker that dies so often before any candidate is done is not started again.
+DEATHS: Final = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +50,6 @@ class Limits:
 
     seconds: float = 10.0
     memory: int = 4 << 30
-#: A worker that dies so often before any candidate is done is not started again.
-DEATHS: Final = 3
 
 
 class Runner:
@@ -126,10 +126,10 @@ class Runner:
             raise ValueError("a runner needs a task first")
         waiting = list(range(len(programs)))
         blamed: set[int] = set()
+        samples: dict[int, list[Sample]] = {n: [] for n in waiting}
         deaths = 0
         while waiting:
             sent, ended = waiting.copy(), False
-            samples: dict[int, list[Sample]] = {n: [] for n in sent}
             try:
                 connection = self._started()
                 chosen = [programs[n] for n in sent]
@@ -167,8 +167,9 @@ class Runner:
     def _job(self, message: tuple[Any, ...], programs: int = 0) -> Outcome:
         if self._task is None:
             raise ValueError("a runner needs a task first")
-        for attempt in range(2):
-            samples: list[list[Sample]] = [[] for _ in range(programs)]
+        samples: list[list[Sample]] = [[] for _ in range(programs)]
+        tried_again = False
+        while True:
             try:
                 connection = self._started()
                 connection.send(message)
@@ -180,9 +181,9 @@ class Runner:
                         return dataclasses.replace(what[0], samples=tuple(map(tuple, samples)))
             except (EOFError, OSError) as error:
                 self.close()
-                if attempt:
+                if tried_again:
                     return _worker_died(error, samples)
-        raise AssertionError("a job ends or its worker dies")
+                tried_again = True
 
     def _started(self) -> Connection:
         if self._process is not None and not self._process.alive():

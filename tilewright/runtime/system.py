@@ -1,5 +1,6 @@
-"""What the thread pool needs of the operating system, as LLVM IR text: to sleep on a word of memory, to name
-a thread, to know on which processor it runs, and to leave that to another thread.
+"""What the thread pool needs of the operating system and the processor, as LLVM IR text: to pause in a spin
+loop, to sleep on a word of memory, to name a thread, to know on which processor it runs, and to leave that to
+another thread.
 """
 
 from __future__ import annotations

@@ -4,12 +4,12 @@ The package ships no native code: the pool below is compiled once per target, ca
 artifact next to the kernels that call it. What differs between systems (how to pause in a spin loop, how to
 sleep on a word of memory) comes from :mod:`tilewright.runtime.system`.
 
-How a region runs: ``tw_parallel`` cuts ``[0, n)`` into chunks of ``grain`` and gives every
-thread a contiguous span of them, so that a thread finds in its own L2 cache what it wrote in the region
-before. Each thread has a *slot* (two cache lines) with the number of its chunks that are still unclaimed
-and a copy of the region's description; one line transfer per thread both announces the region and describes
-it. A thread claims chunks by atomic subtraction, first from its own slot, then from the others', so a
-thread that the system has taken off its core delays nobody: the rest take its chunks over.
+How a region runs: ``tw_parallel`` cuts ``[0, n)`` into chunks of ``grain`` and gives every thread a
+contiguous span of them, so that a thread finds in its own L2 cache what it wrote in the region before. Each
+thread has a *slot* with the number of its chunks that are still unclaimed and a copy of the region's
+description; one transfer of a line per thread both announces the region and describes it. A thread claims
+chunks by atomic subtraction, first from its own slot, then from the others', so a thread that the system has
+taken off its core delays nobody: the rest take its chunks over.
 
 Only threads that claimed something are waited for. A thread that wakes late finds every counter at or below
 zero and goes back to waiting; a claim that succeeds late is simply a valid claim of a newer region, because

@@ -37,10 +37,7 @@ from tilewright.ir.expr import (
 )
 from tilewright.ir.simplify import simplify
 from tilewright.ir.stmt import Alloc, Block, Buffer, For, PrimFunc
-from tilewright.ir.visit import (
-    const_int,
-    walk_expr,
-)
+from tilewright.ir.visit import const_int, walk_expr
 from tilewright.schedule.columns import compile_columns
 from tilewright.schedule.nests import Access, Nest, product_of, sum_of, work_of
 from tilewright.schedule.region import relax

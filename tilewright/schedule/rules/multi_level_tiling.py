@@ -31,7 +31,6 @@ from tilewright.schedule.rules.analysis import (
 )
 from tilewright.schedule.rules.common import (
     block_named,
-    extent_of,
     loop_of,
     loops_by_iter,
     parallelize,
@@ -93,12 +92,18 @@ def has_vector_axis(info: BlockInfo) -> bool:
 
 
 def has_window(info: BlockInfo) -> bool:
-    """Whether the reduction is over a short window of several dimensions, in which nothing is one for all
-    lanes: a depthwise convolution, a pooling."""
+    """Whether the reduction is a stencil over a short window of several dimensions: a depthwise convolution,
+    a pooling."""
     axes = _axes(info)
-    if axes is None or len(info.reduce) < 2 or any(_is_scalar(a, axes) for a in info.loads):
+    if axes is None or len(info.reduce) < 2 or not _is_stencil(info, axes):
         return False
-    return info.points(info.reduce) <= WINDOW_UNROLL
+    sizes = [const_int(it.extent) for it in info.block.iters if it.var in info.reduce]
+    return math.prod(size or WINDOW_UNROLL + 1 for size in sizes) <= WINDOW_UNROLL
+
+
+def _is_stencil(info: BlockInfo, axes: _Axes) -> bool:
+    """Whether nothing that a reduction reads is one for all lanes."""
+    return not any(_is_scalar(a, axes) for a in info.loads)
 
 
 def _is_scalar(access: Access, axes: _Axes) -> bool:
@@ -481,10 +486,11 @@ def _tile_accumulation(
         sch.unroll(loop)
     if vector is not None:
         sch.vectorize(vector)
-    stencil = not any(_is_scalar(a, axes) for a in info.loads)
-    if stencil and len(reduce_loops) > 1 and extent_of(sch, reduce_loops[-1]) <= STENCIL_UNROLL:
-        for loop in reduce_loops if window else reduce_loops[-1:]:
-            sch.unroll(loop)
+    if _is_stencil(info, axes) and len(reduce_loops) > 1:
+        steps_inside = const_int(loop_of(sch, reduce_loops[-1]).extent)
+        if steps_inside is not None and steps_inside <= STENCIL_UNROLL:
+            for loop in reduce_loops if window else reduce_loops[-1:]:
+                sch.unroll(loop)
     if reduce_loops:
         sch.decompose_reduction(ref, reduce_loops[0])
     if instruction is not None:
