@@ -2,10 +2,11 @@
 
     python -m benchmarks.measuring
 
-For a convolution and matrix products, random candidates of all their sketches are compiled, checked, timed
-beside the reference kernel and put into a store; stages are timed on one candidate at a time. With ``--store
-FILE`` the finalists of a finished tuning are measured again instead, twice, in separate passes: by how much
-do two measurements of the same kernel differ, relative to the reference kernel beside them?
+For a convolution and matrix products, candidates of all their sketches are compiled, checked, timed beside
+the reference kernel and put into a store: random ones, many of which are slow, and such as a search begins
+with, the draft model's best. Stages are timed on one candidate at a time. With ``--store FILE`` the finalists
+of a finished tuning are measured again instead, twice, in separate passes: by how much do two measurements of
+the same kernel differ, relative to the reference kernel beside them?
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ import tilewright
 from benchmarks.sketches import convolution, product
 from tilewright.backend import get_backend
 from tilewright.cli.common import table
+from tilewright.cost.draft import draft_model
 from tilewright.ir import te
 from tilewright.ir.parser import parse
 from tilewright.ir.stmt import PrimFunc
@@ -66,6 +68,29 @@ def draw(workload: Workload, target: Target, count: int) -> list[str]:
     return list(dict.fromkeys(drawn[:count]))
 
 
+def propose(workload: Workload, target: Target, threads: int, count: int) -> list[str]:
+    """Traces of the draft model's ``count`` best among many random candidates of every sketch, the best one
+    first."""
+    model = draft_model(target, threads)
+    known = [(s, s.sample(8 * count, seed=n)) for n, s in enumerate(sketches(parse(workload.text), target))]
+    costs = np.concatenate([model.predict(sketch, rows, threads).log_seconds for sketch, rows in known])
+    candidates = [(sketch, row) for sketch, rows in known for row in rows]
+    found: dict[str, None] = {}
+    for number in np.argsort(costs, kind="stable"):
+        sketch, row = candidates[number]
+        found[sketch.bind(row).trace.to_json()] = None
+        if len(found) == count:
+            break
+    return list(found)
+
+
+#: Where candidates come from.
+SOURCES: dict[str, Callable[[Workload, Target, int, int], list[str]]] = {
+    "random": lambda workload, target, threads, count: draw(workload, target, count),
+    "search": propose,
+}
+
+
 def stages(workload: Workload, traces: Sequence[str], target: Target) -> list[float]:
     """Mean seconds of the stages of compiling, one candidate at a time, in one process."""
     func, backend = parse(workload.text), get_backend(target)
@@ -86,10 +111,12 @@ def stages(workload: Workload, traces: Sequence[str], target: Target) -> list[fl
     return list(total / len(traces))
 
 
-def throughput(name: str, target: Target, count: int, threads: int, jobs: int) -> dict[str, Any]:
+def throughput(
+    name: str, source: str, target: Target, count: int, threads: int, jobs: int
+) -> dict[str, Any]:
     """Candidates a second: of the builder alone, and of all together."""
     workload = Workload.of(WORKLOADS[name](), name)
-    traces = draw(workload, target, count)
+    traces = SOURCES[source](workload, target, threads, count)
     with Builder(target, jobs) as builder:
         list(builder.build(Candidate(workload.text, t) for t in traces[:jobs]))  # workers start
         begin = time.perf_counter()
@@ -98,6 +125,7 @@ def throughput(name: str, target: Target, count: int, threads: int, jobs: int) -
     epoch = Epoch.begin(Device.of(target), tilewright.__version__)
     statuses: collections.Counter[str] = collections.Counter()
     samples = 0
+    seconds: list[float] = []
     with (
         tempfile.TemporaryDirectory() as folder,
         open_store(Path(folder) / "records.sqlite") as store,
@@ -116,17 +144,20 @@ def throughput(name: str, target: Target, count: int, threads: int, jobs: int) -
                 threads,
                 found.status,
                 found.samples,
-                "random",
+                source,
                 error=found.error,
             )
             store.add(record)
             statuses[found.status] += 1
             samples += len(found.samples)
+            seconds += [min(s.seconds for s in found.samples)] if found.samples else []
         whole = time.perf_counter() - begin
         noise = measurer.noise
     return {
         "name": name,
+        "source": source,
         "candidates": len(traces),
+        "candidate_ms": 1e3 * statistics.median(seconds) if seconds else None,
         "stages_ms": dict(zip(STAGES, (1e3 * s for s in stages(workload, traces[:32], target)), strict=True)),
         "preparing_seconds": preparing,
         "builder_per_second": len(traces) / building,
@@ -208,10 +239,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         names = [name for name in WORKLOADS if arguments.only in name]
         document = [
-            throughput(name, target, arguments.count, arguments.threads, arguments.jobs) for name in names
+            throughput(name, source, target, arguments.count, arguments.threads, arguments.jobs)
+            for name in names
+            for source in SOURCES
         ]
         columns = [
             "workload",
+            "candidates",
+            "their ms",
             "reference ms",
             *(f"{s} ms" for s in STAGES),
             "built / s",
@@ -221,6 +256,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows = [
             [
                 r["name"],
+                f"{r['candidates']} {r['source']}",
+                "-" if r["candidate_ms"] is None else f"{r['candidate_ms']:.2f}",
                 f"{r['reference_ms']:.2f}",
                 *(f"{r['stages_ms'][s]:.1f}" for s in STAGES),
                 f"{r['builder_per_second']:.1f}",
@@ -232,9 +269,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         table(f"{arguments.jobs} jobs, {arguments.threads} thread(s)", columns, rows)
         for r in document:
             for warning in r["warnings"]:
-                print(f"{r['name']}: {warning}")
+                print(f"{r['name']}, {r['source']}: {warning}")
             if set(r["statuses"]) != {"ok"}:
-                print(f"{r['name']}: {r['statuses']}")
+                print(f"{r['name']}, {r['source']}: {r['statuses']}")
     if arguments.json:
         arguments.json.write_text(json.dumps(document, indent=2) + "\n")
 

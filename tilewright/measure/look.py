@@ -51,7 +51,7 @@ class Look:
 
     short_seconds: float = 2e-3
     long_seconds: float = 5e-3
-    turns: int = 3
+    turns: int = 2
     far: float = 1.25
     hopeless: float = 8.0
     calm: float = 0.1
