@@ -15,6 +15,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from tests.cli.models import save
+from tilewright import config
 from tilewright.cache import DiskCache
 
 FLOAT = TensorProto.FLOAT
@@ -34,6 +35,15 @@ def files(folder: Path) -> set[str]:
 
 def test_missing_file(cli, tmp_path):
     assert_refused(cli("check", tmp_path / "none.onnx"), "no such model file", "none.onnx")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("TILEWRIGHT_STORE", ""), ("TILEWRIGHT_JOBS", "many"), ("TILEWRIGHT_DEBUG", "eh")]
+)
+def test_bad_environment_variables(cli, monkeypatch, variable, value):
+    monkeypatch.setattr(config, "_current", None)
+    monkeypatch.setenv(variable, value)
+    assert_refused(cli("ops"), f"environment variable {variable} has the bad value '{value}'")
 
 
 def test_zero_bytes(cli, tmp_path):

@@ -14,7 +14,7 @@ import pytest
 from tests.tune.faked import Clock, FakeMeasurer, search_space, speed
 from tests.tune.stored import DEVICE, TARGET, dense_model
 from tilewright.errors import StoreError
-from tilewright.records import Epoch, Record, Sample, Store, open_store
+from tilewright.records import Epoch, Record, Sample, Store, Workload, open_store
 from tilewright.sources import open_model
 from tilewright.tune.events import (
     KINDS,
@@ -31,7 +31,7 @@ from tilewright.tune.events import (
 from tilewright.tune.models import Ignorance
 from tilewright.tune.plugins import find_strategy
 from tilewright.tune.session import Session, Settings
-from tilewright.tune.tasks import Extracted, extract
+from tilewright.tune.tasks import Extracted, Ways, extract
 
 COMPILER = "0.1.0+test"
 
@@ -116,6 +116,45 @@ def test_every_race_has_the_best_one_and_that_of_the_beginning(extracted, store)
         if event.promoted:
             best = traces[event.schedules.index(event.promoted)]
     assert best == state.space.trace(state.best)
+
+
+def test_the_schedule_of_the_beginning_comes_back_when_it_is_faster_after_all(extracted, store):
+    """Lucky races have made a slow one the best, and look as if another one were better still."""
+    measurer, events = FakeMeasurer(Clock(), noise=0.01), []
+    tuning = session(one(extracted), store, measurer, events, trials=20)
+    state = tuning.run().states[0]
+    assert state.space is not None
+    times = {point: measurer.plain(state.space.trace(point)) for point in state.ratios}
+    slow, slower = [point for point, seconds in times.items() if seconds > 1.3][:2]
+    state.raced = set(times) - {slower}
+    state.best = slow
+    state.ratios |= {slow: 0.5, slower: 0.4}
+    tuning._race(state)
+    assert measurer.raced[-1] == [state.space.trace(p) for p in (slow, slower, state.space.default)]
+    assert isinstance(events[-1], Raced)
+    assert events[-1].promoted == events[-1].schedules[2]
+    assert state.best == state.start == state.space.default
+    assert state.seconds == state.at_start
+    assert state.gain is None
+    assert state.ratios[slow] == pytest.approx(times[slow] / 1.2, rel=0.05)
+
+
+@pytest.mark.parametrize("apart", [1.1, 10.0])
+def test_ways_that_cannot_win_are_left_alone(extracted, store, apart):
+    """One way to compute a node takes ``apart`` times as long as the other one."""
+    measurer = FakeMeasurer(Clock(), ratio=lambda trace: 1.0 if trace == measurer.default else 1.5)
+    one, other = (dataclasses.replace(task, occurrences=0) for task in extracted.tasks[:2])
+    set_workload = measurer.set_workload
+
+    def found(workload: Workload) -> None:
+        set_workload(workload)
+        measurer.reference = 1e-3 * (apart if workload == other.workload else 1.0)
+
+    measurer.set_workload = found  # type: ignore[method-assign]
+    ways = Ways(("node",), 1, {"this": (one.key,), "that": (other.key,)})
+    outcome = session(Extracted((one, other), (), (ways,)), store, measurer, trials=20).run()
+    assert all(state.ready for state in outcome.states)
+    assert [state.trials > 0 for state in outcome.states] == [apart < 2] * 2
 
 
 def test_lucky_samples_are_not_promoted(extracted, store):

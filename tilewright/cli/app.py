@@ -7,7 +7,7 @@ import functools
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -28,7 +28,7 @@ from tilewright.cli import (
 )
 from tilewright.cli import run as run_command
 from tilewright.cli.common import error_console
-from tilewright.errors import TilewrightError
+from tilewright.errors import OptionError, TilewrightError
 
 #: Exit code for a defect of tilewright itself (EX_SOFTWARE of sysexits.h), apart from the documented ones.
 EXIT_DEFECT = 70
@@ -117,7 +117,6 @@ def _options(
 def run(argv: list[str]) -> int:
     """Run one command line; the exit code. Every expected error becomes one message on standard error."""
     argv = _hoist(argv)
-    debug = "--debug" in argv
     try:
         app(argv, prog_name="tilewright", standalone_mode=True)
     except SystemExit as finished:
@@ -127,12 +126,12 @@ def run(argv: list[str]) -> int:
         error_console().print("interrupted", style="bold", highlight=False)
         return EXIT_INTERRUPTED
     except TilewrightError as error:
-        return _report(str(error), error.exit_code, debug or config.options().debug)
+        return _report(str(error), error.exit_code, _debugging(argv))
     except MemoryError as error:
         text = (
             f"not enough memory: {error}\n  hint: give smaller shapes (--shape), or fewer threads (--threads)"
         )
-        return _report(text, 2, debug or config.options().debug)
+        return _report(text, 2, _debugging(argv))
     except BrokenPipeError:
         # The reader (head, less) has gone. Point stdout at nothing, or flushing it at exit fails again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -141,7 +140,7 @@ def run(argv: list[str]) -> int:
         text = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
         if error.errno == errno.ENOSPC:
             text += "\n  hint: the disk is full; free some space, or move the cache with --cache-dir"
-        return _report(text, 2, debug or config.options().debug)
+        return _report(text, 2, _debugging(argv))
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         text = (
@@ -149,8 +148,16 @@ def run(argv: list[str]) -> int:
             f"  at: {last.name}, line {last.lineno} of {last.filename}\n"
             "  hint: --debug shows the whole traceback; please report it with the model"
         )
-        return _report(text, EXIT_DEFECT, debug or config.options().debug)
+        return _report(text, EXIT_DEFECT, _debugging(argv))
     return 0
+
+
+def _debugging(argv: Sequence[str]) -> bool:
+    """Whether tracebacks are wanted; not where that is part of the options that are wrong."""
+    try:
+        return "--debug" in argv or config.options().debug
+    except OptionError:
+        return False
 
 
 def _report(text: str, code: int, debug: bool) -> int:

@@ -288,17 +288,20 @@ class Session:
         return None if place is None else known[place]
 
     def _weights(self, numbers: Sequence[int]) -> list[float]:
-        """How often the model runs each kernel; less for those of ways that are far from the fastest."""
-        seconds = {self.states[n].task.key: self.states[n].seconds for n in numbers}
+        """How often the model runs each kernel; less for those of ways that are far from the fastest, and
+        nothing where no other way can become as fast as that one is: then nothing is left to decide."""
+        states = [self.states[n] for n in numbers]
+        seconds = {s.task.key: s.seconds for s in states}
+        reachable = {s.task.key: s.reachable for s in states}
         weights: dict[str, float] = collections.defaultdict(float)
         for ways in self.extracted.ways:
-            known = ways.seconds(seconds)
-            for way, total in known.items():
-                interest = ways.occurrences * (min(known.values()) / total) ** INTEREST
+            known, least = ways.seconds(seconds), ways.seconds(reachable)
+            contenders = [way for way in known if least[way] <= min(known.values())]
+            for way in contenders if len(contenders) > 1 else ():
+                interest = ways.occurrences * (min(known.values()) / known[way]) ** INTEREST
                 for key in set(ways.kernels[way]):
                     weights[key] = max(weights[key], ways.kernels[way].count(key) * interest)
-        tasks = [self.states[n].task for n in numbers]
-        return [max(t.occurrences, weights[t.key]) for t in tasks]
+        return [max(s.task.occurrences, weights[s.task.key]) for s in states]
 
     def _visit(self, state: State) -> None:
         """Measure a batch of candidates of a task, and let those that look better run against the best."""
@@ -346,7 +349,8 @@ class Session:
         )
 
     def _race(self, state: State) -> None:
-        """Let candidates that look faster than the best one run against it, that of the beginning beside."""
+        """Let candidates that look faster than the best one run against it, and that of the beginning, which
+        takes its place again if it turns out to be faster."""
         challengers = state.challengers(CHALLENGERS)
         if not challengers:
             return
@@ -367,10 +371,12 @@ class Session:
         promoted: int | None = None
         ratio, half_width = None, None
         if finals.race is not None and 0 in finals.runners:
-            ran = [n for n in range(1, len(challengers) + 1) if n in finals.runners]
-            found = {n: finals.difference(n, 0) for n in ran}
-            for n, difference in found.items():
-                state.ratios[points[n]] = state.ratios[best] * math.exp(difference.log_ratio)
+            place = points.index(start)
+            found = {n: finals.difference(n, 0) for n in range(1, len(points)) if n in finals.runners}
+            if place in found:  # beside each other they tell more than what they were told to be before
+                state.ratios[best] = state.ratios[start] / math.exp(found[place].log_ratio)
+            for n in found.keys() - {place}:
+                state.ratios[points[n]] = state.ratios[best] * math.exp(found[n].log_ratio)
             if found:
                 fastest = min(found, key=lambda n: found[n].log_ratio)
                 ratio, half_width = math.exp(found[fastest].log_ratio), _finite(found[fastest].half_width)
@@ -378,8 +384,10 @@ class Session:
             if faster:
                 promoted = min(faster, key=lambda n: found[n].log_ratio + found[n].half_width)
                 state.best = points[promoted]
-            now, place = promoted or 0, points.index(start)
-            if now != place and {now, place} <= set(finals.runners):
+            now = promoted or 0
+            if now == place:
+                state.gain = None
+            elif {now, place} <= set(finals.runners):
                 state.gain = finals.difference(now, place)
             self._judge(state)
         race = finals.race

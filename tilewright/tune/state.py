@@ -20,6 +20,8 @@ from tilewright.tune.tasks import Task
 #: A candidate has to look faster than the best one by this share to run against it: of many that are as fast,
 #: some look a little faster, and a race takes as long as looking at dozens.
 WORTHWHILE: Final = 0.01
+#: By how much the best schedule may be faster than a cost model thought before anything was measured.
+SURPRISE: Final = 0.15
 
 
 @dataclasses.dataclass
@@ -77,6 +79,12 @@ class State:
     def at_start(self) -> float:
         """The time of the schedule of the beginning, likewise."""
         return math.nan if self.start is None else self.default * self.ratios[self.start]
+
+    @property
+    def reachable(self) -> float:
+        """Seconds below which the best schedule is not likely to come; no more than it takes now."""
+        hoped = 1.0 if self.predicted is None else min(self.predicted, 1.0)
+        return min(max((1 - SURPRISE) * hoped * self.default, self.floor), self.seconds)
 
     def progress(self, weight: float) -> Progress:
         """For the scheduler."""
