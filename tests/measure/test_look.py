@@ -171,6 +171,35 @@ def test_a_stall_does_not_make_a_candidate_slow(when: int) -> None:
     assert seen.ratio == pytest.approx(2 / 3)
 
 
+@pytest.mark.parametrize("when", range(0, 12, 1))
+def test_a_stall_does_not_make_a_short_call_slow(when: int) -> None:
+    """The calls of the check have paid for cold caches, so they do not tell; something else runs for three
+    milliseconds, once."""
+    machine, stalls = Machine(), [when * 5e-4]
+
+    def call() -> None:
+        machine.now += 4.95e-5
+        if stalls and machine.now >= begun + stalls[0]:
+            machine.now += 3e-3
+            stalls.clear()
+
+    looker = Looker(machine.program(5e-5), Look(), clock=machine.clock)
+    begun = machine.now
+    seen = looker(call, [2e-4, 1e-4])
+    assert len(seen.samples) >= ALL
+    assert seen.ratio == pytest.approx(0.99)
+
+
+def test_cold_calls_do_not_make_a_short_call_hopeless() -> None:
+    """A call takes three microseconds where nothing else has used the caches before."""
+    machine = Machine()
+    looker = Looker(machine.program(3e-6), Look(), clock=machine.clock)
+    begin = machine.now
+    seen = looker(machine.program(3e-6), [5e-5, 4e-5])
+    assert [s.seconds for s in seen.samples] == pytest.approx([3e-6] * ALL)
+    assert machine.now - begin > Look().short_seconds + Look().turns * Look().long_seconds
+
+
 def test_who_is_nearly_as_fast_is_looked_at_until_that_is_sure() -> None:
     """Of candidates that are as fast as the best one few are let go early, of those that are 5 % slower most;
     the noisier the machine is, the longer it takes."""

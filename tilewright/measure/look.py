@@ -22,6 +22,11 @@ from tilewright.records.record import Sample
 #: A call of so many seconds is not repeated to be sure that a candidate is hopeless: the pages that the first
 #: one pays for are less, and so are most stalls.
 LONG: Final = 0.02
+#: A call of so many seconds is long beside what it pays for what others have left in the caches: it says
+#: something that it takes many times as long as one of the reference in a turn.
+TELLING: Final = 5e-4
+#: Parts of a turn that are timed one by one, at most.
+PARTS: Final = 8
 #: Standard deviation of the logarithm of a turn's time: the least that is believed, and what is taken until
 #: so many pairs of turns of the reference have shown it. The last ones count.
 QUIET: Final = 0.01
@@ -110,7 +115,7 @@ class Looker:
         calls = list(calls)
         if len(calls) == 1 and calls[0] < LONG:
             calls.append(self._once(program))
-        if min(calls) > look.hopeless * self.beside:
+        if min(calls) > max(look.hopeless * self.beside, TELLING):
             return Seen((self._sample(min(calls), self.beside),), False)
         if self._far(calls):
             before = self.beside
@@ -119,16 +124,17 @@ class Looker:
                 return Seen((self._sample(calls[-1], math.sqrt(before * self.beside)),), False)
         samples: list[Sample] = []
         logs: list[float] = []
-        quiet, seconds = True, look.short_seconds
+        quiet, seconds, fastest = True, look.short_seconds, min(calls)
         for _ in range(1 + look.turns):
-            more, change = self._turns(program, seconds, min(calls))
+            more, change, part = self._turns(program, seconds, fastest)
             samples += more
+            fastest = min(fastest, part)
             logs += [math.log(s.seconds / (s.reference or math.inf)) for s in more]
             calm = change <= look.calm
             quiet, seconds = quiet and calm, look.long_seconds
             width = self._width(len(logs)) + (0.0 if calm else change)
-            # A stall makes a turn long; not the calls of the check, too.
-            least = min(statistics.median(logs) - width, math.log(min(calls) / self.beside))
+            # A stall makes a turn long; not all of its parts, nor the calls of the check, too.
+            least = min(statistics.median(logs) - width, math.log(fastest / self.beside))
             if least > math.log(self.best):
                 return Seen(tuple(samples), not quiet)
         seen = Seen(tuple(samples), not quiet)
@@ -154,23 +160,24 @@ class Looker:
         ratio = math.sqrt(1.5) * max(sigma, QUIET)
         return SURE * ratio * math.sqrt(1 / turns + 1 / (1 + self._look.turns))
 
-    def _turns(self, program: Call, seconds: float, once: float) -> tuple[list[Sample], float]:
-        """Turns of the program until one was calm, and how much the reference changed during the last."""
+    def _turns(self, program: Call, seconds: float, once: float) -> tuple[list[Sample], float, float]:
+        """Turns of the program until one was calm, how much the reference changed during the last, and the
+        seconds of a call in the fastest part of one."""
         samples: list[Sample] = []
-        change = math.inf
+        change = fastest = math.inf
         for _ in range(self._look.tries):
             before = self.beside
-            taken = self._turn(program, seconds, once)
-            change = self._again()
+            taken, part = self._turn(program, seconds, once)
+            change, fastest = self._again(), min(fastest, part)
             samples.append(self._sample(taken, math.sqrt(before * self.beside)))
             if change <= self._look.calm:
                 break
-        return samples, change
+        return samples, change, fastest
 
     def _again(self) -> float:
         """A turn of the reference; how much its time has changed, as a logarithm."""
         before = self.beside
-        self.beside = self._turn(self._reference, self._look.short_seconds, before)
+        self.beside, _ = self._turn(self._reference, self._look.short_seconds, before)
         self._when = self._clock()
         change = abs(math.log(before / self.beside))
         self._changes.append(change)
@@ -182,14 +189,21 @@ class Looker:
             self._told(sample)
         return sample
 
-    def _turn(self, program: Call, seconds: float, once: float) -> float:
-        """Seconds of a call in a turn; the first one does not count: others have used the caches since."""
-        program()
+    def _turn(self, program: Call, seconds: float, once: float) -> tuple[float, float]:
+        """Seconds of a call in a turn, and in the fastest part of it; the first call does not count: others
+        have used the caches since."""
+        once = min(once, self._once(program))
         count = min(max(math.ceil(seconds / max(once, 1e-7)), 1), 1 << 16)
-        begin = self._clock()
-        for _ in range(count):
-            program()
-        return max((self._clock() - begin) / count, 1e-12)
+        size = -(-count // PARTS)
+        fastest, begin = math.inf, self._clock()
+        mark = begin
+        for start in range(0, count, size):
+            calls = min(size, count - start)
+            for _ in range(calls):
+                program()
+            before, mark = mark, self._clock()
+            fastest = min(fastest, (mark - before) / calls)
+        return max((mark - begin) / count, 1e-12), max(fastest, 1e-12)
 
     def _once(self, program: Call) -> float:
         begin = self._clock()
